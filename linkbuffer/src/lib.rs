@@ -1,0 +1,2 @@
+//! A zero-copy linked buffer.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! A readiness event loop.
+#![forbid(unsafe_code)]

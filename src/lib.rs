@@ -1,0 +1,4 @@
+//! AnyProxy: a gateway on a public host and clients in private networks, joined by WebSocket tunnels.
+#![forbid(unsafe_code)]
+
+pub mod proto;

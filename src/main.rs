@@ -1,0 +1,4 @@
+//! The `anyproxy` program.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! Protocol code that does no I/O: bytes and events in, bytes and events out.
+//!
+//! Nothing here knows a socket, a thread or a clock; the linter holds that line.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
