@@ -1,0 +1,122 @@
+//! The reactor's side: what one send takes, and the space that one read fills.
+//!
+//! ```text
+//!   thread's node ──lend──▶ behind the readable bytes ──inputs, read(2), input_ack──▶ handler ──reclaim──▶ thread's node
+//!                                                                                        │ took Bytes out of it
+//!                                                                                        └──▶ None: the thread takes another
+//! ```
+
+use crate::piece::{Block, Piece};
+use crate::{LinkBuffer, Node};
+use std::io::IoSlice;
+
+impl LinkBuffer {
+    /// Fills `slices` with the first readable pieces, as many as fit, and returns how many: what one vectored send takes.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::io::{IoSlice, Write};
+    /// let mut buffer = linkbuffer::LinkBuffer::from(&b"out"[..]);
+    /// let mut slices = [IoSlice::new(&[]); 16];
+    /// let count = buffer.io_slices(&mut slices);
+    /// let sent = Vec::new().write_vectored(&slices[..count])?;
+    /// buffer.output_ack(sent);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "GetBytes")]
+    #[doc(alias = "outputs")]
+    pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut count = 0;
+        for (slot, chunk) in slices.iter_mut().zip(self.chunks()) {
+            *slot = IoSlice::new(chunk);
+            count += 1;
+        }
+        count
+    }
+
+    /// Consumes `n` bytes that were sent.
+    ///
+    /// # Panics
+    /// When there are fewer: more cannot have been sent.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut buffer = linkbuffer::LinkBuffer::from(&b"out"[..]);
+    /// buffer.output_ack(2);
+    /// assert_eq!(buffer.chunk(), b"t");
+    /// ```
+    #[doc(alias = "outputAck")]
+    #[inline]
+    pub fn output_ack(&mut self, n: usize) {
+        assert!(n <= self.len, "{n} bytes were sent of {}", self.len);
+        self.consume(n);
+    }
+
+    /// Hangs a node behind the readable bytes, as the space that reads fill. A node lent before is dropped or kept as it is needed.
+    ///
+    /// # Examples
+    /// ```
+    /// use linkbuffer::{LinkBuffer, Node};
+    /// let mut buffer = LinkBuffer::new();
+    /// buffer.lend(Node::take(65536));
+    /// buffer.inputs()[..5].copy_from_slice(b"hello"); // a read(2) would do this
+    /// buffer.input_ack(5);
+    /// assert_eq!(buffer.next(5), Ok(&b"hello"[..]));
+    /// assert_eq!(buffer.reclaim().map(|node| node.capacity()), Some(65536));
+    /// ```
+    #[doc(alias = "book")]
+    pub fn lend(&mut self, node: Node) {
+        if node.capacity() > 0 {
+            self.push(Piece::Block(Block { lent: true, ..Block::new(node) }));
+        }
+        self.check();
+    }
+
+    /// The free space of the lent node; empty when none was lent, when it is full, or when its memory was given out as
+    /// `Bytes`. Do not read into an empty slice: a read of nothing looks like the end of the stream.
+    #[doc(alias = "book")]
+    pub fn inputs(&mut self) -> &mut [u8] {
+        self.drop_reservation();
+        self.settle();
+        match self.last_mut() {
+            Piece::Block(block) if block.lent => {
+                if block.len() == 0 {
+                    block.start = 0;
+                    block.end = 0;
+                }
+                block.room_mut()
+            }
+            _ => &mut [],
+        }
+    }
+
+    /// Makes the first `n` bytes of [`inputs`](Self::inputs) readable: they were read. O(1).
+    ///
+    /// # Panics
+    /// When the space is smaller: more cannot have been read.
+    #[doc(alias = "bookAck")]
+    #[doc(alias = "inputAck")]
+    pub fn input_ack(&mut self, n: usize) {
+        let space = self.inputs().len();
+        assert!(n <= space, "{n} bytes were read into {space}");
+        if n > 0
+            && let Piece::Block(block) = self.last_mut()
+        {
+            block.end += n;
+            self.len += n;
+        }
+        self.check();
+    }
+
+    /// Takes the lent node back. Unread bytes in it move to a node of the right size.
+    ///
+    /// `None` when the buffer keeps it: its memory was given out as `Bytes` or moved to another buffer, more was written behind
+    /// it, or it is at least half full of unread bytes, so that moving them would gain nothing. The lender then takes another.
+    /// O(unread bytes in it), and O(1) when everything was read.
+    #[doc(alias = "Release")]
+    pub fn reclaim(&mut self) -> Option<Node> {
+        let node = self.take_lent();
+        self.check();
+        node
+    }
+}

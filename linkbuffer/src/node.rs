@@ -1,0 +1,55 @@
+//! One block of memory.
+
+use crate::pool;
+use std::fmt;
+use std::mem;
+
+/// One block of initialised memory, taken from the pool and given back when dropped.
+///
+/// The bytes are *some* bytes: a node that was used before still holds what was written to it then. Nothing in this
+/// crate makes them readable before something was written over them.
+///
+/// # Examples
+/// ```
+/// use linkbuffer::Node;
+/// let node = Node::take(64 * 1024);
+/// assert_eq!(node.capacity(), 64 * 1024);
+/// ```
+pub struct Node {
+    memory: Box<[u8]>,
+}
+
+impl Node {
+    /// A node of at least `capacity` bytes: from this thread's pool, or else new.
+    ///
+    /// O(1) and without an allocation when the pool has one. Sizes up to 64 KiB are rounded up to a power of two (512 at
+    /// least); larger ones are exact and never pooled.
+    pub fn take(capacity: usize) -> Self {
+        Self { memory: pool::take(capacity) }
+    }
+
+    /// How many bytes it can hold.
+    pub fn capacity(&self) -> usize {
+        self.memory.len()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.memory
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        pool::give(mem::take(&mut self.memory));
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.capacity())
+    }
+}

@@ -1,0 +1,98 @@
+//! The traits of `bytes` and `std::io`, and conversions.
+
+use crate::piece::Piece;
+use crate::{LinkBuffer, Short};
+use bytes::{Buf, Bytes};
+use std::io::{self, BufRead, IoSlice, Read, Write};
+
+/// `BufMut` is an unsafe trait and therefore not implemented; [`LinkBuffer::reserve`] serves its purpose.
+impl Buf for LinkBuffer {
+    fn remaining(&self) -> usize {
+        self.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        LinkBuffer::chunk(self)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.io_slices(slices)
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.output_ack(n);
+    }
+
+    fn copy_to_bytes(&mut self, n: usize) -> Bytes {
+        match self.read_bytes(n) {
+            Ok(bytes) => bytes,
+            Err(short) => panic!("{short}"),
+        }
+    }
+}
+
+/// Never fails and never waits: `Ok(0)` means that the buffer is empty.
+impl Read for LinkBuffer {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let n = target.len().min(self.len());
+        self.copy_to_slice(&mut target[..n])?;
+        Ok(n)
+    }
+}
+
+impl BufRead for LinkBuffer {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.settle();
+        Ok(LinkBuffer::chunk(self))
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.output_ack(n);
+    }
+}
+
+/// Never fails and never writes less than all.
+impl Write for LinkBuffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LinkBuffer::write(self, bytes);
+        Ok(bytes.len())
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        slices.iter().for_each(|slice| LinkBuffer::write(self, slice));
+        Ok(slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Links the bytes, whatever their number.
+impl From<Bytes> for LinkBuffer {
+    fn from(bytes: Bytes) -> Self {
+        let mut buffer = Self::new();
+        if !bytes.is_empty() {
+            buffer.push(Piece::Shared(bytes));
+        }
+        buffer
+    }
+}
+
+impl From<Vec<u8>> for LinkBuffer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::from(Bytes::from(bytes))
+    }
+}
+
+impl From<&'static [u8]> for LinkBuffer {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self::from(Bytes::from_static(bytes))
+    }
+}
+
+impl From<Short> for io::Error {
+    fn from(short: Short) -> Self {
+        io::Error::new(io::ErrorKind::UnexpectedEof, short)
+    }
+}
