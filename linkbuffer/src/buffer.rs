@@ -140,6 +140,15 @@ impl LinkBuffer {
         debug_assert!(n <= self.len, "no more is consumed than there is");
         self.settle();
         self.len -= n;
+        if n < self.first.len() {
+            self.first.advance(n);
+        } else {
+            self.consume_pieces(n);
+        }
+        self.check();
+    }
+
+    fn consume_pieces(&mut self, n: usize) {
         let mut left = n;
         while left > 0 {
             let step = left.min(self.first.len());
@@ -150,7 +159,6 @@ impl LinkBuffer {
             }
         }
         self.settle();
-        self.check();
     }
 
     pub(crate) fn pop_front(&mut self) -> Piece {
@@ -214,14 +222,16 @@ impl LinkBuffer {
             return None;
         }
         let Piece::Block(mut block) = self.pop_back() else { return None };
-        block.lent = false;
+        if block.len() == 0 {
+            return Some(block.node);
+        }
+        self.len -= block.len();
         if block.len() >= block.node.capacity().div_ceil(2) {
             // A node of the right size would be as large: moving the bytes would gain nothing.
-            self.len -= block.len();
+            block.lent = false;
             self.push(Piece::Block(block));
             return None;
         }
-        self.len -= block.len();
         self.pack(block.readable(), NODE_BYTES_MIN);
         Some(block.node)
     }

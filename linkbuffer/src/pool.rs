@@ -171,7 +171,8 @@ impl Shelf {
             free.truncate(free.len() - surplus);
             self.unused[class] = free.len();
             self.bytes -= surplus * class_bytes(class);
-            if free.is_empty() {
+            if surplus > 0 && free.is_empty() {
+                // The list too; but not where its nodes are merely all in use.
                 free.shrink_to_fit();
             }
         }

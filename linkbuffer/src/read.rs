@@ -61,6 +61,13 @@ impl LinkBuffer {
     /// buffer.clear();
     /// assert!(head.is_ok());
     /// ```
+    /// Nor can it be kept when the buffer is gone.
+    /// ```compile_fail,E0505
+    /// let mut buffer = linkbuffer::LinkBuffer::from(&b"abc"[..]);
+    /// let head = buffer.peek(2);
+    /// drop(buffer);
+    /// assert!(head.is_ok());
+    /// ```
     #[doc(alias = "Peek")]
     #[inline]
     pub fn peek(&mut self, n: usize) -> Result<&[u8], Short> {
@@ -253,7 +260,12 @@ impl LinkBuffer {
     #[inline]
     fn read_array<const N: usize>(&mut self) -> Result<[u8; N], Short> {
         let mut array = [0; N];
-        self.copy_to_slice(&mut array)?;
+        if let Some(bytes) = self.first_readable().first_chunk() {
+            array = *bytes;
+            self.consume(N);
+        } else {
+            self.copy_to_slice(&mut array)?;
+        }
         Ok(array)
     }
 
