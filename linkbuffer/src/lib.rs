@@ -32,6 +32,7 @@ mod error;
 mod io;
 pub mod limits;
 mod node;
+mod owned;
 mod piece;
 mod pool;
 mod read;

@@ -1,9 +1,8 @@
-//! The reading side: borrowed slices, owned bytes, integers.
+//! The reading side, borrowed: slices that end with their borrow, and integers.
 
-use crate::limits::{SPENT_BYTES_MAX, ZERO_COPY_BYTES_MIN};
+use crate::limits::SPENT_BYTES_MAX;
 use crate::piece::{Block, Piece};
-use crate::{LinkBuffer, Node, ReadStringError, Short};
-use bytes::Bytes;
+use crate::{LinkBuffer, Node, Short};
 
 macro_rules! read_integer {
     ($($name:ident $kind:ty, $bits:literal, $alias:literal;)*) => { $(
@@ -128,99 +127,6 @@ impl LinkBuffer {
         Ok(())
     }
 
-    /// Reads `n` bytes as `Bytes`, which stay valid whatever becomes of the buffer.
-    ///
-    /// From 4 KiB ([`limits`](crate::limits)) on the memory is shared, when one piece holds them all; fewer bytes are copied, so
-    /// that they never keep a large node alive, and so are bytes of several pieces (see [`split_to`](Self::split_to) and
-    /// [`read_chunk`](Self::read_chunk) for reads that leave pieces apart).
-    ///
-    /// # Errors
-    /// When fewer than `n` bytes are there; nothing is consumed then.
-    ///
-    /// # Examples
-    /// ```
-    /// let mut buffer = linkbuffer::LinkBuffer::from(vec![7; 10_000]);
-    /// let owned = buffer.read_bytes(9_000)?;
-    /// drop(buffer);
-    /// assert_eq!(owned, vec![7; 9_000]);
-    /// # Ok::<(), linkbuffer::Short>(())
-    /// ```
-    pub fn read_bytes(&mut self, n: usize) -> Result<Bytes, Short> {
-        self.want(n)?;
-        self.settle();
-        if n >= ZERO_COPY_BYTES_MIN && n <= self.first.len() {
-            return Ok(self.share_first(n));
-        }
-        if n <= self.first.len() {
-            let bytes = Bytes::copy_from_slice(&self.first.readable()[..n]);
-            self.consume(n);
-            return Ok(bytes);
-        }
-        self.read_vec(n).map(Bytes::from)
-    }
-
-    /// Reads the first piece, `max` bytes of it at most, as `Bytes`; `None` when there is nothing or `max` is 0.
-    ///
-    /// Never joins pieces; shares memory from 4 KiB on, as [`read_bytes`](Self::read_bytes) does.
-    ///
-    /// # Examples
-    /// ```
-    /// let mut buffer = linkbuffer::LinkBuffer::from(vec![7; 10_000]);
-    /// assert_eq!(buffer.read_chunk(6_000).map(|bytes| bytes.len()), Some(6_000));
-    /// assert_eq!(buffer.read_chunk(6_000).map(|bytes| bytes.len()), Some(4_000));
-    /// assert_eq!(buffer.read_chunk(6_000), None);
-    /// ```
-    pub fn read_chunk(&mut self, max: usize) -> Option<Bytes> {
-        self.settle();
-        let n = self.first.len().min(max);
-        if n == 0 {
-            return None;
-        }
-        self.read_bytes(n).ok()
-    }
-
-    /// Reads `n` bytes into a new vector.
-    ///
-    /// # Errors
-    /// When fewer than `n` bytes are there; nothing is consumed then.
-    ///
-    /// # Examples
-    /// ```
-    /// let mut buffer = linkbuffer::LinkBuffer::from(&b"abc"[..]);
-    /// assert_eq!(buffer.read_vec(2), Ok(b"ab".to_vec()));
-    /// ```
-    pub fn read_vec(&mut self, n: usize) -> Result<Vec<u8>, Short> {
-        self.want(n)?;
-        let mut bytes = Vec::with_capacity(n);
-        for chunk in self.chunks() {
-            let left = n - bytes.len();
-            bytes.extend_from_slice(&chunk[..chunk.len().min(left)]);
-            if bytes.len() == n {
-                break;
-            }
-        }
-        self.consume(n);
-        Ok(bytes)
-    }
-
-    /// Reads `n` bytes of UTF-8.
-    ///
-    /// # Errors
-    /// When fewer than `n` bytes are there or they are not UTF-8; nothing is consumed then.
-    ///
-    /// # Examples
-    /// ```
-    /// let mut buffer = linkbuffer::LinkBuffer::from("grün".as_bytes());
-    /// assert_eq!(buffer.read_string(5).as_deref(), Ok("grün"));
-    /// ```
-    #[doc(alias = "ReadString")]
-    pub fn read_string(&mut self, n: usize) -> Result<String, ReadStringError> {
-        let text = std::str::from_utf8(self.peek(n).map_err(ReadStringError::Short)?);
-        let text = text.map_err(ReadStringError::Utf8)?.to_owned();
-        self.consume(n);
-        Ok(text)
-    }
-
     /// Fills `target` with the first bytes.
     ///
     /// # Errors
@@ -267,88 +173,6 @@ impl LinkBuffer {
             self.copy_to_slice(&mut array)?;
         }
         Ok(array)
-    }
-
-    /// Moves the first `n` bytes into a buffer of their own.
-    ///
-    /// Whole pieces move as they are: nothing is copied, counted or allocated. The piece in which the cut lies is shared by
-    /// both sides, or its smaller part is copied when that is under 4 KiB. O(pieces).
-    ///
-    /// # Errors
-    /// When fewer than `n` bytes are there; nothing is moved then.
-    ///
-    /// # Examples
-    /// ```
-    /// let mut buffer = linkbuffer::LinkBuffer::from(&b"headbody"[..]);
-    /// let head = buffer.split_to(4)?;
-    /// assert_eq!(head.chunk(), b"head");
-    /// assert_eq!(buffer.chunk(), b"body");
-    /// # Ok::<(), linkbuffer::Short>(())
-    /// ```
-    #[doc(alias = "Slice")]
-    pub fn split_to(&mut self, n: usize) -> Result<LinkBuffer, Short> {
-        self.want(n)?;
-        self.settle();
-        let mut head = LinkBuffer::new();
-        let mut left = n;
-        while left > 0 {
-            let first_len = self.first.len();
-            if left < first_len {
-                self.cut_first(left, &mut head);
-                break;
-            }
-            left -= first_len;
-            let is_last = self.rest.is_none();
-            if is_last && (self.reserved > 0 || self.first.is_lent() && first_len < ZERO_COPY_BYTES_MIN) {
-                // The node has to stay, or is too large to leave for so little.
-                self.cut_first(first_len, &mut head);
-                break;
-            }
-            self.len -= first_len;
-            let mut piece = self.pop_front();
-            if let Piece::Block(block) = &mut piece {
-                block.lent = false;
-            }
-            head.push(piece);
-        }
-        self.settle();
-        self.check();
-        head.check();
-        Ok(head)
-    }
-
-    /// Moves the first `n <= first.len()` bytes to `head`: by sharing the piece where both parts are large, otherwise by
-    /// copying the smaller one.
-    fn cut_first(&mut self, n: usize, head: &mut LinkBuffer) {
-        let stays = self.first.len() - n;
-        if n < ZERO_COPY_BYTES_MIN || self.reserved > 0 && self.rest.is_none() {
-            head.pack(&self.first.readable()[..n], n);
-            self.consume(n);
-        } else if stays < ZERO_COPY_BYTES_MIN
-            && let Piece::Block(block) = &mut self.first
-        {
-            let mut small = Block::new(Node::take(stays));
-            small.put(&block.readable()[n..]);
-            block.end = block.start + n;
-            block.lent = false;
-            let large = std::mem::replace(&mut self.first, Piece::Block(small));
-            self.len -= n;
-            head.push(large);
-        } else {
-            head.push(Piece::Shared(self.share_first(n)));
-        }
-    }
-
-    /// Takes `0 < n <= first.len()` bytes out of the first piece without a copy.
-    fn share_first(&mut self, n: usize) -> Bytes {
-        if self.rest.is_none() {
-            self.drop_reservation();
-        }
-        let bytes = self.first.split_shared(n);
-        self.len -= n;
-        self.settle();
-        self.check();
-        bytes
     }
 
     #[inline]

@@ -1,0 +1,169 @@
+//! Reading: every call, over every split.
+
+use super::*;
+use crate::ReadStringError;
+use crate::limits::SPENT_BYTES_MAX;
+use bytes::{Buf, Bytes};
+use std::io::{BufRead, IoSlice, Read, Write};
+
+#[test]
+fn every_reading_call_over_every_split() {
+    let bytes = b"GET /index HTTP/1.1\r\n\r\n";
+    check_every_split(bytes, |mut buffer| {
+        assert_eq!(buffer.find(b'/'), Some(4));
+        assert_eq!(buffer.find_from(5, b'/'), Some(15));
+        assert_eq!(buffer.find(b'?'), None);
+        assert_eq!(buffer.find_slice(b"\r\n\r\n"), Some(19));
+        assert_eq!(buffer.find_slice_from(20, b"\r\n"), Some(21));
+        assert_eq!(buffer.find_slice(b"\r\n\r\n\r"), None);
+        assert_eq!(buffer.find_slice(b""), Some(0));
+        assert_eq!(buffer.peek(0), Ok(&b""[..]));
+        for n in 0..=bytes.len() {
+            assert_eq!(buffer.peek(n), Ok(&bytes[..n]));
+        }
+        assert_eq!(buffer.peek(bytes.len() + 1), Err(short(24, 23)));
+        assert_eq!(buffer.until(b' '), Some(&b"GET "[..]));
+        assert_eq!(buffer.len(), 19);
+        assert_eq!(buffer.read_string(6).as_deref(), Ok("/index"));
+        assert_eq!(buffer.skip(1), Ok(()));
+        assert_eq!(buffer.read_bytes(4).as_deref(), Ok(&b"HTTP"[..]));
+        assert_eq!(buffer.read_u8(), Ok(b'/'));
+        assert_eq!(buffer.read_u16(), Ok(0x312e));
+        assert_eq!(buffer.read_u32(), Ok(0x310d_0a0d));
+        assert_eq!(buffer.read_u64(), Err(short(8, 1)));
+        assert_eq!(buffer.next(1), Ok(&b"\n"[..]));
+        assert_eq!(buffer.until(b'\n'), None);
+        assert!(buffer.is_empty() && buffer.chunk().is_empty());
+    });
+}
+
+#[test]
+fn every_take_at_every_split() {
+    let bytes = pattern(40);
+    for n in 0..=40 {
+        check_every_split(&bytes, |mut buffer| {
+            let mut head = buffer.split_to(n).expect("n bytes are there");
+            assert_eq!((head.len(), buffer.len()), (n, 40 - n));
+            assert_eq!(head.read_vec(n).as_deref(), Ok(&bytes[..n]));
+            assert_eq!(buffer.read_vec(40 - n).as_deref(), Ok(&bytes[n..]));
+        });
+        check_every_split(&bytes, |mut buffer| {
+            assert_eq!(buffer.next(n), Ok(&bytes[..n]));
+            assert_eq!(buffer.chunks().flatten().copied().collect::<Vec<_>>(), &bytes[n..]);
+            assert_eq!(buffer.chunk().is_empty(), n == 40);
+            assert_eq!(buffer.read_bytes(40 - n).as_deref(), Ok(&bytes[n..]));
+        });
+        check_every_split(&bytes, |mut buffer| {
+            let mut target = [0; 40];
+            assert_eq!(buffer.copy_to_slice(&mut target[..n]), Ok(()));
+            assert_eq!(target[..n], bytes[..n]);
+            assert_eq!(
+                buffer.copy_to_slice(&mut target),
+                if n == 0 { Ok(()) } else { Err(short(40, 40 - n)) }
+            );
+        });
+    }
+}
+
+#[test]
+fn an_empty_buffer_answers_everything() {
+    let mut buffer = LinkBuffer::new();
+    assert_eq!(buffer.chunk(), b"");
+    assert_eq!(buffer.chunks().count(), 0);
+    assert_eq!(buffer.peek(0), Ok(&b""[..]));
+    assert_eq!(buffer.next(0), Ok(&b""[..]));
+    assert_eq!(buffer.next(1), Err(short(1, 0)));
+    assert_eq!(buffer.peek(usize::MAX), Err(short(usize::MAX, 0)));
+    assert_eq!(buffer.skip(usize::MAX), Err(short(usize::MAX, 0)));
+    assert_eq!(buffer.read_vec(usize::MAX), Err(short(usize::MAX, 0)));
+    assert_eq!(buffer.read_bytes(usize::MAX), Err(short(usize::MAX, 0)));
+    assert_eq!(buffer.split_to(1).err(), Some(short(1, 0)));
+    assert_eq!(buffer.read_string(1), Err(ReadStringError::Short(short(1, 0))));
+    assert_eq!(buffer.read_bytes(0), Ok(Bytes::new()));
+    assert_eq!(buffer.read_chunk(9), None);
+    assert_eq!(buffer.find_from(usize::MAX, 0), None);
+    assert_eq!(buffer.find_slice_from(usize::MAX, b"x"), None);
+    assert!(buffer.inputs().is_empty());
+    assert!(buffer.reclaim().is_none());
+    assert_eq!(buffer.io_slices(&mut [IoSlice::new(&[])]), 0);
+    buffer.input_ack(0);
+    buffer.output_ack(0);
+    buffer.commit(0);
+    buffer.write(b"");
+    buffer.write_bytes(Bytes::new());
+    buffer.append(LinkBuffer::new());
+    assert!(buffer.reserve(0).is_empty());
+    assert!(buffer.rest.is_none() && buffer.first.len() == 0);
+}
+
+#[test]
+fn the_shape_is_shown_and_the_bytes_are_not() {
+    let mut buffer = pieces(&[b"secret"]);
+    buffer.lend(Node::take(512));
+    assert_eq!(format!("{buffer:?}"), "LinkBuffer { len: 6, reserved: 0, pieces: [shared 6, lent 0/512] }");
+}
+
+#[test]
+fn text_that_is_none_stays() {
+    let mut buffer = pieces(&[b"\xff", b"a"]);
+    assert!(matches!(buffer.read_string(2), Err(ReadStringError::Utf8(_))));
+    assert_eq!(buffer.next(2), Ok(&b"\xffa"[..]));
+}
+
+#[test]
+fn next_shows_linked_bytes_without_a_copy() {
+    let bytes = Bytes::from(pattern(4 * SPENT_BYTES_MAX));
+    let mut buffer = LinkBuffer::from(bytes.clone());
+    assert_eq!(buffer.next(SPENT_BYTES_MAX).map(<[u8]>::as_ptr), Ok(bytes.as_ptr()));
+    assert_eq!(buffer.len(), 3 * SPENT_BYTES_MAX);
+    assert_eq!(buffer.chunk(), &bytes[SPENT_BYTES_MAX..]);
+    assert_eq!(buffer.find(bytes[SPENT_BYTES_MAX]), Some(0));
+    // Beyond what the counter holds it is a copy, and right all the same.
+    assert_eq!(buffer.next(SPENT_BYTES_MAX + 1), Ok(&bytes[SPENT_BYTES_MAX..2 * SPENT_BYTES_MAX + 1]));
+    assert_eq!(buffer.read_bytes(buffer.len()).as_deref(), Ok(&bytes[2 * SPENT_BYTES_MAX + 1..]));
+}
+
+#[test]
+fn the_same_big_peek_costs_no_memory() {
+    let bytes = pattern(100_000);
+    let mut buffer = pieces(&[&bytes[..30_000], &bytes[30_000..70_000], &bytes[70_000..]]);
+    let address = buffer.peek(90_000).map(<[u8]>::as_ptr);
+    for n in (0..=90_000).step_by(1000) {
+        assert_eq!(buffer.peek(n).map(<[u8]>::as_ptr), address);
+    }
+    assert_eq!(buffer.peek(100_000).map(<[u8]>::as_ptr), address, "it grows in its node");
+    assert_eq!(buffer.peek(100_000), Ok(&bytes[..]));
+}
+
+#[test]
+fn the_traits_say_the_same() {
+    let mut buffer = pieces(&[b"one\ntwo", b"\nthree"]);
+    let mut line = String::new();
+    assert_eq!(buffer.read_line(&mut line).expect("it never fails"), 4);
+    assert_eq!(buffer.read_line(&mut line).expect("it never fails"), 4);
+    assert_eq!(line, "one\ntwo\n");
+    let mut two = [0; 2];
+    buffer.read_exact(&mut two).expect("they are there");
+    assert_eq!(buffer.remaining(), 3);
+    assert_eq!(Buf::copy_to_bytes(&mut buffer, 2), "re");
+    Buf::advance(&mut buffer, 1);
+    assert_eq!(Read::read(&mut buffer, &mut two).expect("it never fails"), 0);
+    write!(buffer, "{}-{}", 1, 2).expect("it never fails");
+    let sent = buffer.write_vectored(&[IoSlice::new(b"a"), IoSlice::new(b"b")]).expect("it never fails");
+    assert_eq!(sent, 2);
+    assert_eq!(buffer.chunk(), b"1-2ab");
+    assert_eq!(std::io::Error::from(short(2, 1)).to_string(), "2 bytes wanted, 1 available");
+}
+
+#[test]
+fn a_needle_that_begins_again_within_itself() {
+    check_every_split(b"aaab-aab", |buffer| {
+        assert_eq!(buffer.find_slice(b"aab"), Some(1));
+        assert_eq!(buffer.find_slice_from(2, b"aab"), Some(5));
+        assert_eq!(buffer.find_slice(b"aabb"), None);
+    });
+    let long = pieces(&[&[b'-'; 100], &[b'-'; 31], b"x"]);
+    assert_eq!(long.find(b'x'), Some(131));
+    assert_eq!(long.find_slice(b"-x"), Some(130));
+    assert_eq!(pieces(&[b"a", b"b", b"c", b"d"]).find_slice(b"bcd"), Some(1));
+}

@@ -1,0 +1,85 @@
+//! Writing: packing, linking, reservations.
+
+use super::*;
+use crate::limits::{LINK_BYTES_MIN, RESERVED_BYTES_MAX};
+use bytes::Bytes;
+
+// proves L-27: nothing is held once everything was consumed.
+#[test]
+fn an_emptied_buffer_owns_nothing() {
+    let mut buffer = pieces(&[&pattern(10), &pattern(5000)]);
+    buffer.write(&pattern(100_000));
+    buffer.output_ack(105_010);
+    assert_eq!(format!("{buffer:?}"), "LinkBuffer { len: 0, reserved: 0, pieces: [] }");
+    assert!(buffer.rest.is_none());
+}
+
+#[test]
+fn small_bytes_are_packed_and_large_ones_linked() {
+    for (len, linked) in [(LINK_BYTES_MIN - 1, false), (LINK_BYTES_MIN, true)] {
+        let bytes = Bytes::from(pattern(len));
+        let mut buffer = LinkBuffer::new();
+        buffer.write(b"head");
+        buffer.write_bytes(bytes.clone());
+        buffer.write(b"tail");
+        assert_eq!(buffer.chunks().any(|chunk| chunk.as_ptr() == bytes.as_ptr()), linked);
+        assert_eq!(buffer.chunks().count(), if linked { 3 } else { 1 });
+        assert_eq!(buffer.len(), len + 8);
+    }
+}
+
+#[test]
+fn a_reservation_grows_and_stays_in_order() {
+    for first in [1, 4000, 4096, 5000] {
+        let mut buffer = LinkBuffer::new();
+        buffer.write(b"before");
+        buffer.reserve(first).fill(b'1');
+        buffer.reserve(70_000).fill(b'2');
+        assert_eq!(buffer.reserved_len(), first + 70_000);
+        assert_eq!(buffer.chunks().flatten().count(), 6, "nothing of it can be read yet");
+        buffer.commit(first + 1);
+        assert_eq!(buffer.reserved_len(), 0);
+        let read = buffer.read_vec(buffer.len()).expect("all of it");
+        assert_eq!(read, [b"before".to_vec(), vec![b'1'; first], vec![b'2']].concat());
+    }
+}
+
+#[test]
+fn a_reservation_survives_reading_and_not_writing() {
+    let mut buffer = LinkBuffer::from(&b"head"[..]);
+    buffer.reserve(4).copy_from_slice(b"tail");
+    assert_eq!(buffer.next(4), Ok(&b"head"[..]));
+    assert_eq!(buffer.peek(0), Ok(&b""[..]));
+    buffer.commit(4);
+    assert_eq!(buffer.chunk(), b"tail");
+
+    for change in [
+        (|buffer| buffer.write(b"x")) as fn(&mut LinkBuffer),
+        |buffer| buffer.append(LinkBuffer::from(&b"x"[..])),
+        |buffer| buffer.write_bytes(Bytes::from_static(&[b'x'; LINK_BYTES_MIN])),
+        |buffer| buffer.lend(Node::take(512)),
+        |buffer| drop(buffer.reclaim()),
+        |buffer| assert!(buffer.inputs().is_empty()),
+        LinkBuffer::clear,
+    ] {
+        let mut buffer = LinkBuffer::from(&b"head"[..]);
+        buffer.reserve(4);
+        change(&mut buffer);
+        buffer.invariants();
+        assert_eq!(buffer.reserved_len(), 0);
+    }
+}
+
+#[test]
+#[should_panic(expected = "5 bytes are committed, 4 are reserved")]
+fn committing_more_than_reserved_is_a_mistake() {
+    let mut buffer = LinkBuffer::new();
+    buffer.reserve(4);
+    buffer.commit(5);
+}
+
+#[test]
+#[should_panic(expected = "at most 4 GiB")]
+fn reserving_beyond_the_limit_is_a_mistake() {
+    LinkBuffer::new().reserve(RESERVED_BYTES_MAX + 1);
+}
