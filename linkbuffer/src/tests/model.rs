@@ -176,6 +176,7 @@ impl Model {
         match (self.buffer.split_to(n), self.expected_consumed(n)) {
             (Ok(mut head), Ok(expected)) => {
                 head.invariants();
+                assert!(head.inputs().is_empty(), "what was moved is not lent");
                 assert!(head.chunks().flatten().eq(expected.iter()));
                 match self.rng.u8(0..3) {
                     0 => {
@@ -254,6 +255,7 @@ impl Model {
                     other.lend(Node::take(512));
                 }
                 self.buffer.append(other);
+                assert!(length == 0 || self.buffer.inputs().is_empty(), "what was moved is not lent");
                 self.queue.extend(bytes);
             }
             5 => {

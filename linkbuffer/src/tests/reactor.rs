@@ -149,3 +149,40 @@ fn slices_fill_as_many_as_fit() {
         );
     }
 }
+
+#[test]
+fn inputs_are_full_again_once_all_was_joined() {
+    let mut buffer = pieces(&[b"left over"]);
+    buffer.lend(Node::take(512));
+    buffer.input_ack(100);
+    assert_eq!(buffer.peek(109).map(<[u8]>::len), Ok(109));
+    assert_eq!(buffer.inputs().len(), 512, "the joined bytes lie in the other node");
+    assert_eq!(buffer.reclaim().map(|node| node.capacity()), Some(512));
+    assert_eq!(buffer.len(), 109);
+}
+
+#[test]
+fn what_was_moved_is_not_lent() {
+    for before in [&b""[..], b"before"] {
+        let mut buffer = pieces(&[before]);
+        buffer.append(lent(512, b"moved"));
+        assert!(buffer.inputs().is_empty());
+        assert_eq!(buffer.len(), before.len() + 5);
+    }
+    let mut buffer = lent(NODE_POOLED_BYTES_MAX, &pattern(ZERO_COPY_BYTES_MIN + 1));
+    for n in [ZERO_COPY_BYTES_MIN, 1] {
+        assert!(buffer.split_to(n).expect("n bytes are there").inputs().is_empty());
+    }
+}
+
+#[test]
+fn slices_beyond_what_one_call_takes() {
+    let mut buffer = pieces(&vec![&b"xy"[..]; 3000]);
+    let mut slices = [IoSlice::new(&[]); 1024];
+    for want in [1024, 1024, 952, 0] {
+        let count = buffer.io_slices(&mut slices);
+        assert_eq!(count, want);
+        buffer.output_ack(2 * count);
+        slices = [IoSlice::new(&[]); 1024];
+    }
+}

@@ -119,6 +119,11 @@ fn next_shows_linked_bytes_without_a_copy() {
     assert_eq!(buffer.chunk(), &bytes[SPENT_BYTES_MAX..]);
     assert_eq!(buffer.find(bytes[SPENT_BYTES_MAX]), Some(0));
     // Beyond what the counter holds it is a copy, and right all the same.
+    let address = buffer.chunk().as_ptr();
+    assert_ne!(
+        LinkBuffer::from(bytes.slice(SPENT_BYTES_MAX..)).next(SPENT_BYTES_MAX + 1).map(<[u8]>::as_ptr),
+        Ok(address)
+    );
     assert_eq!(buffer.next(SPENT_BYTES_MAX + 1), Ok(&bytes[SPENT_BYTES_MAX..2 * SPENT_BYTES_MAX + 1]));
     assert_eq!(buffer.read_bytes(buffer.len()).as_deref(), Ok(&bytes[2 * SPENT_BYTES_MAX + 1..]));
 }
@@ -166,4 +171,15 @@ fn a_needle_that_begins_again_within_itself() {
     assert_eq!(long.find(b'x'), Some(131));
     assert_eq!(long.find_slice(b"-x"), Some(130));
     assert_eq!(pieces(&[b"a", b"b", b"c", b"d"]).find_slice(b"bcd"), Some(1));
+}
+
+#[test]
+fn a_peek_joins_within_a_node_that_has_the_space() {
+    let mut buffer = LinkBuffer::new();
+    buffer.write(&pattern(4096));
+    let address = buffer.chunk().as_ptr();
+    buffer.skip(4000).expect("they are there");
+    buffer.append(pieces(&[b"next"]));
+    assert_eq!(buffer.peek(100), Ok(&[&pattern(4096)[4000..], b"next"].concat()[..]));
+    assert_eq!(buffer.chunk().as_ptr(), address, "no other node was taken");
 }

@@ -83,3 +83,16 @@ fn committing_more_than_reserved_is_a_mistake() {
 fn reserving_beyond_the_limit_is_a_mistake() {
     LinkBuffer::new().reserve(RESERVED_BYTES_MAX + 1);
 }
+
+#[test]
+fn a_reservation_survives_a_cut_through_its_node() {
+    for n in [1, 900, 4500, 5000] {
+        let mut buffer = LinkBuffer::new();
+        buffer.write(&pattern(5000));
+        buffer.reserve(10).copy_from_slice(b"0123456789");
+        let head = buffer.split_to(n).expect("n bytes are there");
+        assert_eq!(head.chunks().flatten().copied().collect::<Vec<_>>(), pattern(5000)[..n]);
+        buffer.commit(10);
+        assert_eq!(buffer.read_vec(5010 - n), Ok([&pattern(5000)[n..], b"0123456789"].concat()));
+    }
+}
