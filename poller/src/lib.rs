@@ -1,2 +1,53 @@
-//! A readiness event loop.
+//! A readiness event loop in the manner of [netpoll](https://github.com/cloudwego/netpoll), in safe Rust and
+//! without async: file descriptors are watched by polls, handlers run on worker threads, and every connection
+//! passes the same life cycle exactly once.
+//!
+//! ```text
+//!   accept ─┐                                                      user, peer, error, timer, shutdown
+//!           ├─▶ on_prepare ─▶ on_connect ─▶ on_request ⟲ ── close ◀──────────┘ (the first one counts)
+//!   dial  ──┘    may refuse                                  └─▶ on_disconnect ─▶ close callbacks ─▶ on_close
+//! ```
+//!
+//! # The contract
+//! * **Readiness is remembered.** Polls are edge-triggered; what an event said is kept until it was acted upon, so a
+//!   handler may stop early and nothing hangs.
+//! * **One owner.** A connection's buffers and context belong to one thread at a time; its callbacks never overlap.
+//! * **A blocked handler blocks its connection only.** Announced by [`blocking`], another worker thread takes over
+//!   the poll.
+//! * **Writes go out at once**, when the handler returns; only what the kernel did not take waits for writability.
+//! * **Memory is bounded.** Reading stops above a watermark, [`Handle::send`] says `WouldBlock`, and an idle
+//!   connection owns no buffer.
+//! * **One end.** The first closer's reason is the one that everybody is told, clean-up runs once, and a
+//!   [`Handle`] that outlives its connection says [`SendError::Closed`].
+//!
+//! Not promised: that a read is tried only when there is something (spurious readiness costs one call), and that a
+//! handler runs on the same thread each time.
+//!
+//! [`Handler`] shows a complete server.
 #![forbid(unsafe_code)]
+
+mod close;
+mod connection;
+mod dialer;
+mod event_loop;
+mod handle;
+mod handler;
+pub mod limits;
+mod listener;
+mod operator;
+mod poll;
+mod state;
+mod timer;
+mod token;
+mod udp;
+mod worker;
+
+pub use close::{Closed, Fault, Reason};
+pub use connection::Connection;
+pub use event_loop::{Builder, EventLoop, Remote, Timer};
+pub use handle::{Handle, SendError};
+pub use handler::{Error, Handler, Prepare, Reject, Result};
+pub use linkbuffer::LinkBuffer;
+pub use listener::Listener;
+pub use udp::{DatagramHandler, Datagrams};
+pub use worker::blocking;

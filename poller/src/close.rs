@@ -1,0 +1,117 @@
+//! Why a connection ended, and what its last callbacks are told.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::state::Closer;
+
+/// The one reason for which a connection was closed: that of the first closer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// This side: [`Connection::close`](crate::Connection::close), [`Handle::close`](crate::Handle::close) or an abort.
+    User,
+    /// The peer ended its stream.
+    Peer,
+    /// The connection broke, or a dial failed; the errno is kept.
+    Error(Fault),
+    /// A limit passed: the connect timeout of a dial, or unsent output that did not move during a close.
+    Timeout,
+    /// The event loop stopped.
+    Shutdown,
+    /// A handler returned this error.
+    Handler(String),
+    /// A handler panicked.
+    Panic,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::User => f.write_str("closed by this side"),
+            Reason::Peer => f.write_str("closed by the peer"),
+            Reason::Error(fault) => write!(f, "{fault}"),
+            Reason::Timeout => f.write_str("timed out"),
+            Reason::Shutdown => f.write_str("the event loop stopped"),
+            Reason::Handler(error) => write!(f, "the handler said: {error}"),
+            Reason::Panic => f.write_str("the handler panicked"),
+        }
+    }
+}
+
+/// An I/O error that can be cloned and compared: its kind, and the errno when the system gave one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The portable kind.
+    pub kind: io::ErrorKind,
+    /// The system's number, such as `ECONNREFUSED`.
+    pub errno: Option<i32>,
+}
+
+impl From<&io::Error> for Fault {
+    fn from(error: &io::Error) -> Fault {
+        Fault { kind: error.kind(), errno: error.raw_os_error() }
+    }
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> io::Error {
+        match fault.errno {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => fault.kind.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        io::Error::from(*self).fmt(f)
+    }
+}
+
+/// What close callbacks are given: everything about the connection but a way to read or write it.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    /// Why it ended.
+    pub reason: Reason,
+    /// The connection's number, unique in the process.
+    pub id: u64,
+    /// The other end.
+    pub peer: Option<SocketAddr>,
+    /// This end.
+    pub local: Option<SocketAddr>,
+    /// Bytes that were read from the kernel.
+    pub bytes_in: u64,
+    /// Bytes that the kernel took.
+    pub bytes_out: u64,
+    /// Bytes that were written by the handler or a handle and never left.
+    pub unsent: u64,
+    /// Whether `on_connect` ran and said Ok.
+    pub connected: bool,
+    /// From creation to close.
+    pub lifetime: Duration,
+}
+
+/// What the owner learnt about an end before it is decided whose reason counts.
+#[derive(Debug, Default)]
+pub(crate) struct Details {
+    pub(crate) fault: Option<Fault>,
+    pub(crate) handler: Option<String>,
+}
+
+impl Details {
+    pub(crate) fn reason(&mut self, closer: Closer) -> Reason {
+        match closer {
+            Closer::User => Reason::User,
+            Closer::Peer => Reason::Peer,
+            Closer::Error => {
+                Reason::Error(self.fault.take().unwrap_or(Fault { kind: io::ErrorKind::Other, errno: None }))
+            }
+            Closer::Timer => Reason::Timeout,
+            Closer::Shutdown => Reason::Shutdown,
+            Closer::Handler => Reason::Handler(self.handler.take().unwrap_or_default()),
+            Closer::Panic => Reason::Panic,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Dialed connections: the same life cycle as accepted ones, with a connect limit in front.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::close::Fault;
+use crate::handle::{Handle, Phase, Shared};
+use crate::handler::{Handler, Prepare, prepare};
+use crate::poll::{Job, PollShared};
+use crate::state::{Closer, News};
+
+/// Starts to connect. What goes wrong after `on_prepare` reaches `on_close`, at once or later.
+pub(crate) fn dial<H: Handler>(
+    poll: &Arc<PollShared>,
+    addr: SocketAddr,
+    timeout: Duration,
+    handler: &Arc<H>,
+) -> io::Result<Handle> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    let id = poll.live.enter().ok_or_else(|| {
+        io::Error::other(format!("there are {} connections already", poll.live.connections_max))
+    })?;
+    let mut conn = Prepare { socket: &socket, peer: Some(addr), half_close: false };
+    let session = match prepare(handler, &mut conn) {
+        Ok(session) => session,
+        Err(reject) => {
+            poll.live.leave();
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, reject.0));
+        }
+    };
+    let half_close = conn.half_close;
+    let connected = socket.connect(&SockAddr::from(addr));
+    let shared = Shared::create(id, socket, addr, half_close, poll.clone(), session, Phase::Dialing);
+    match connected {
+        // Some systems connect at once on loopback: the first turn then finds no error and goes on.
+        Ok(()) => {
+            shared.state.note_as_owner(News::WRITABLE);
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+            shared.core.lock().conn.deadlines.connect = Some(Instant::now() + timeout);
+        }
+        Err(error) => {
+            shared.core.lock().details.fault = Some(Fault::from(&error));
+            shared.state.close_as_owner(Closer::Error, true);
+        }
+    }
+    poll.push(Job::Open(shared.clone()));
+    Ok(Handle::new(shared))
+}

@@ -1,0 +1,237 @@
+//! What the user of the crate writes: the callbacks of a connection's life.
+//!
+//! ```text
+//!   on_prepare ──▶ on_connect ──▶ on_request ⟲ ──▶ on_disconnect ──▶ close callbacks ──▶ on_close
+//!   (may refuse)                  on_drain, on_timer, on_shutdown    (the peer left)
+//! ```
+//! * All callbacks of one connection run one after another, never two at once, on whichever worker thread owns the
+//!   connection at that moment; different connections run side by side.
+//! * `on_connect` that returned Ok is followed by exactly one `on_close`, whatever happens. A connection that
+//!   ends before `on_connect` ran gets `on_close` and no other callback; one that `on_prepare` refused gets none.
+//! * The context is made by `on_prepare`, so it exists in every later callback.
+
+use std::any::Any;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use crate::close::Closed;
+use crate::connection::Connection;
+
+/// An error that ends a connection; made from any error or text with `?` or `.into()`.
+pub struct Error(Box<dyn std::error::Error + Send + Sync>);
+
+/// What callbacks return.
+pub type Result<T = ()> = std::result::Result<T, Error>;
+
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Error {
+    fn from(error: E) -> Error {
+        Error(error.into())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why `on_prepare` turned a connection away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject(pub String);
+
+impl<T: Into<String>> From<T> for Reject {
+    fn from(why: T) -> Reject {
+        Reject(why.into())
+    }
+}
+
+/// A connection that is not registered yet: options, limits, or a refusal.
+pub struct Prepare<'a> {
+    pub(crate) socket: &'a Socket,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) half_close: bool,
+}
+
+impl Prepare<'_> {
+    /// The other end; for a dialed connection the address that is dialed.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// The socket itself, for options. It is non-blocking and has `TCP_NODELAY` set already.
+    pub fn socket(&self) -> &Socket {
+        self.socket
+    }
+
+    /// Keeps the connection open for writing after the peer ended its stream. Without it the connection closes by
+    /// itself once that end was handled and the output has left.
+    pub fn set_half_close(&mut self, on: bool) {
+        self.half_close = on;
+    }
+}
+
+/// The callbacks. Only [`on_prepare`](Handler::on_prepare) and [`on_request`](Handler::on_request) must be written.
+///
+/// # Examples
+/// ```
+/// use poller::{Connection, EventLoop, Handler, Prepare, Reject};
+///
+/// struct Echo;
+/// impl Handler for Echo {
+///     type Context = ();
+///     fn on_prepare(&self, _: &mut Prepare<'_>) -> Result<(), Reject> {
+///         Ok(())
+///     }
+///     fn on_request(&self, _: &mut (), conn: &mut Connection) -> poller::Result {
+///         let (input, output) = conn.buffers();
+///         output.append(std::mem::take(input));
+///         Ok(())
+///     }
+/// }
+///
+/// let event_loop = EventLoop::new()?;
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let addr = event_loop.serve(listener, Echo)?.local_addr();
+///
+/// use std::io::{Read, Write};
+/// let mut user = std::net::TcpStream::connect(addr)?;
+/// user.write_all(b"hello")?;
+/// let mut answer = [0; 5];
+/// user.read_exact(&mut answer)?;
+/// assert_eq!(&answer, b"hello");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub trait Handler: Send + Sync + 'static {
+    /// What belongs to one connection beside its buffers.
+    type Context: Send + 'static;
+
+    /// Makes the context of a connection that is not registered yet, or refuses it.
+    ///
+    /// # Errors
+    /// A [`Reject`] closes the connection; no other callback runs.
+    fn on_prepare(&self, conn: &mut Prepare<'_>) -> std::result::Result<Self::Context, Reject>;
+
+    /// Runs once, before any request. May read and write.
+    ///
+    /// # Errors
+    /// An error closes the connection with that reason.
+    fn on_connect(&self, _cx: &mut Self::Context, _conn: &mut Connection) -> Result {
+        Ok(())
+    }
+
+    /// Bytes came, or the end of the stream ([`Connection::input_ended`]), or a wake. What is not consumed stays;
+    /// the handler is not called again for it before one of the three happens.
+    ///
+    /// # Errors
+    /// An error closes the connection with that reason.
+    fn on_request(&self, cx: &mut Self::Context, conn: &mut Connection) -> Result;
+
+    /// Output that had passed the high watermark went below the low one.
+    ///
+    /// # Errors
+    /// An error closes the connection with that reason.
+    fn on_drain(&self, _cx: &mut Self::Context, _conn: &mut Connection) -> Result {
+        Ok(())
+    }
+
+    /// The time given to [`Connection::set_timer`] has come.
+    ///
+    /// # Errors
+    /// An error closes the connection with that reason.
+    fn on_timer(&self, _cx: &mut Self::Context, _conn: &mut Connection) -> Result {
+        Ok(())
+    }
+
+    /// The event loop is stopping: close now, or when what is under way is done. Whatever is open at the deadline
+    /// is closed then. By default the connection closes when its output has left.
+    ///
+    /// # Errors
+    /// An error closes the connection with that reason.
+    fn on_shutdown(&self, _cx: &mut Self::Context, conn: &mut Connection) -> Result {
+        conn.close();
+        Ok(())
+    }
+
+    /// The peer ended the connection or it broke; all that it had sent has been handed to `on_request`.
+    fn on_disconnect(&self, _cx: &mut Self::Context, _info: &Closed) {}
+
+    /// The last callback, after those that were added with `add_close_callback`. The context is dropped after it.
+    fn on_close(&self, _cx: &mut Self::Context, _info: &Closed) {}
+}
+
+/// A handler with one connection's context, its types forgotten.
+pub(crate) trait Session: Send {
+    fn connect(&mut self, conn: &mut Connection) -> Result;
+    fn request(&mut self, conn: &mut Connection) -> Result;
+    fn drain(&mut self, conn: &mut Connection) -> Result;
+    fn timer(&mut self, conn: &mut Connection) -> Result;
+    fn shutdown(&mut self, conn: &mut Connection) -> Result;
+    fn disconnect(&mut self, info: &Closed);
+    fn close(&mut self, info: &Closed);
+}
+
+struct Bound<H: Handler> {
+    handler: Arc<H>,
+    context: H::Context,
+}
+
+impl<H: Handler> Session for Bound<H> {
+    fn connect(&mut self, conn: &mut Connection) -> Result {
+        self.handler.on_connect(&mut self.context, conn)
+    }
+    fn request(&mut self, conn: &mut Connection) -> Result {
+        self.handler.on_request(&mut self.context, conn)
+    }
+    fn drain(&mut self, conn: &mut Connection) -> Result {
+        self.handler.on_drain(&mut self.context, conn)
+    }
+    fn timer(&mut self, conn: &mut Connection) -> Result {
+        self.handler.on_timer(&mut self.context, conn)
+    }
+    fn shutdown(&mut self, conn: &mut Connection) -> Result {
+        self.handler.on_shutdown(&mut self.context, conn)
+    }
+    fn disconnect(&mut self, info: &Closed) {
+        self.handler.on_disconnect(&mut self.context, info);
+    }
+    fn close(&mut self, info: &Closed) {
+        self.handler.on_close(&mut self.context, info);
+    }
+}
+
+/// Runs `on_prepare` and binds its context to the handler.
+///
+/// A panic in it counts as a refusal: nothing has been registered yet, so nobody else can be hurt.
+pub(crate) fn prepare<H: Handler>(
+    handler: &Arc<H>,
+    prepare: &mut Prepare<'_>,
+) -> std::result::Result<Box<dyn Session>, Reject> {
+    let run = std::panic::AssertUnwindSafe(|| handler.on_prepare(prepare));
+    match std::panic::catch_unwind(run) {
+        Ok(Ok(context)) => Ok(Box::new(Bound { handler: handler.clone(), context })),
+        Ok(Err(reject)) => Err(reject),
+        Err(panic) => {
+            let text = panic_text(panic.as_ref());
+            log::error!(event = "panic", callback = "on_prepare"; "{text}");
+            Err(Reject(format!("on_prepare panicked: {text}")))
+        }
+    }
+}
+
+/// The text of a panic, as far as it has one.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no text)")
+}

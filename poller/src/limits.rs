@@ -1,0 +1,64 @@
+//! Every bound of the crate, with its unit in the name. Defaults that a builder can change say so.
+
+/// Bytes that one thread's read buffer holds: the most that one read takes.
+///
+/// Large enough that bulk transfers are bound by the copy and not by the call, small enough to stay in the second-level cache.
+pub const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes that one connection reads in a turn before the others get theirs.
+pub const TURN_BYTES_MAX: usize = 256 * 1024;
+
+/// Turns that one owner gives a connection whose events keep coming, before it goes to the back of the queue.
+pub const TURNS_MAX: usize = 8;
+
+/// Unconsumed input bytes above which a connection is not read any more.
+pub const INPUT_HIGH_BYTES: usize = 1024 * 1024;
+
+/// Unsent output bytes above which a connection is not read any more and handles are told to wait.
+pub const OUTPUT_HIGH_BYTES: usize = 256 * 1024;
+
+/// Unsent output bytes below which `on_drain` runs after the high watermark had been passed.
+pub const OUTPUT_LOW_BYTES: usize = 64 * 1024;
+
+/// Pieces given to one vectored send.
+pub const IO_SLICES_MAX: usize = 64;
+
+/// Readiness events taken from the kernel in one call.
+pub const EVENTS_MAX: usize = 256;
+
+/// Connections accepted from one listener before the other operators of its poll get their turn.
+pub const ACCEPT_TURN_MAX: usize = 64;
+
+/// Milliseconds for which accepting rests when the process or the system is out of descriptors or memory, or the event
+/// loop has all the connections that it may have.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// Connections of one event loop (builder: `connections_max`).
+pub const CONNECTIONS_MAX: usize = 1 << 20;
+
+/// Length of the kernel's queue of connections that wait to be accepted.
+pub const LISTEN_BACKLOG_MAX: i32 = 4096;
+
+/// Worker threads beyond one per poll, which take over the lead when a handler blocks (builder: `standby_max`).
+pub const STANDBY_MAX: usize = 32;
+
+/// Threads for blocking tasks (builder: `tasks_max`).
+pub const TASKS_MAX: usize = 16;
+
+/// Blocking tasks that wait for a thread; one more is refused.
+pub const TASK_QUEUE_MAX: usize = 4096;
+
+/// Milliseconds that a graceful close waits for unsent output to leave while nothing of it moves.
+pub const CLOSE_STALL_MS: u64 = 30_000;
+
+/// Largest datagram that is received: the most that UDP can carry.
+pub const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// Datagrams taken from one socket in a turn.
+pub const DATAGRAMS_TURN_MAX: usize = 64;
+
+/// Handles that wait for one connection's output to drain; one more is woken at once instead.
+pub const DRAIN_WAITERS_MAX: usize = 1024;
+
+/// Timers that are not tied to a connection (`Remote::after`); one more is refused.
+pub const TASK_TIMERS_MAX: usize = 65_536;

@@ -1,0 +1,228 @@
+//! Listeners: accept, prepare, and hand the connection to a poll.
+//!
+//! A listener is an operator with the same ownership word as a connection, so two workers never accept from it at
+//! once, and one that stops early queues itself again: the selector tells of a full backlog only once.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::{Interest, Registry};
+use parking_lot::Mutex;
+use socket2::Socket;
+
+use crate::connection::Connection;
+use crate::handle::{Core, Outbox, Phase, Shared};
+use crate::handler::{Handler, Prepare, Reject, Session, prepare};
+use crate::limits;
+use crate::poll::{Job, PollShared};
+use crate::state::{Closer, OnNotify, OnRelease, State};
+use crate::timer::Due;
+use crate::token::Token;
+
+/// A listener as every thread sees it.
+pub(crate) struct ListenerShared {
+    pub(crate) state: State,
+    pub(crate) local_addr: SocketAddr,
+    poll: Arc<PollShared>,
+    /// Where accepted connections go, in turn.
+    targets: Vec<Arc<PollShared>>,
+    next: AtomicUsize,
+    preparer: Box<dyn Prepares>,
+    /// The owner's part: `None` once closed.
+    socket: Mutex<Option<(mio::net::TcpListener, Option<Token>)>>,
+}
+
+/// A handler whose types are forgotten, as far as accepting needs it.
+pub(crate) trait Prepares: Send + Sync {
+    fn prepare(&self, conn: &mut Prepare<'_>) -> Result<Box<dyn Session>, Reject>;
+}
+
+impl<H: Handler> Prepares for Arc<H> {
+    fn prepare(&self, conn: &mut Prepare<'_>) -> Result<Box<dyn Session>, Reject> {
+        prepare(self, conn)
+    }
+}
+
+enum Accepted {
+    One,
+    Drained,
+    /// Out of something; accepting rests for a while.
+    Exhausted,
+    Closed,
+}
+
+impl ListenerShared {
+    pub(crate) fn new(
+        listener: std::net::TcpListener,
+        targets: Vec<Arc<PollShared>>,
+        preparer: Box<dyn Prepares>,
+    ) -> io::Result<Arc<ListenerShared>> {
+        listener.set_nonblocking(true)?;
+        let socket = Socket::from(listener);
+        // Accepted sockets inherit it, which saves a call for each.
+        socket.set_tcp_nodelay(true)?;
+        let listener = std::net::TcpListener::from(socket);
+        Ok(Arc::new(ListenerShared {
+            state: State::new(),
+            local_addr: listener.local_addr()?,
+            poll: targets.first().expect("an event loop has a poll").clone(),
+            targets,
+            next: AtomicUsize::new(0),
+            preparer,
+            socket: Mutex::new(Some((mio::net::TcpListener::from_std(listener), None))),
+        }))
+    }
+
+    pub(crate) fn poll(&self) -> &Arc<PollShared> {
+        &self.poll
+    }
+
+    pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        match &mut *self.socket.lock() {
+            Some((socket, slot)) => {
+                *slot = Some(token);
+                registry.register(socket, token.to_mio(), Interest::READABLE)
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn close(self: &Arc<ListenerShared>) {
+        if let OnNotify::Own = self.state.close(Closer::User, false) {
+            self.poll.push(Job::Accept(self.clone()));
+        }
+    }
+
+    /// Accepts as the owner.
+    pub(crate) fn run(self: &Arc<ListenerShared>) {
+        // News is only ever "look again", which is what follows.
+        self.state.take();
+        for _ in 0..limits::ACCEPT_TURN_MAX {
+            if self.state.closing().is_some() {
+                self.clean_up();
+                return;
+            }
+            match self.accept() {
+                Accepted::One => {}
+                Accepted::Closed => return,
+                Accepted::Exhausted => {
+                    let at = Instant::now() + Duration::from_millis(limits::ACCEPT_PAUSE_MS);
+                    self.poll.arm(None, at, Due::Accept(Arc::downgrade(self)));
+                    match self.state.release() {
+                        OnRelease::Idle => return,
+                        // A close, or an event that the pause makes pointless; the timer stays armed.
+                        OnRelease::Again => self.poll.push(Job::Accept(self.clone())),
+                    }
+                    return;
+                }
+                Accepted::Drained => match self.state.release() {
+                    OnRelease::Idle => return,
+                    OnRelease::Again => {
+                        self.state.take();
+                    }
+                },
+            }
+        }
+        self.poll.push(Job::Accept(self.clone()));
+    }
+
+    fn accept(&self) -> Accepted {
+        let stream = match &*self.socket.lock() {
+            None => return Accepted::Closed,
+            Some((socket, _)) => socket.accept(),
+        };
+        match stream {
+            Ok((stream, peer)) => self.welcome(Socket::from(std::net::TcpStream::from(stream)), peer),
+            Err(error) => match error.raw_os_error() {
+                _ if error.kind() == io::ErrorKind::WouldBlock => Accepted::Drained,
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    log::warn!(event = "limit_hit", limit = "descriptors", addr:% = self.local_addr;
+                        "accepting rests for {} ms: {error}", limits::ACCEPT_PAUSE_MS);
+                    Accepted::Exhausted
+                }
+                // The peer left before it was accepted, or a signal came: neither concerns the others.
+                _ => Accepted::One,
+            },
+        }
+    }
+
+    fn welcome(&self, socket: Socket, peer: SocketAddr) -> Accepted {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let poll = &self.targets[turn % self.targets.len()];
+        let mut conn = Prepare { socket: &socket, peer: Some(peer), half_close: false };
+        let Some(id) = poll.live.enter() else {
+            log::warn!(event = "limit_hit", limit = "connections", addr:% = self.local_addr;
+                "a connection was closed: there are {} already", poll.live.connections_max);
+            return Accepted::Exhausted;
+        };
+        match self.preparer.prepare(&mut conn) {
+            Ok(session) => {
+                let half_close = conn.half_close;
+                let shared = Shared::create(id, socket, peer, half_close, poll.clone(), session, Phase::Connecting);
+                poll.push(Job::Open(shared));
+            }
+            Err(reject) => {
+                log::debug!(event = "refuse", peer:% = peer; "{}", reject.0);
+                poll.live.leave();
+            }
+        }
+        Accepted::One
+    }
+
+    fn clean_up(&self) {
+        let socket = self.socket.lock().take();
+        self.state.finish();
+        if let Some((_, Some(token))) = socket {
+            self.poll.push(Job::Retire(token));
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn create(
+        id: u64,
+        socket: Socket,
+        peer: SocketAddr,
+        half_close: bool,
+        poll: Arc<PollShared>,
+        session: Box<dyn Session>,
+        phase: Phase,
+    ) -> Arc<Shared> {
+        Arc::new_cyclic(|shared| Shared {
+            state: State::new(),
+            id,
+            peer: Some(peer),
+            poll,
+            core: Mutex::new(Core {
+                conn: Connection::new(socket, shared.clone(), half_close),
+                session: Some(session),
+                phase,
+                details: Default::default(),
+            }),
+            outbox: Mutex::new(Outbox::default()),
+            bytes_in: Default::default(),
+            bytes_out: Default::default(),
+            unsent: Default::default(),
+        })
+    }
+}
+
+/// A listener that was given to an event loop.
+#[derive(Clone)]
+pub struct Listener(pub(crate) Arc<ListenerShared>);
+
+impl Listener {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.local_addr
+    }
+
+    /// Stops accepting and frees the port; accepted connections live on.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+

@@ -1,0 +1,377 @@
+//! One poll: a selector, its operators and timers, and the lead over it that worker threads hand on.
+//!
+//! ```text
+//!            ┌──────────────────────────── the lead (one owner at a time) ───────────────────────────┐
+//!   wait ──▶ batch of events ──▶ jobs from other threads ──▶ due timers ──▶ wait
+//!                 │ for each: put the lead into the slot ── run the operator ── take it out again
+//!                 │                                             │ blocking(): a standby worker may take it
+//!                 └─────────────────────────────────────────────┘
+//! ```
+//! The lead is a box that exists once. While a callback runs it lies in the poll's slot; the worker that comes back
+//! and finds it gone has lost the lead, finishes the connection that it owns, and stands by. So the cost of being
+//! replaceable is one swap before a callback and one after it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::atomic::AtomicCell;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Registry, Waker};
+use parking_lot::Mutex;
+
+use crate::close::Fault;
+use crate::handle::{Phase, Shared};
+use crate::limits;
+use crate::listener::ListenerShared;
+use crate::operator::{Operator, Scratch};
+use crate::state::{Closer, News};
+use crate::timer::{Due, Key, Timers};
+use crate::token::{Table, Token, WAKER};
+use crate::udp::UdpShared;
+use crate::worker::{self, Live, Pool};
+
+/// What other threads (or the leader itself) want done by the leader.
+pub(crate) enum Job {
+    /// Run a connection that the sender owns.
+    Run(Arc<Shared>),
+    /// Register a new connection that the sender owns, and run it.
+    Open(Arc<Shared>),
+    Listen(Arc<ListenerShared>),
+    /// Run a listener that the sender owns.
+    Accept(Arc<ListenerShared>),
+    Datagram(Arc<UdpShared>),
+    /// Run a datagram socket that the sender owns.
+    RunUdp(Arc<UdpShared>),
+    /// Free a slot.
+    Retire(Token),
+    /// Tell everyone that the event loop is stopping.
+    Shutdown,
+    /// Close everything that is left.
+    Kill,
+    /// Give up the lead for good.
+    Stop,
+}
+
+/// A poll as every thread sees it.
+pub(crate) struct PollShared {
+    pub(crate) registry: Registry,
+    pub(crate) workers: Arc<Pool>,
+    pub(crate) live: Arc<Live>,
+    waker: Waker,
+    /// The lead, while its holder runs a callback.
+    slot: AtomicCell<Option<Box<Lead>>>,
+    /// Invariant: a connection, listener or socket stands here at most once, because its owner put it here.
+    jobs: Mutex<VecDeque<Job>>,
+    /// The leader waits in the kernel, or is about to.
+    asleep: AtomicBool,
+    timers: Mutex<Timers>,
+}
+
+/// What the leader, and nobody else, may touch.
+pub(crate) struct Lead {
+    poll: mio::Poll,
+    events: Events,
+    batch: VecDeque<(Token, News)>,
+    jobs: VecDeque<Job>,
+    operators: Table<Operator>,
+    stopping: bool,
+    stopped: bool,
+}
+
+/// The next thing to run with the lead in the slot.
+enum Work {
+    Connection(Arc<Shared>, News),
+    Listener(Arc<ListenerShared>),
+    Udp(Arc<UdpShared>),
+    Task(Box<dyn FnOnce() + Send>),
+    Stop,
+}
+
+impl PollShared {
+    /// A new poll, and the lead over it.
+    pub(crate) fn new(workers: Arc<Pool>, live: Arc<Live>) -> io::Result<Arc<PollShared>> {
+        let poll = mio::Poll::new()?;
+        let lead = Lead {
+            events: Events::with_capacity(limits::EVENTS_MAX),
+            batch: VecDeque::with_capacity(limits::EVENTS_MAX),
+            jobs: VecDeque::new(),
+            operators: Table::new(),
+            stopping: false,
+            stopped: false,
+            poll,
+        };
+        Ok(Arc::new(PollShared {
+            registry: lead.poll.registry().try_clone()?,
+            waker: Waker::new(lead.poll.registry(), WAKER)?,
+            workers,
+            live,
+            slot: AtomicCell::new(Some(Box::new(lead))),
+            jobs: Mutex::new(VecDeque::new()),
+            asleep: AtomicBool::new(false),
+            timers: Mutex::new(Timers::default()),
+        }))
+    }
+
+    /// Leaves a job for the leader, and wakes it if it sleeps.
+    pub(crate) fn push(&self, job: Job) {
+        self.jobs.lock().push_back(job);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // The leader sets the flag before it looks at the jobs for the last time, so one of the two sees the other.
+        if self.asleep.swap(false, Ordering::SeqCst)
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!(event = "waker"; "a poll could not be woken: {error}");
+        }
+    }
+
+    /// Arms a connection's deadline in the place of its former entry.
+    pub(crate) fn arm(&self, former: Option<Key>, at: Instant, due: Due) -> Key {
+        let (key, earliest) = {
+            let mut timers = self.timers.lock();
+            if let Some(former) = former {
+                timers.remove(former);
+            }
+            timers.insert(at, due)
+        };
+        if earliest {
+            self.wake();
+        }
+        key
+    }
+
+    /// Runs `task` at `at` on a worker thread; `None` when there are too many.
+    pub(crate) fn arm_task(&self, at: Instant, task: Box<dyn FnOnce() + Send>) -> Option<Key> {
+        let (key, earliest) = {
+            let mut timers = self.timers.lock();
+            if timers.tasks >= limits::TASK_TIMERS_MAX {
+                return None;
+            }
+            timers.insert(at, Due::Task(task))
+        };
+        if earliest {
+            self.wake();
+        }
+        Some(key)
+    }
+
+    /// Takes an entry back; says whether it had not fired.
+    pub(crate) fn disarm(&self, key: Key) -> bool {
+        self.timers.lock().remove(key).is_some()
+    }
+
+    /// A connection has cleaned up: its slot may be used again.
+    pub(crate) fn retire(&self, token: Option<Token>) {
+        if let Some(token) = token {
+            self.push(Job::Retire(token));
+        }
+        self.live.leave();
+    }
+
+    /// Takes the lead if it lies in the slot.
+    pub(crate) fn take_lead(&self) -> Option<Box<Lead>> {
+        self.slot.take()
+    }
+
+    /// Puts the lead into the slot, runs, and takes it out again, unless somebody else has.
+    fn lend(&self, lead: Box<Lead>, run: impl FnOnce()) -> Option<Box<Lead>> {
+        self.slot.store(Some(lead));
+        worker::lent(run);
+        self.take_lead()
+    }
+}
+
+/// Leads until the lead is lost or the poll stops.
+pub(crate) fn lead(poll: &Arc<PollShared>, mut lead: Box<Lead>, scratch: &mut Scratch) {
+    loop {
+        let work = lead.next(poll);
+        let kept = match work {
+            Work::Stop => return,
+            Work::Connection(shared, news) => poll.lend(lead, || shared.run(news, scratch)),
+            Work::Listener(listener) => poll.lend(lead, || listener.run()),
+            Work::Udp(socket) => poll.lend(lead, || socket.run(scratch)),
+            Work::Task(task) => poll.lend(lead, task),
+        };
+        match kept {
+            Some(kept) => lead = kept,
+            None => return,
+        }
+    }
+}
+
+impl Lead {
+    fn next(&mut self, poll: &Arc<PollShared>) -> Work {
+        loop {
+            while let Some((token, news)) = self.batch.pop_front() {
+                if let Some(work) = self.event(token, news) {
+                    return work;
+                }
+            }
+            while let Some(job) = self.jobs.pop_front() {
+                if let Some(work) = self.job(poll, job) {
+                    return work;
+                }
+            }
+            let now = Instant::now();
+            loop {
+                // Bound first: the timers must not stay locked while an entry is looked at.
+                let due = poll.timers.lock().pop(now);
+                let Some((_, due)) = due else { break };
+                if let Some(work) = due.work() {
+                    return work;
+                }
+            }
+            if self.stopped {
+                poll.timers.lock().clear();
+                return Work::Stop;
+            }
+            self.wait(poll);
+        }
+    }
+
+    /// Waits for events, or for a job, or for the next deadline; then takes the jobs that have come.
+    fn wait(&mut self, poll: &PollShared) {
+        poll.asleep.store(true, Ordering::SeqCst);
+        let timeout = if poll.jobs.lock().is_empty() {
+            poll.timers.lock().next().map(|at| at.saturating_duration_since(Instant::now()))
+        } else {
+            Some(Duration::ZERO)
+        };
+        let polled = self.poll.poll(&mut self.events, timeout);
+        poll.asleep.store(false, Ordering::SeqCst);
+        match polled {
+            Ok(()) => {
+                for event in &self.events {
+                    if event.token() == WAKER {
+                        continue;
+                    }
+                    let mut news = News::NONE;
+                    if event.is_readable() {
+                        news = news.with(News::READABLE);
+                    }
+                    if event.is_writable() {
+                        news = news.with(News::WRITABLE);
+                    }
+                    if event.is_read_closed() || event.is_error() {
+                        news = news.with(News::HUP);
+                    }
+                    self.batch.push_back((Token::from_mio(event.token()), news));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The selector itself is broken, which no input can bring about.
+            Err(error) => panic!("the selector failed: {error}"),
+        }
+        std::mem::swap(&mut self.jobs, &mut *poll.jobs.lock());
+    }
+
+    /// What an event asks for: nothing when its tenant has left, or another thread owns it and will look again.
+    fn event(&self, token: Token, news: News) -> Option<Work> {
+        match self.operators.find(token)? {
+            Operator::Connection(shared) => {
+                shared.state.acquire(news).map(|news| Work::Connection(shared.clone(), news))
+            }
+            Operator::Listener(listener) => {
+                listener.state.acquire(news).map(|_| Work::Listener(listener.clone()))
+            }
+            Operator::Udp(socket) => socket.state.acquire(news).map(|_| Work::Udp(socket.clone())),
+        }
+    }
+
+    fn job(&mut self, poll: &Arc<PollShared>, job: Job) -> Option<Work> {
+        match job {
+            Job::Run(shared) => {
+                let news = shared.state.take();
+                return Some(Work::Connection(shared, news));
+            }
+            Job::Open(shared) => {
+                let news = self.open(poll, &shared);
+                return Some(Work::Connection(shared, news));
+            }
+            Job::Accept(listener) => return Some(Work::Listener(listener)),
+            Job::RunUdp(socket) => return Some(Work::Udp(socket)),
+            Job::Listen(listener) => {
+                let token = self.operators.insert(Operator::Listener(listener.clone()));
+                if let Err(error) = listener.register(&poll.registry, token) {
+                    log::error!(event = "listen", addr:% = listener.local_addr; "cannot be registered: {error}");
+                }
+                return Some(Work::Listener(listener));
+            }
+            Job::Datagram(socket) => {
+                let token = self.operators.insert(Operator::Udp(socket.clone()));
+                if let Err(error) = socket.register(&poll.registry, token) {
+                    log::error!(event = "listen", addr:% = socket.local_addr; "cannot be registered: {error}");
+                }
+                return Some(Work::Udp(socket));
+            }
+            Job::Retire(token) => {
+                self.operators.remove(token);
+            }
+            Job::Shutdown => {
+                self.stopping = true;
+                for operator in self.operators.iter() {
+                    match operator {
+                        Operator::Connection(shared) => shared.notify(News::SHUTDOWN),
+                        Operator::Listener(listener) => listener.close(),
+                        Operator::Udp(_) => {}
+                    }
+                }
+            }
+            Job::Kill => {
+                for operator in self.operators.iter() {
+                    match operator {
+                        Operator::Connection(shared) => shared.close(Closer::Shutdown, true),
+                        Operator::Listener(listener) => listener.close(),
+                        Operator::Udp(socket) => socket.close(),
+                    }
+                }
+            }
+            Job::Stop => self.stopped = true,
+        }
+        None
+    }
+
+    /// Gives a new connection its slot and registers it. What goes wrong closes the connection, like any error.
+    fn open(&mut self, poll: &PollShared, shared: &Arc<Shared>) -> News {
+        let token = self.operators.insert(Operator::Connection(shared.clone()));
+        let mut core = shared.core.lock();
+        core.conn.token = Some(token);
+        let dialing = core.phase == Phase::Dialing;
+        let interest = if dialing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        core.conn.interest_write = dialing;
+        let registered = match core.conn.fd() {
+            Some(fd) => poll.registry.register(&mut SourceFd(&fd), token.to_mio(), interest),
+            None => Ok(()),
+        };
+        if let Err(error) = registered {
+            core.details.fault.get_or_insert(Fault::from(&error));
+            // The job owns the connection, which is run next and finds this.
+            shared.state.close_as_owner(Closer::Error, true);
+        }
+        let news = shared.state.take();
+        if self.stopping { news.with(News::SHUTDOWN) } else { news }
+    }
+}
+
+impl Due {
+    fn work(self) -> Option<Work> {
+        match self {
+            Due::Connection(shared) => {
+                let shared = shared.upgrade()?;
+                let news = shared.state.acquire(News::TIMER)?;
+                Some(Work::Connection(shared, news))
+            }
+            Due::Accept(listener) => {
+                let listener = listener.upgrade()?;
+                listener.state.acquire(News::READABLE)?;
+                Some(Work::Listener(listener))
+            }
+            Due::Task(task) => Some(Work::Task(task)),
+        }
+    }
+}

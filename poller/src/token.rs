@@ -1,0 +1,104 @@
+//! A slot's index and its generation in one word: what the kernel hands back with an event.
+//!
+//! ```text
+//!   63            32 31             0
+//!  ┌────────────────┬────────────────┐
+//!  │   generation   │     index      │
+//!  └────────────────┴────────────────┘
+//! ```
+//! A slot that is taken again gets the next generation, so an event that still names the slot's former tenant is
+//! recognised and dropped.
+
+/// Names one tenant of one slot of a poll's operator table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Token {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// The token of a poll's own waker; no slot has it, because a poll never has 2^32 - 1 slots.
+pub(crate) const WAKER: mio::Token = mio::Token(usize::MAX);
+
+impl Token {
+    pub(crate) fn to_mio(self) -> mio::Token {
+        mio::Token(((u64::from(self.generation) << 32) | u64::from(self.index)) as usize)
+    }
+
+    pub(crate) fn from_mio(token: mio::Token) -> Token {
+        let word = token.0 as u64;
+        Token { index: word as u32, generation: (word >> 32) as u32 }
+    }
+}
+
+/// A table of operators whose slots are reused under a new generation.
+///
+/// Invariant: live <= slots.len(), and a token names at most one tenant, ever (until 2^32 reuses of one slot).
+pub(crate) struct Table<T> {
+    slots: slab::Slab<(u32, T)>,
+    /// The generation that each index gets next; grows with the slab and never shrinks.
+    generations: Vec<u32>,
+}
+
+impl<T> Table<T> {
+    pub(crate) fn new() -> Table<T> {
+        Table { slots: slab::Slab::new(), generations: Vec::new() }
+    }
+
+    pub(crate) fn insert(&mut self, operator: T) -> Token {
+        let entry = self.slots.vacant_entry();
+        let index = entry.key();
+        if index == self.generations.len() {
+            self.generations.push(0);
+        }
+        let generation = self.generations[index];
+        entry.insert((generation, operator));
+        Token { index: index as u32, generation }
+    }
+
+    pub(crate) fn find(&self, token: Token) -> Option<&T> {
+        match self.slots.get(token.index as usize) {
+            Some((generation, operator)) if *generation == token.generation => Some(operator),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn remove(&mut self, token: Token) -> Option<T> {
+        self.find(token)?;
+        let index = token.index as usize;
+        self.generations[index] = self.generations[index].wrapping_add(1);
+        Some(self.slots.remove(index).1)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().map(|(_, (_, operator))| operator)
+    }
+
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_survives_the_round_trip_through_mio() {
+        for (index, generation) in [(0, 0), (1, 0), (0, 1), (7, u32::MAX), (u32::MAX - 1, u32::MAX)] {
+            let token = Token { index, generation };
+            assert_eq!(Token::from_mio(token.to_mio()), token);
+            assert_ne!(token.to_mio(), WAKER);
+        }
+    }
+
+    // proves L-24 (the table's part)
+    #[test]
+    fn a_reused_slot_does_not_answer_to_its_former_token() {
+        let mut table = Table::new();
+        let first = table.insert("first");
+        assert_eq!(table.remove(first), Some("first"));
+        let second = table.insert("second");
+        assert_eq!(second.index, first.index);
+        assert_eq!(table.find(first), None);
+        assert_eq!(table.remove(first), None);
+        assert_eq!(table.find(second), Some(&"second"));
+        assert_eq!(table.iter().count(), 1);
+    }
+}
