@@ -1,4 +1,5 @@
 //! AnyProxy: a gateway on a public host and clients in private networks, joined by WebSocket tunnels.
 #![forbid(unsafe_code)]
 
+pub mod limits;
 pub mod proto;

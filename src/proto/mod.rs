@@ -2,3 +2,5 @@
 //!
 //! Nothing here knows a socket, a thread or a clock; the linter holds that line.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod credentials;

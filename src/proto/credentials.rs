@@ -1,0 +1,300 @@
+//! Who may use the gateway: groups and their secrets.
+//!
+//! A user of the proxy names a group and its password; a client proves the same secret over the
+//! tunnel. Two questions are answered here, and nothing is printed:
+//!
+//! * [`Credentials::verify`] takes what a user sent. The answer takes the same path and the same
+//!   time for a wrong password and for a group that does not exist: both sides are reduced to
+//!   SHA-256 digests, which have one length, and those are compared without an early exit.
+//! * [`Credentials::secret`] gives the tunnel's proof its key.
+//!
+//! With no group at all the gateway is *open*; that is a question of its own
+//! ([`Credentials::is_open`]), never an answer of `verify`.
+
+use std::{collections::HashMap, fmt};
+
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::limits::{GROUP_NAME_BYTES_MAX, GROUPS_MAX, SECRET_BYTES_MAX};
+
+/// What a group keeps to itself. It never appears in a log: its `Debug` is redacted, and it cannot
+/// be displayed.
+#[derive(Clone)]
+pub struct Secret {
+    /// Invariant: 1 <= bytes.len() <= SECRET_BYTES_MAX.
+    bytes: Vec<u8>,
+}
+
+impl Secret {
+    /// Takes a secret as it is.
+    ///
+    /// # Errors
+    /// When it is empty, or longer than a SOCKS5 password can be (RFC 1929: 255 bytes).
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Secret, SecretError> {
+        let bytes = bytes.into();
+        match bytes.len() {
+            0 => Err(SecretError::Empty),
+            len if len > SECRET_BYTES_MAX => Err(SecretError::TooLong),
+            _ => Ok(Secret { bytes }),
+        }
+    }
+
+    /// Takes the text of a secret's file: one newline at the end, which editors and `echo` leave
+    /// there, is not part of the secret. Everything else is, a second newline and spaces included.
+    ///
+    /// # Errors
+    /// As for [`Secret::new`].
+    pub fn from_file_text(text: &[u8]) -> Result<Secret, SecretError> {
+        let text = match text.strip_suffix(b"\n") {
+            Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
+            None => text,
+        };
+        Secret::new(text)
+    }
+
+    /// The secret itself, for a key. Not for printing.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+/// Why a secret was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretError {
+    /// There is nothing in it.
+    Empty,
+    /// It is longer than any user could send it.
+    TooLong,
+}
+
+impl fmt::Display for SecretError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SecretError::Empty => f.write_str("the secret is empty"),
+            SecretError::TooLong => write!(f, "the secret is longer than {SECRET_BYTES_MAX} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for SecretError {}
+
+/// The groups and their secrets.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// Invariant: groups.len() <= GROUPS_MAX.
+    groups: HashMap<String, Group>,
+}
+
+#[derive(Clone)]
+struct Group {
+    secret: Secret,
+    /// SHA-256 of the secret, so that a comparison always has 32 bytes on both sides.
+    digest: [u8; 32],
+}
+
+impl Credentials {
+    /// No group: open to everyone until one is added.
+    pub fn new() -> Credentials {
+        Credentials::default()
+    }
+
+    /// Adds a group.
+    ///
+    /// # Errors
+    /// When the name cannot be sent by a user (empty, longer than RFC 1929 allows, a colon, a
+    /// control character), is there already, or there are too many.
+    pub fn insert(&mut self, group: &str, secret: Secret) -> Result<(), GroupError> {
+        if group.is_empty() || group.len() > GROUP_NAME_BYTES_MAX {
+            return Err(GroupError::Length);
+        }
+        if group.chars().any(|c| c == ':' || c.is_control()) {
+            return Err(GroupError::Character);
+        }
+        if self.groups.contains_key(group) {
+            return Err(GroupError::Duplicate);
+        }
+        if self.groups.len() >= GROUPS_MAX {
+            return Err(GroupError::TooMany);
+        }
+        let digest = digest(secret.as_bytes());
+        self.groups.insert(group.to_owned(), Group { secret, digest });
+        Ok(())
+    }
+
+    /// Whether there is no group, so that nobody is asked for a name. What an open gateway may do
+    /// (listen on loopback only) is for the caller to hold.
+    pub fn is_open(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Whether this password is that group's. Never true for an open gateway.
+    ///
+    /// A group that does not exist is compared as well, with a digest that no password has a
+    /// reason to meet, so that time does not tell one failure from the other.
+    #[must_use]
+    pub fn verify(&self, user: &[u8], password: &[u8]) -> bool {
+        let group = std::str::from_utf8(user).ok().and_then(|name| self.groups.get(name));
+        let wanted = group.map_or(&NOBODY, |group| &group.digest);
+        let same = digest(password).ct_eq(wanted);
+        bool::from(same) & group.is_some()
+    }
+
+    /// The secret of a group.
+    pub fn secret(&self, group: &str) -> Option<&Secret> {
+        self.groups.get(group).map(|group| &group.secret)
+    }
+
+    /// The names of the groups, in no order.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.groups.keys().map(String::as_str)
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.groups.keys()).finish()
+    }
+}
+
+/// Why a group was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupError {
+    /// The name is empty or longer than a user could send it.
+    Length,
+    /// The name has a colon or a control character in it.
+    Character,
+    /// The name is taken.
+    Duplicate,
+    /// There is no room for another group.
+    TooMany,
+}
+
+impl fmt::Display for GroupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GroupError::Length => write!(f, "a group's name has 1 to {GROUP_NAME_BYTES_MAX} bytes"),
+            GroupError::Character => f.write_str("a group's name has no colon and no control character"),
+            GroupError::Duplicate => f.write_str("the group is there twice"),
+            GroupError::TooMany => write!(f, "there are more than {GROUPS_MAX} groups"),
+        }
+    }
+}
+
+impl std::error::Error for GroupError {}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// What a group that does not exist is compared with.
+const NOBODY: [u8; 32] = [0; 32];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(group: &str, secret: &str) -> Credentials {
+        let mut credentials = Credentials::new();
+        credentials.insert(group, Secret::new(secret).unwrap()).unwrap();
+        credentials
+    }
+
+    // T9: the password is the group's, whole, and nobody else's.
+    #[test]
+    fn verify_wants_the_groups_own_password() {
+        let mut credentials = one("alpha", "s3cret");
+        credentials.insert("beta", Secret::new("other").unwrap()).unwrap();
+        for (user, password, want) in [
+            ("alpha", "s3cret", true),
+            ("beta", "other", true),
+            ("alpha", "other", false),
+            ("alpha", "s3cre", false),
+            ("alpha", "s3cret ", false),
+            ("alpha", "", false),
+            ("Alpha", "s3cret", false),
+            ("gamma", "s3cret", false),
+            ("", "", false),
+        ] {
+            assert_eq!(credentials.verify(user.as_bytes(), password.as_bytes()), want, "{user}:{password}");
+        }
+        assert!(!credentials.verify(b"al\xffpha", b"s3cret"));
+    }
+
+    #[test]
+    fn an_open_gateway_verifies_nobody() {
+        let credentials = Credentials::new();
+        assert!(credentials.is_open());
+        assert!(!credentials.verify(b"", b""));
+        assert!(!one("a", "b").is_open());
+    }
+
+    #[test]
+    fn secret_is_found_by_group() {
+        let credentials = one("alpha", "s3cret");
+        assert_eq!(credentials.secret("alpha").unwrap().as_bytes(), b"s3cret");
+        assert!(credentials.secret("beta").is_none());
+        assert_eq!(credentials.groups().collect::<Vec<_>>(), ["alpha"]);
+    }
+
+    #[test]
+    fn one_newline_is_stripped_from_a_file() {
+        #[track_caller]
+        fn check(text: &[u8], want: Result<&[u8], SecretError>) {
+            let seen = Secret::from_file_text(text);
+            assert_eq!(seen.as_ref().map(Secret::as_bytes).map_err(|e| *e), want);
+        }
+        check(b"abc", Ok(b"abc"));
+        check(b"abc\n", Ok(b"abc"));
+        check(b"abc\r\n", Ok(b"abc"));
+        check(b"abc\r", Ok(b"abc\r"));
+        check(b"abc\n\n", Ok(b"abc\n"));
+        check(b" abc \n", Ok(b" abc "));
+        check(b"\xff\x00\n", Ok(b"\xff\x00"));
+        check(b"", Err(SecretError::Empty));
+        check(b"\n", Err(SecretError::Empty));
+        check(b"\r\n", Err(SecretError::Empty));
+        check(&[b'x'; SECRET_BYTES_MAX], Ok(&[b'x'; SECRET_BYTES_MAX]));
+        check(&[b'x'; SECRET_BYTES_MAX + 1], Err(SecretError::TooLong));
+    }
+
+    // T25: debug output redacts.
+    #[test]
+    fn debug_shows_no_secret() {
+        let credentials = one("alpha", "s3cret");
+        let text = format!("{credentials:?} {:?}", credentials.secret("alpha"));
+        assert_eq!(text, r#"{"alpha"} Some(Secret(redacted))"#);
+    }
+
+    #[test]
+    fn names_that_no_user_could_send_are_refused() {
+        #[track_caller]
+        fn check(name: &str, want: Result<(), GroupError>) {
+            assert_eq!(one("taken", "x").insert(name, Secret::new("y").unwrap()), want, "{name:?}");
+        }
+        check("fine", Ok(()));
+        check("größe", Ok(()));
+        check("", Err(GroupError::Length));
+        check(&"n".repeat(GROUP_NAME_BYTES_MAX), Ok(()));
+        check(&"n".repeat(GROUP_NAME_BYTES_MAX + 1), Err(GroupError::Length));
+        check("a:b", Err(GroupError::Character));
+        check("a\nb", Err(GroupError::Character));
+        check("taken", Err(GroupError::Duplicate));
+    }
+
+    #[test]
+    fn the_number_of_groups_is_bounded() {
+        let mut credentials = Credentials::new();
+        let secret = Secret::new("x").unwrap();
+        for n in 0..GROUPS_MAX {
+            credentials.insert(&n.to_string(), secret.clone()).unwrap();
+        }
+        assert_eq!(credentials.insert("more", secret), Err(GroupError::TooMany));
+    }
+}
