@@ -1,5 +1,6 @@
 //! AnyProxy: a gateway on a public host and clients in private networks, joined by WebSocket tunnels.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod limits;
 pub mod proto;

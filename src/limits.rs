@@ -8,3 +8,22 @@ pub const GROUP_NAME_BYTES_MAX: usize = 255;
 pub const SECRET_BYTES_MAX: usize = 255;
 /// Groups of one gateway.
 pub const GROUPS_MAX: usize = 4096;
+
+// ---- reconnect ----
+
+/// Where the back-off begins.
+pub const RECONNECT_BASE_MS: u64 = 100;
+/// The shortest wait that is ever handed out, so that no draw turns into a busy loop.
+pub const RECONNECT_WAIT_MIN_MS: u64 = 10;
+/// The longest wait, for ever.
+pub const RECONNECT_WAIT_MAX_MS: u64 = 30_000;
+/// The first retry after a tunnel that had been up is not later than this.
+pub const RECONNECT_QUICK_MAX_MS: u64 = 200;
+/// A tunnel that lived this long has earned a quick retry, whatever came before it.
+pub const RECONNECT_QUICK_LIVED_MS: u64 = 5_000;
+/// Until this much waiting has been handed out, no wait is longer than `RECONNECT_EARLY_MAX_MS`.
+pub const RECONNECT_EARLY_MS: u64 = 10_000;
+/// The longest wait while the gateway has not been missing for long.
+pub const RECONNECT_EARLY_MAX_MS: u64 = 1_000;
+/// A tunnel that lived this long ends the back-off.
+pub const RECONNECT_RESET_LIVED_MS: u64 = 60_000;
