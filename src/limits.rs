@@ -27,3 +27,12 @@ pub const RECONNECT_EARLY_MS: u64 = 10_000;
 pub const RECONNECT_EARLY_MAX_MS: u64 = 1_000;
 /// A tunnel that lived this long ends the back-off.
 pub const RECONNECT_RESET_LIVED_MS: u64 = 60_000;
+
+// ---- targets and rules ----
+
+/// A host name, without the dot at its end (RFC 1035, section 2.3.4).
+pub const HOST_NAME_BYTES_MAX: usize = 253;
+/// One label of a host name.
+pub const HOST_LABEL_BYTES_MAX: usize = 63;
+/// Patterns in one list of host rules.
+pub const RULES_MAX: usize = 4096;
