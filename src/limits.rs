@@ -36,3 +36,8 @@ pub const HOST_NAME_BYTES_MAX: usize = 253;
 pub const HOST_LABEL_BYTES_MAX: usize = 63;
 /// Patterns in one list of host rules.
 pub const RULES_MAX: usize = 4096;
+
+// ---- socks5 ----
+
+/// The longest message of the handshake: a name and a password of 255 bytes each (RFC 1929).
+pub const SOCKS5_MESSAGE_BYTES_MAX: usize = 513;
