@@ -41,3 +41,12 @@ pub const RULES_MAX: usize = 4096;
 
 /// The longest message of the handshake: a name and a password of 255 bytes each (RFC 1929).
 pub const SOCKS5_MESSAGE_BYTES_MAX: usize = 513;
+
+// ---- websocket ----
+
+/// One frame and one message, by the length that is declared.
+pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// The head of the upgrade, the empty line included.
+pub const WEBSOCKET_HEAD_BYTES_MAX: usize = 16 << 10;
+/// Fields in the head of the upgrade.
+pub const WEBSOCKET_HEADERS_MAX: usize = 64;

@@ -6,3 +6,4 @@
 pub mod credentials;
 pub mod socks5;
 pub mod target;
+pub mod ws;

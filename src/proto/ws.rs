@@ -1,0 +1,398 @@
+//! A WebSocket over bytes in and bytes out (RFC 6455): the carrier of a tunnel.
+//!
+//! ```text
+//!   Upgrading ──────▶ Open ──────▶ Closing ──────▶ Closed
+//!       │  HTTP heads   │   close()      peer's close  ▲
+//!       │               ├── peer's close, answered ────┤
+//!       └───────────────┴── error, end ────────────────┘
+//! ```
+//!
+//! * `handle_input` takes everything that arrived, in pieces of any size; `handle_end` the end of it.
+//! * `poll_message` gives the binary messages, whole and in order. There are as many waiting as the
+//!   input had, so who hands over more input first takes what is there.
+//! * `poll_output` gives what is to be sent. After an error it still has the last words (the HTTP
+//!   answer, the close frame): send them, then close the connection.
+//!
+//! A tunnel carries binary messages and nothing else: text is turned away, no extension is
+//! negotiated, so nothing is ever inflated. A limit is held against the length that a frame
+//! declares, before a byte of it is kept. Of any number of pings the last one is answered.
+//!
+//! `tungstenite` reads and writes the heads of frames and makes the keys. Messages do not pass
+//! through its buffers: a server sends them as the nodes that they came in, a client masks them on
+//! their one way into the output, and what arrives unmasked, not short and in one piece is not copied.
+
+use std::{collections::VecDeque, fmt};
+
+use bytes::{Bytes, BytesMut};
+use linkbuffer::LinkBuffer;
+use tungstenite::{
+    handshake::client::generate_key,
+    protocol::{
+        Role,
+        frame::coding::{CloseCode, Control, Data, OpCode},
+    },
+};
+
+use self::frame::{Header, Masks};
+use crate::limits::{WEBSOCKET_HEAD_BYTES_MAX, WEBSOCKET_MESSAGE_BYTES_MAX};
+
+mod error;
+mod frame;
+mod upgrade;
+
+pub use error::Error;
+
+/// The path of the tunnel on the gateway.
+pub const TUNNEL_PATH: &str = "/tunnel";
+/// The subprotocol that both sides offer.
+pub const SUBPROTOCOL: &str = "anyproxy.1";
+
+/// One side of a WebSocket.
+pub struct WebSocket {
+    role: Role,
+    phase: Phase,
+    /// What the client sent as `Sec-WebSocket-Key`; empty on a server.
+    key: String,
+    /// What arrived and is not yet a whole head or frame.
+    /// Invariant, after each call: less than one head or one frame, by their limits.
+    input: LinkBuffer,
+    output: LinkBuffer,
+    messages: VecDeque<Bytes>,
+    /// The fragments so far of a message. Invariant: len <= WEBSOCKET_MESSAGE_BYTES_MAX.
+    fragments: Option<BytesMut>,
+    /// What the latest ping said, until it is answered.
+    ping: Option<Bytes>,
+    masks: Masks,
+    control_frames: u64,
+    peer_close: Option<(u16, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Upgrading,
+    Open,
+    /// Our close frame is out, the peer's is not in.
+    Closing,
+    Closed,
+}
+
+impl WebSocket {
+    /// A client, whose first output is the request to upgrade.
+    ///
+    /// # Panics
+    /// When host or path would not stay in their places in an HTTP head: they are ours, not a user's.
+    pub fn client(host_header: &str, path: &str) -> WebSocket {
+        let fits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        assert!(
+            fits(host_header) && fits(path),
+            "host and path of the gateway are checked with the configuration"
+        );
+        let mut socket = WebSocket::new(Role::Client, generate_key());
+        socket.output.write(upgrade::request(host_header, path, &socket.key).as_bytes());
+        socket
+    }
+
+    /// A server, which waits for a request to upgrade.
+    pub fn server() -> WebSocket {
+        WebSocket::new(Role::Server, String::new())
+    }
+
+    fn new(role: Role, key: String) -> WebSocket {
+        WebSocket {
+            role,
+            phase: Phase::Upgrading,
+            key,
+            input: LinkBuffer::new(),
+            output: LinkBuffer::new(),
+            messages: VecDeque::new(),
+            fragments: None,
+            ping: None,
+            masks: Masks::default(),
+            control_frames: 0,
+            peer_close: None,
+        }
+    }
+
+    /// Takes all that arrived.
+    ///
+    /// # Errors
+    /// When the WebSocket is over because of it. It is reported once, is final, and the output has
+    /// the last words for the peer; messages that were whole before it can still be taken.
+    pub fn handle_input(&mut self, input: &mut LinkBuffer) -> Result<(), Error> {
+        let line_ended = input.find(b'\n').is_some();
+        self.keep(input);
+        let result = match self.phase {
+            Phase::Upgrading => self.read_head(line_ended).and_then(|()| self.read_frames()),
+            _ => self.read_frames(),
+        };
+        if let Err(error) = &result {
+            if let Some(code) = error.close_code()
+                && self.phase == Phase::Open
+            {
+                self.write_close(Some(code), "");
+            }
+            self.phase = Phase::Closed;
+        }
+        if self.phase == Phase::Closed {
+            self.input = LinkBuffer::new();
+            self.fragments = None;
+            self.ping = None;
+        }
+        result
+    }
+
+    /// Takes the end of what the peer sends.
+    ///
+    /// # Errors
+    /// When it came before the peer's close frame.
+    pub fn handle_end(&mut self) -> Result<(), Error> {
+        match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Closed => Ok(()),
+            Phase::Upgrading | Phase::Open | Phase::Closing => Err(Error::Ended),
+        }
+    }
+
+    /// The next binary message.
+    pub fn poll_message(&mut self) -> Option<Bytes> {
+        self.messages.pop_front()
+    }
+
+    /// Queues one binary message.
+    ///
+    /// # Errors
+    /// When the WebSocket is not open; the message is dropped.
+    ///
+    /// # Panics
+    /// When the message is longer than a peer would take.
+    pub fn send(&mut self, message: LinkBuffer) -> Result<(), Error> {
+        if self.phase != Phase::Open {
+            return Err(Error::NotOpen);
+        }
+        assert!(message.len() <= WEBSOCKET_MESSAGE_BYTES_MAX, "messages are cut below the limit");
+        self.write_frame(OpCode::Data(Data::Binary), message);
+        Ok(())
+    }
+
+    /// Moves what is to be sent behind what is in `out`; says whether there was anything.
+    pub fn poll_output(&mut self, out: &mut LinkBuffer) -> bool {
+        if let Some(said) = self.ping.take_if(|_| self.phase == Phase::Open) {
+            let mut pong = LinkBuffer::new();
+            pong.write_bytes(said);
+            self.write_frame(OpCode::Control(Control::Pong), pong);
+        }
+        if self.output.is_empty() {
+            return false;
+        }
+        out.append(std::mem::replace(&mut self.output, LinkBuffer::new()));
+        true
+    }
+
+    /// Begins to close, or does nothing when that has begun. What was sent before goes out before;
+    /// messages arrive until the peer answers, or the connection ends.
+    pub fn close(&mut self, code: u16, reason: &str) {
+        match self.phase {
+            Phase::Upgrading => self.phase = Phase::Closed,
+            Phase::Open => {
+                self.write_close(Some(code), reason);
+                self.phase = Phase::Closing;
+            }
+            Phase::Closing | Phase::Closed => {}
+        }
+    }
+
+    /// Whether messages can be sent.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether nothing will arrive any more, so that the connection ends with the last output.
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// The code (1005 where there was none) and the reason of the peer's close frame.
+    pub fn peer_close(&self) -> Option<(u16, &str)> {
+        self.peer_close.as_ref().map(|(code, reason)| (*code, reason.as_str()))
+    }
+
+    /// How many control frames arrived, for who has a clock and a limit for them.
+    pub fn control_frames(&self) -> u64 {
+        self.control_frames
+    }
+
+    /// Takes the pieces as they are, but packs small ones: a peer who sends byte by byte does not
+    /// make a node of each.
+    fn keep(&mut self, input: &mut LinkBuffer) {
+        if input.len() < PACKED_BYTES_MAX {
+            input.chunks().for_each(|chunk| self.input.write(chunk));
+            input.clear();
+        } else {
+            let len = input.len();
+            self.input.append(input.split_to(len).expect("a buffer has as many bytes as it says"));
+        }
+    }
+
+    fn read_head(&mut self, line_ended: bool) -> Result<(), Error> {
+        let len = self.input.len().min(WEBSOCKET_HEAD_BYTES_MAX);
+        // A head ends with a line: without a new one, reading it again finds nothing new.
+        let head_len = if line_ended {
+            let head = self.input.peek(len).expect("a buffer has as many bytes as it says");
+            match self.role {
+                Role::Client => upgrade::read_response(head, &self.key)?,
+                Role::Server => match upgrade::read_request(head) {
+                    Ok(Some(accepted)) => {
+                        self.output.write(accepted.answer.as_bytes());
+                        Some(accepted.head_len)
+                    }
+                    Ok(None) => None,
+                    Err(refused) => {
+                        self.output.write(refused.answer.as_bytes());
+                        return Err(Error::Refused(refused.status));
+                    }
+                },
+            }
+        } else {
+            None
+        };
+        match head_len {
+            Some(head_len) => {
+                self.input.skip(head_len).expect("a head that was read can be skipped");
+                self.phase = Phase::Open;
+                Ok(())
+            }
+            None if len < WEBSOCKET_HEAD_BYTES_MAX => Ok(()),
+            None if self.role == Role::Client => Err(Error::Upgrade("the head is too long")),
+            None => {
+                let refused = upgrade::head_too_long();
+                self.output.write(refused.answer.as_bytes());
+                Err(Error::Refused(refused.status))
+            }
+        }
+    }
+
+    fn read_frames(&mut self) -> Result<(), Error> {
+        while matches!(self.phase, Phase::Open | Phase::Closing) {
+            let Some(header) = self.read_header()? else { return Ok(()) };
+            self.check_message(&header)?;
+            if self.input.len() - header.size < header.payload_len {
+                return Ok(());
+            }
+            self.input.skip(header.size).expect("a header that was read can be skipped");
+            let payload = frame::read_payload(&mut self.input, header.payload_len, header.mask)
+                .expect("the length was compared above");
+            match header.opcode {
+                OpCode::Data(_) => self.read_data(&header, payload),
+                OpCode::Control(control) => self.read_control(control, payload)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_header(&mut self) -> Result<Option<Header>, Error> {
+        let chunk = self.input.chunk();
+        let len = self.input.len().min(frame::HEADER_BYTES_MAX);
+        // Most headers lie in one piece. To look further would join it with the piece behind it.
+        match Header::parse(&chunk[..chunk.len().min(len)], self.role)? {
+            None if chunk.len() < len => {
+                let seen = self.input.peek(len).expect("a buffer has as many bytes as it says");
+                Header::parse(seen, self.role)
+            }
+            header => Ok(header),
+        }
+    }
+
+    /// Whether a data frame may come now, and whether the message keeps within its limit.
+    fn check_message(&self, header: &Header) -> Result<(), Error> {
+        let before = match (header.opcode, &self.fragments) {
+            (OpCode::Data(Data::Text), _) => return Err(Error::Text),
+            (OpCode::Data(Data::Continue), None) => return Err(Error::Protocol("nothing to continue")),
+            (OpCode::Data(Data::Continue), Some(fragments)) => fragments.len(),
+            (OpCode::Data(_), Some(_)) => return Err(Error::Protocol("message within a message")),
+            _ => 0,
+        };
+        if header.payload_len > WEBSOCKET_MESSAGE_BYTES_MAX - before {
+            return Err(Error::TooBig);
+        }
+        Ok(())
+    }
+
+    fn read_data(&mut self, header: &Header, payload: Bytes) {
+        match (self.fragments.take(), header.is_final) {
+            (None, true) => self.messages.push_back(payload),
+            (fragments, is_final) => {
+                let mut fragments = fragments.unwrap_or_default();
+                fragments.extend_from_slice(&payload);
+                if is_final {
+                    self.messages.push_back(fragments.freeze());
+                } else {
+                    self.fragments = Some(fragments);
+                }
+            }
+        }
+    }
+
+    fn read_control(&mut self, control: Control, payload: Bytes) -> Result<(), Error> {
+        self.control_frames += 1;
+        match control {
+            Control::Ping => self.ping = Some(payload),
+            Control::Close => self.read_close(&payload)?,
+            // A pong answers nothing: the tunnel has pings of its own. Reserved ones do not parse.
+            Control::Pong | Control::Reserved(_) => {}
+        }
+        Ok(())
+    }
+
+    /// RFC 6455, sections 5.5.1 and 7.4.
+    fn read_close(&mut self, payload: &[u8]) -> Result<(), Error> {
+        let (code, reason) = match payload {
+            [] => (None, ""),
+            [_] => return Err(Error::Protocol("close code of one byte")),
+            [high, low, reason @ ..] => {
+                let code = u16::from_be_bytes([*high, *low]);
+                if !CloseCode::from(code).is_allowed() {
+                    return Err(Error::Protocol("close code"));
+                }
+                (Some(code), std::str::from_utf8(reason).map_err(|_| Error::Utf8)?)
+            }
+        };
+        self.peer_close = Some((code.unwrap_or(1005), reason.to_owned()));
+        if self.phase == Phase::Open {
+            self.write_close(code, "");
+        }
+        self.phase = Phase::Closed;
+        Ok(())
+    }
+
+    fn write_close(&mut self, code: Option<u16>, reason: &str) {
+        let mut payload = LinkBuffer::new();
+        if let Some(code) = code {
+            let reason = &reason[..reason.floor_char_boundary(frame::CONTROL_BYTES_MAX - 2)];
+            payload.write(&code.to_be_bytes());
+            payload.write(reason.as_bytes());
+        }
+        self.write_frame(OpCode::Control(Control::Close), payload);
+    }
+
+    fn write_frame(&mut self, opcode: OpCode, payload: LinkBuffer) {
+        let mask = match self.role {
+            Role::Client => Some(self.masks.next()),
+            Role::Server => None,
+        };
+        frame::write(&mut self.output, opcode, mask, payload);
+    }
+}
+
+impl fmt::Debug for WebSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebSocket")
+            .field("role", &self.role)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Less input than this at a time is copied behind what waits; it is what a linked piece may cost.
+const PACKED_BYTES_MAX: usize = 4 << 10;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! Frames: their heads by `tungstenite`, their payloads as nodes.
+
+use std::io::Cursor;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use linkbuffer::{LinkBuffer, Short};
+use tungstenite::{
+    handshake::client::generate_key,
+    protocol::{
+        Role,
+        frame::{FrameHeader, coding::OpCode},
+    },
+};
+
+use super::Error;
+
+/// The longest header: two bytes, a length of eight, a mask of four.
+pub(super) const HEADER_BYTES_MAX: usize = 14;
+/// The longest payload of a control frame (RFC 6455, section 5.5).
+pub(super) const CONTROL_BYTES_MAX: usize = 125;
+
+/// A header that keeps the rules.
+pub(super) struct Header {
+    pub(super) is_final: bool,
+    pub(super) opcode: OpCode,
+    pub(super) mask: Option<[u8; 4]>,
+    /// As declared; the limit of messages is not yet held against it.
+    pub(super) payload_len: usize,
+    /// The bytes of the header itself.
+    pub(super) size: usize,
+}
+
+impl Header {
+    /// Reads a header that a peer of this role's holder sent; `None` is "wait for more".
+    pub(super) fn parse(bytes: &[u8], role: Role) -> Result<Option<Header>, Error> {
+        let mut cursor = Cursor::new(bytes);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Error::Protocol("opcode"))?;
+        let Some((header, payload_len)) = parsed else { return Ok(None) };
+        let size = header.len(payload_len);
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(Error::Protocol("reserved bits"));
+        }
+        if header.mask.is_some() != (role == Role::Server) {
+            return Err(Error::Protocol("mask"));
+        }
+        if payload_len >> 63 != 0 {
+            return Err(Error::Protocol("length with its top bit set"));
+        }
+        if cursor.position() != size as u64 {
+            return Err(Error::Protocol("length in more bytes than it needs"));
+        }
+        if matches!(header.opcode, OpCode::Control(_)) {
+            if !header.is_final {
+                return Err(Error::Protocol("control frame in fragments"));
+            }
+            if payload_len > CONTROL_BYTES_MAX as u64 {
+                return Err(Error::Protocol("control frame too long"));
+            }
+        }
+        let payload_len = usize::try_from(payload_len).map_err(|_| Error::TooBig)?;
+        let FrameHeader { is_final, opcode, mask, .. } = header;
+        Ok(Some(Header { is_final, opcode, mask, payload_len, size }))
+    }
+}
+
+/// Takes a payload out. What is unmasked, not short and in one piece is not copied.
+pub(super) fn read_payload(
+    input: &mut LinkBuffer,
+    len: usize,
+    mask: Option<[u8; 4]>,
+) -> Result<Bytes, Short> {
+    let Some(mask) = mask else { return input.read_bytes(len) };
+    let mut payload = input.read_vec(len)?;
+    apply(&mut payload, mask);
+    Ok(Bytes::from(payload))
+}
+
+/// Writes one whole frame. The payload is linked when there is no mask, and copied once under a mask.
+pub(super) fn write(out: &mut LinkBuffer, opcode: OpCode, mask: Option<[u8; 4]>, payload: LinkBuffer) {
+    let header = FrameHeader { opcode, mask, ..FrameHeader::default() };
+    let mut bytes = [0; HEADER_BYTES_MAX];
+    let mut free = &mut bytes[..];
+    header.format(payload.len() as u64, &mut free).expect("the longest header fits");
+    let size = HEADER_BYTES_MAX - free.len();
+    out.write(&bytes[..size]);
+    let Some(mut mask) = mask else { return out.append(payload) };
+    for chunk in payload.chunks() {
+        let space = out.reserve(chunk.len());
+        space.copy_from_slice(chunk);
+        apply(space, mask);
+        out.commit(chunk.len());
+        mask.rotate_left(chunk.len() % 4);
+    }
+}
+
+/// RFC 6455, section 5.3; twice is not at all.
+fn apply(bytes: &mut [u8], mask: [u8; 4]) {
+    let wide = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
+    let (words, rest) = bytes.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+/// Masks for a client's frames, drawn as `tungstenite` draws its keys, four at a time.
+#[derive(Default)]
+pub(super) struct Masks {
+    drawn: Vec<[u8; 4]>,
+}
+
+impl Masks {
+    pub(super) fn next(&mut self) -> [u8; 4] {
+        loop {
+            if let Some(mask) = self.drawn.pop() {
+                return mask;
+            }
+            let key = STANDARD.decode(generate_key()).expect("a key is 16 bytes in base64");
+            let (masks, rest) = key.as_chunks::<4>();
+            debug_assert!(masks.len() == 4 && rest.is_empty());
+            self.drawn.extend_from_slice(masks);
+        }
+    }
+}
