@@ -159,6 +159,16 @@ fn what_a_server_sends_and_a_client_receives_is_not_copied() {
     assert_eq!(client.poll_message().unwrap().as_ptr(), message.as_ptr());
 }
 
+#[test]
+fn a_header_may_lie_in_two_linked_pieces() {
+    let bytes = [masked_frame(0x82, &[1; 5_000]), masked_frame(0x82, &[2; 5_000])].concat();
+    for cut in 5_000..5_030 {
+        let mut server = open_server();
+        feed(&mut server, &bytes, cut).unwrap();
+        assert!(messages(&mut server) == [[1; 5_000], [2; 5_000]], "cut at {cut}");
+    }
+}
+
 // T19: what waits for its frame to be whole costs what it weighs.
 #[test]
 fn a_peer_that_sends_byte_by_byte_does_not_make_a_node_of_each() {
@@ -451,6 +461,16 @@ fn closing_waits_for_the_answer() {
     assert!(client.is_closed() && server.is_closed());
     assert_eq!((output(&mut client), output(&mut server)), (vec![], vec![]));
     assert_eq!((client.handle_end(), server.handle_end()), (Ok(()), Ok(())));
+}
+
+#[test]
+fn nothing_follows_our_close_frame() {
+    let mut server = open_server();
+    server.handle_input(&mut buffer(&masked_frame(0x89, b"ping"))).unwrap();
+    server.close(1000, "");
+    assert_eq!(output(&mut server), close_frame(1000));
+    server.handle_input(&mut buffer(&masked_frame(0x89, b"ping"))).unwrap();
+    assert_eq!(output(&mut server), b"");
 }
 
 #[test]
