@@ -3,4 +3,8 @@
 
 pub mod client;
 pub mod limits;
+pub mod access;
+pub mod limits;
+pub mod logfmt;
 pub mod proto;
+pub mod record;

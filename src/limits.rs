@@ -50,3 +50,36 @@ pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
 pub const WEBSOCKET_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Fields in the head of the upgrade.
 pub const WEBSOCKET_HEADERS_MAX: usize = 64;
+//! Every limit of the program, with its unit at the end of its name. A test reaches each of them.
+
+// --- logs ---
+
+/// The longest value of one key in a log line, in bytes before escaping; the rest is cut.
+pub const LOG_VALUE_BYTES_MAX: usize = 256;
+/// The longest `msg="..."` of a log line, in bytes before escaping.
+pub const LOG_MSG_BYTES_MAX: usize = 1024;
+/// Access records that wait for the writer thread; further ones are dropped and counted.
+pub const ACCESS_QUEUE_LEN_MAX: usize = 8192;
+/// Formatted lines gathered for one write; a line begun below this size is still added.
+pub const ACCESS_BATCH_BYTES_MAX: usize = 64 * 1024;
+/// How long closing the access log waits for its destination to take what is queued.
+pub const ACCESS_CLOSE_MS: u64 = 1000;
+/// The block in which `anyproxy logs` reads its input.
+pub const REPORT_BLOCK_BYTES: usize = 256 * 1024;
+/// The longest line that `anyproxy logs` looks at; a longer one counts as not parsed.
+pub const REPORT_LINE_BYTES_MAX: usize = 64 * 1024;
+/// Distinct keys that one top table of `anyproxy logs` holds before it forgets the rarest half.
+pub const REPORT_KEYS_MAX: usize = 10_000;
+/// Rows of one top table that are printed.
+pub const REPORT_ROWS_MAX: usize = 5;
+
+// --- command line ---
+
+/// The longest password: what a SOCKS5 user can send (RFC 1929, section 2).
+pub const PASSWORD_BYTES_MAX: usize = 255;
+/// The longest name of a group or a client.
+pub const NAME_BYTES_MAX: usize = 64;
+/// The longest host name (RFC 1035, section 2.3.4, as text without the final dot).
+pub const HOST_BYTES_MAX: usize = 253;
+/// Patterns and forwards that one command line may name, of each kind.
+pub const CLI_RULES_MAX: usize = 1024;
