@@ -6,5 +6,6 @@ pub mod limits;
 pub mod access;
 pub mod limits;
 pub mod logfmt;
+pub mod logging;
 pub mod proto;
 pub mod record;
