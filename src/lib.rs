@@ -7,5 +7,6 @@ pub mod access;
 pub mod limits;
 pub mod logfmt;
 pub mod logging;
+pub mod logs;
 pub mod proto;
 pub mod record;
