@@ -4,6 +4,7 @@
 pub mod client;
 pub mod limits;
 pub mod access;
+pub mod cli;
 pub mod limits;
 pub mod logfmt;
 pub mod logging;

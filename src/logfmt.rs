@@ -101,6 +101,13 @@ pub fn push_printable(out: &mut Vec<u8>, text: &[u8]) {
     push_escaped(out, text, false);
 }
 
+/// A line for a person's terminal, with what would drive the terminal escaped.
+pub fn printable(line: &str) -> String {
+    let mut out = Vec::with_capacity(line.len());
+    push_printable(&mut out, line.as_bytes());
+    String::from_utf8(out).expect("escaping leaves only UTF-8")
+}
+
 /// The first `bytes_max` bytes, or a little less where that would cut a character in two.
 pub fn cut(value: &[u8], bytes_max: usize) -> &[u8] {
     let Some(head) = value.get(..bytes_max) else { return value };

@@ -1,4 +1,40 @@
 //! The `anyproxy` program.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyproxy::cli::{self, Command, Stop};
+use anyproxy::logs::{self, LogsError, Outcome};
+use anyproxy::{logfmt, logging};
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()) {
+        Ok(command) => run(command),
+        Err(Stop::Show(text)) => match io::stdout().write_all(text.as_bytes()) {
+            // Whoever closes the pipe has read enough.
+            Err(error) if !logging::quiet(&error) => fail(1, &format!("anyproxy: standard output: {error}")),
+            _ => ExitCode::SUCCESS,
+        },
+        Err(Stop::Usage(line)) => fail(2, &line),
+    }
+}
+
+fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Logs(logs) => match logs::run(&logs.files, &mut io::stdout().lock()) {
+            Ok(Outcome::Found) => ExitCode::SUCCESS,
+            Ok(Outcome::NothingFound) => ExitCode::from(1),
+            Err(LogsError::Write(error)) if logging::quiet(&error) => ExitCode::SUCCESS,
+            Err(error) => fail(2, &format!("anyproxy: logs: {error}")),
+        },
+        Command::Standalone(_) | Command::Gateway(_) | Command::Client(_) | Command::Serve(_) => {
+            fail(1, "anyproxy: not built yet")
+        }
+    }
+}
+
+fn fail(status: u8, line: &str) -> ExitCode {
+    eprintln!("{}", logfmt::printable(line));
+    ExitCode::from(status)
+}

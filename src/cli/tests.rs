@@ -1,0 +1,168 @@
+//! Command lines as tables.
+
+use super::*;
+
+fn run(line: &str) -> Result<Command, Stop> {
+    parse(std::iter::once("anyproxy").chain(line.split_whitespace()))
+}
+
+#[track_caller]
+fn check(line: &str, want: Command) {
+    assert_eq!(run(line), Ok(want));
+}
+
+/// The line is refused in one line that holds each of the words.
+#[track_caller]
+fn refuse(line: &str, words: &[&str]) {
+    match run(line) {
+        Err(Stop::Usage(text)) => {
+            assert!(text.starts_with("anyproxy: ") && !text.contains(['\n', '\x1b']), "{text:?}");
+            assert!(words.iter().all(|word| text.contains(word)), "{text:?} wants {words:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn at(addr: &str) -> SocketAddr {
+    addr.parse().expect("an address of ours")
+}
+
+#[test]
+fn commands_and_their_defaults() {
+    let standalone = Standalone {
+        http: at("127.0.0.1:8088"),
+        socks: at("127.0.0.1:1080"),
+        serve: at("127.0.0.1:8080"),
+        tunnel: at("127.0.0.1:0"),
+    };
+    check("standalone", Command::Standalone(standalone.clone()));
+    check(
+        "standalone --http 127.0.0.1:0 --socks [::1]:0 --serve localhost:9 --tunnel=127.0.0.2:7",
+        Command::Standalone(Standalone {
+            http: at("127.0.0.1:0"),
+            socks: at("[::1]:0"),
+            serve: at("127.0.0.1:9"),
+            tunnel: at("127.0.0.2:7"),
+        }),
+    );
+    check("serve", Command::Serve(Serve { listen: standalone.serve }));
+    check("serve --listen 0.0.0.0:0", Command::Serve(Serve { listen: at("0.0.0.0:0") }));
+    check("logs a.log -", Command::Logs(Logs { files: vec!["a.log".into(), "-".into()] }));
+    let (tunnel, http) = (at("127.0.0.1:1"), at("127.0.0.1:2"));
+    let gateway = Gateway { tunnel, http, socks: None, group: None };
+    check("gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2", Command::Gateway(gateway.clone()));
+    check(
+        "gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2 --socks [::ffff:127.0.0.1]:3",
+        Command::Gateway(Gateway { socks: Some(at("[::ffff:127.0.0.1]:3")), ..gateway }),
+    );
+    let forward =
+        |network, port, host: &str, target_port| Forward { network, port, host: host.into(), target_port };
+    check(
+        "client --gateway ws://gw.example:8443 --name edge-04 --allow *.lan --allow 10.0.0.0/8 --deny x \
+         --forward 8000:db.lan:5432 --forward 53:[fd00::1]:53/udp --forward 0:10.0.0.1:22/tcp",
+        Command::Client(Client {
+            gateway: GatewayUrl { host: "gw.example".into(), port: 8443 },
+            group: None,
+            name: Some("edge-04".parse().expect("a name")),
+            allow: vec!["*.lan".into(), "10.0.0.0/8".into()],
+            deny: vec!["x".into()],
+            forwards: vec![
+                forward(Network::Tcp, 8000, "db.lan", 5432),
+                forward(Network::Udp, 53, "fd00::1", 53),
+                forward(Network::Tcp, 0, "10.0.0.1", 22),
+            ],
+        }),
+    );
+    for (url, host, port) in
+        [("ws://h", "h", 80), ("ws://[::1]:9/", "::1", 9), ("ws://1.2.3.4:9", "1.2.3.4", 9)]
+    {
+        assert_eq!(url.parse(), Ok(GatewayUrl { host: host.into(), port }));
+    }
+}
+
+#[test]
+fn faults_are_named_in_one_line() {
+    refuse("", &["no command", "standalone"]);
+    refuse("fly", &["'fly'"]);
+    refuse("standalone extra", &["'extra'"]);
+    refuse("standalone --htpp 127.0.0.1:1", &["'--htpp'"]);
+    refuse("standalone --http", &["--http"]);
+    refuse("standalone --http 127.0.0.1", &["'127.0.0.1'", "--http", "want ADDRESS:PORT"]);
+    refuse("standalone --http example.com:80", &["--http", "want ADDRESS:PORT"]);
+    refuse("standalone --http 127.0.0.1:65536", &["--http", "127.0.0.1:65536"]);
+    refuse("client --gateway ws://h:1 --group g --password-file \x1b[2J", &[r"--password-file \x1b[2J: No"]);
+    refuse("gateway --http 127.0.0.1:1", &["--tunnel <ADDR>"]);
+    refuse("client", &["--gateway"]);
+    refuse("client --gateway wss://h:1", &["--gateway", "wss:// is not supported yet"]);
+    refuse("client --gateway http://h:1", &["--gateway", "\"http\""]);
+    refuse("client --gateway h:1", &["--gateway", "want ws://HOST:PORT"]);
+    refuse("client --gateway ws://u:p@h:1", &["--gateway", "no user or password"]);
+    refuse("client --gateway ws://h:1/x", &["--gateway", "no path"]);
+    refuse("client --gateway ws://h:0", &["port \"0\""]);
+    refuse("client --gateway ws://:1", &["\"\" is not a host name"]);
+    refuse("client --gateway ws://[::1:1", &["'[' without ']'"]);
+    refuse("client --gateway ws://h:1 --name a:b", &["--name", "':'"]);
+    refuse(&format!("client --gateway ws://h:1 --name {}", "x".repeat(65)), &["--name", "1 to 64"]);
+    for (forward, word) in [
+        ("80", "want PORT:HOST:PORT"),
+        ("80:h", "want PORT:HOST:PORT"),
+        ("x:h:1", "port \"x\""),
+        ("70000:h:1", "port \"70000\""),
+        ("80:h:0", "port \"0\""),
+        ("80:h:1/sctp", "\"sctp\" is neither udp nor tcp"),
+        ("80:a_b!:1", "not a host name"),
+        ("80:[x]:1", "not an IPv6 address"),
+        ("80:::1:1", "not a host name"),
+    ] {
+        refuse(&format!("client --gateway ws://h:1 --forward {forward}"), &["--forward", word]);
+    }
+    refuse("logs", &["<FILE>..."]);
+    // Halves of a credential.
+    refuse("client --gateway ws://h:1 --group g", &["--password-file"]);
+    refuse("client --gateway ws://h:1 --password-file f", &["--group"]);
+    refuse(
+        "client --gateway ws://h:1 --group g --password-file /nonexistent/p",
+        &["--password-file /nonexistent/p: No such file"],
+    );
+    let many = " --allow x".repeat(CLI_RULES_MAX + 1);
+    refuse(&format!("client --gateway ws://h:1{many}"), &["--allow", "1025 times", "1024"]);
+}
+
+// T7: no open proxy by accident
+#[test]
+fn listeners_for_everyone_need_a_group() {
+    refuse("standalone --http 0.0.0.0:8088", &["--http 0.0.0.0:8088", "loopback"]);
+    refuse("standalone --tunnel [::]:1", &["--tunnel [::]:1", "loopback"]);
+    let loopback = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
+    for open in 0..3 {
+        let mut addrs = loopback;
+        addrs[open] = "192.0.2.1:9";
+        let line = format!("gateway --tunnel {} --http {} --socks {}", addrs[0], addrs[1], addrs[2]);
+        refuse(&line, &["192.0.2.1:9", "--group"]);
+    }
+
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let path = dir.path().join("password");
+    std::fs::write(&path, "secret\n").expect("a file can be written");
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let line =
+        format!("gateway --tunnel 0.0.0.0:1 --http 0.0.0.0:2 --group g --password-file {}", path.display());
+    match run(&line) {
+        Ok(Command::Gateway(Gateway { group: Some(group), .. })) => {
+            assert_eq!((group.name.as_str(), group.password.as_bytes()), ("g", &b"secret"[..]));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn help_and_version_are_shown() {
+    for line in ["--help", "-h", "gateway --help", "client --help", "standalone --help", "--version", "-V"] {
+        match run(line) {
+            Err(Stop::Show(text)) => assert!(text.contains("anyproxy"), "{text}"),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+    assert_eq!(run("--version"), Err(Stop::Show(format!("anyproxy {}\n", env!("CARGO_PKG_VERSION")))));
+}
