@@ -11,3 +11,4 @@ pub mod logging;
 pub mod logs;
 pub mod proto;
 pub mod record;
+pub mod service;

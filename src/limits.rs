@@ -83,3 +83,8 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const HOST_BYTES_MAX: usize = 253;
 /// Patterns and forwards that one command line may name, of each kind.
 pub const CLI_RULES_MAX: usize = 1024;
+
+// --- service ---
+
+/// The longest line of status that the service manager is told.
+pub const STATUS_BYTES_MAX: usize = 512;
