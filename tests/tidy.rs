@@ -1,0 +1,245 @@
+//! Guards the architecture by reading the source tree.
+//!
+//! Each rule is a function from a file's path and text to its faults, tried on made-up text at the end of this file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LINES_MAX: usize = 600;
+
+/// A rule: takes a path relative to the root, with its text, and adds `line: fault` for each fault.
+type Rule = fn(&Path, &str, &mut Vec<String>);
+
+#[test]
+fn the_tree_keeps_the_rules() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = text_files(root);
+    assert!(files.len() > 20, "the tree was not found at {}", root.display());
+    let rules: &[Rule] = &[no_unsafe, sans_io, limits_in_one_file, no_unwrap, short_files, no_foreign_words];
+    let mut faults = Vec::new();
+    for (path, text) in &files {
+        for rule in rules {
+            let mut found = Vec::new();
+            rule(path, text, &mut found);
+            faults.extend(found.into_iter().map(|fault| format!("{}:{fault}", path.display())));
+        }
+    }
+    for head in ["src/lib.rs", "src/main.rs", "linkbuffer/src/lib.rs", "poller/src/lib.rs"] {
+        let forbids = |text: &str| text.lines().any(|line| line == "#![forbid(unsafe_code)]");
+        if !files.iter().any(|(path, text)| path == Path::new(head) && forbids(text)) {
+            faults.push(format!("{head}: wants #![forbid(unsafe_code)]"));
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// The README shows how to begin, and the commands it shows are those that exist.
+#[test]
+fn the_readme_has_its_two_commands() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("there is a README");
+    for command in ["cargo run --release -- standalone", "cargo test"] {
+        assert!(readme.lines().any(|line| line.trim() == command), "README.md lacks the line `{command}`");
+    }
+    for word in readme.split(['`', '(', ')', ' ', '\n']).filter(|word| is_script(word)) {
+        assert!(root.join(word).exists(), "README.md names {word}, which is not there");
+    }
+}
+
+fn is_script(word: &str) -> bool {
+    ["scripts/", "packaging/", "docs/"].iter().any(|dir| word.starts_with(dir)) && !word.contains(['*', '<'])
+}
+
+/// All text files but what is generated, relative to the root.
+fn text_files(root: &Path) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("the tree can be read") {
+            let path = entry.expect("the tree can be read").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let hidden = name.starts_with('.') && name != ".ci" && name != ".gitignore";
+            if hidden || name == "target" || name == "Cargo.lock" || name.ends_with(".log") {
+                continue;
+            }
+            if path.is_dir() {
+                dirs.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                let relative = path.strip_prefix(root).expect("it was found below the root");
+                files.push((relative.to_owned(), text));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn is_rust(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "rs")
+}
+
+/// Files that hold nothing but tests.
+fn is_test(path: &Path) -> bool {
+    let test_name = path.file_stem().is_some_and(|stem| {
+        let stem = stem.to_string_lossy();
+        stem == "tests" || stem.ends_with("_tests")
+    });
+    test_name || path.components().any(|c| ["tests", "benches", "fuzz"].iter().any(|d| c.as_os_str() == *d))
+}
+
+/// The lines before the tests, numbered from 1, without comments and with string contents left out.
+fn code(text: &str) -> impl Iterator<Item = (usize, String)> {
+    let lines = text.lines().enumerate();
+    let before_tests = lines.take_while(|(_, line)| {
+        !line.trim_start().starts_with("#[cfg(test)]") && !line.trim_start().starts_with("#[cfg(all(test")
+    });
+    before_tests.map(|(i, line)| (i + 1, without_strings(line)))
+}
+
+fn without_strings(line: &str) -> String {
+    let mut out = String::new();
+    let mut in_string = false;
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if in_string => {
+                chars.next();
+            }
+            '\'' if !in_string && chars.peek() == Some(&'"') => {
+                chars.next();
+            }
+            '"' => in_string = !in_string,
+            '/' if !in_string && chars.peek() == Some(&'/') => break,
+            _ if in_string => {}
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// The words of a line of code.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
+}
+
+/// The list of files that may hold `unsafe` is empty, tests included.
+fn no_unsafe(path: &Path, text: &str, faults: &mut Vec<String>) {
+    if !is_rust(path) {
+        return;
+    }
+    for (i, line) in text.lines().enumerate() {
+        if words(&without_strings(line)).any(|word| word == "unsafe") {
+            faults.push(format!("{}: unsafe", i + 1));
+        }
+    }
+}
+
+/// Protocol code has no reactor, no socket and no clock.
+fn sans_io(path: &Path, text: &str, faults: &mut Vec<String>) {
+    if !path.starts_with("src/proto") || !is_rust(path) {
+        return;
+    }
+    const FORBIDDEN: [&str; 8] = [
+        "poller::",
+        "TcpStream",
+        "TcpListener",
+        "UdpSocket",
+        "UnixStream",
+        "Instant::now",
+        "SystemTime::now",
+        "std::thread",
+    ];
+    for (i, line) in code(text) {
+        for word in FORBIDDEN.iter().filter(|word| line.contains(**word)) {
+            faults.push(format!("{i}: {word} inside the protocol code"));
+        }
+    }
+}
+
+/// Limits are constants whose names end in a unit, and stand together.
+fn limits_in_one_file(path: &Path, text: &str, faults: &mut Vec<String>) {
+    if !is_rust(path) || is_test(path) || path.ends_with("limits.rs") || path.starts_with("poller/examples") {
+        return;
+    }
+    for (i, line) in code(text) {
+        let mut rest = words(&line).skip_while(|word| *word != "const").skip(1);
+        let Some(name) = rest.next() else { continue };
+        let is_name = name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+        let is_limit =
+            ["_MAX", "_MIN", "_BYTES", "_MS", "_SECS", "_LEN"].iter().any(|end| name.ends_with(end));
+        if is_name && is_limit {
+            faults.push(format!("{i}: {name} belongs into limits.rs"));
+        }
+    }
+}
+
+/// A fault of the world's is an error, and a fault of ours names the invariant that it breaks.
+fn no_unwrap(path: &Path, text: &str, faults: &mut Vec<String>) {
+    if !is_rust(path) || is_test(path) {
+        return;
+    }
+    for (i, line) in code(text) {
+        if line.contains(".unwrap()") {
+            faults.push(format!("{i}: unwrap outside tests"));
+        }
+    }
+}
+
+/// A file that one can read in one go.
+fn short_files(path: &Path, text: &str, faults: &mut Vec<String>) {
+    let lines = text.lines().count();
+    if is_rust(path) && lines > LINES_MAX {
+        faults.push(format!("{lines}: more than {LINES_MAX} lines"));
+    }
+}
+
+/// Nothing of the machine it was written on, and no package registry, so that it builds anywhere.
+fn no_foreign_words(path: &Path, text: &str, faults: &mut Vec<String>) {
+    // In two halves, so that this file keeps its own rule.
+    const FOREIGN: [(&str, &str); 10] = [
+        ("/ro", "ot/"),
+        ("/ho", "me/"),
+        ("/wo", "rk/"),
+        ("/tmp/", "wt"),
+        ("/tmp/", "target"),
+        ("crates", ".io"),
+        ("docs", ".rs"),
+        ("npmjs", ".org"),
+        ("pypi", ".org"),
+        ("proxy.golang", ".org"),
+    ];
+    let foreign: Vec<String> = FOREIGN.iter().map(|(a, b)| [*a, *b].concat()).collect();
+    for (i, line) in text.lines().enumerate() {
+        for word in foreign.iter().filter(|word| line.contains(word.as_str())) {
+            faults.push(format!("{}: {word:?} in {}", i + 1, path.display()));
+        }
+    }
+}
+
+#[track_caller]
+fn check(rule: Rule, path: &str, text: &str, want_faults: usize) {
+    let mut faults = Vec::new();
+    rule(Path::new(path), text, &mut faults);
+    assert_eq!(faults.len(), want_faults, "{path}: {text:?}: {faults:?}");
+}
+
+#[test]
+fn the_rules_find_what_they_forbid() {
+    check(no_unsafe, "src/a.rs", &["un", "safe { x() }"].concat(), 1);
+    check(no_unsafe, "src/a.rs", "#![forbid(unsafe_code)] // unsafe \nlet x = \"unsafe\";", 0);
+    check(sans_io, "src/proto/a.rs", "use poller::Handle;\nlet t = Instant::now();", 2);
+    check(sans_io, "src/proto/a.rs", "// poller::\n#[cfg(test)]\nmod tests { Instant::now() }", 0);
+    check(sans_io, "src/a.rs", "use poller::Handle;", 0);
+    check(limits_in_one_file, "src/a.rs", "    pub(crate) const QUEUE_LEN_MAX: usize = 3;", 1);
+    check(limits_in_one_file, "src/a.rs", "const A_BYTES: u8 = 1; const fn len() {}", 1);
+    check(limits_in_one_file, "src/a.rs", "const NAMES: u8 = 1;\nlet x = limits::QUEUE_LEN_MAX;", 0);
+    check(limits_in_one_file, "src/limits.rs", "const A_MAX: u8 = 1;", 0);
+    check(limits_in_one_file, "src/a/tests.rs", "const A_MAX: u8 = 1;", 0);
+    check(no_unwrap, "src/a.rs", "let x = y.unwrap();", 1);
+    check(no_unwrap, "src/a.rs", "y.unwrap_or(1); // .unwrap()\n#[cfg(test)]\ny.unwrap();", 0);
+    check(no_unwrap, "tests/it/a.rs", "y.unwrap();", 0);
+    check(short_files, "src/a.rs", &"\n".repeat(LINES_MAX + 1), 1);
+    check(short_files, "src/a.rs", &"\n".repeat(LINES_MAX), 0);
+    check(no_foreign_words, "a.md", &["see /ho", "me/me/x and crates", ".io"].concat(), 2);
+    check(no_foreign_words, "a.md", "see /etc/anyproxy", 0);
+}
