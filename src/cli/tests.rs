@@ -1,6 +1,7 @@
 //! Command lines as tables.
 
 use super::*;
+use crate::limits::HOST_BYTES_MAX;
 
 fn run(line: &str) -> Result<Command, Stop> {
     parse(std::iter::once("anyproxy").chain(line.split_whitespace()))
@@ -116,6 +117,10 @@ fn faults_are_named_in_one_line() {
     ] {
         refuse(&format!("client --gateway ws://h:1 --forward {forward}"), &["--forward", word]);
     }
+    let (longest, pattern) = ("h".repeat(HOST_BYTES_MAX), "p".repeat(HOST_BYTES_MAX));
+    assert!(run(&format!("client --gateway ws://{longest} --allow {pattern}")).is_ok());
+    refuse(&format!("client --gateway ws://{longest}h"), &["not a host name"]);
+    refuse(&format!("client --gateway ws://h --deny {pattern}p"), &["--deny", "1 to 253"]);
     refuse("logs", &["<FILE>..."]);
     // Halves of a credential.
     refuse("client --gateway ws://h:1 --group g", &["--password-file"]);

@@ -1,1 +1,3 @@
 //! Behaviour of the real program, one file each.
+
+mod cli;

@@ -1,0 +1,56 @@
+//! Exit statuses and one-line faults of the real program.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+fn run(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_anyproxy"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program was built");
+    // Dropped at once, so that the program sees the end. It may be gone already: then it needed no input.
+    let written = child.stdin.take().expect("it is piped").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(written.is_ok() || input.is_empty() || !output.status.success(), "{written:?}");
+    output
+}
+
+/// Status, words on standard output, words on standard error (which then is one line; none means empty).
+#[track_caller]
+fn check(args: &[&str], input: &str, status: i32, stdout: &str, stderr: &str) {
+    let output = run(args, input);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {err}");
+    assert!(out.contains(stdout), "{args:?}: {out}");
+    assert!(err.contains(stderr), "{args:?}: {err}");
+    let lines = usize::from(!stderr.is_empty());
+    assert_eq!(err.matches('\n').count(), lines, "{args:?}: {err}");
+}
+
+#[test]
+fn usage_faults_are_one_line_and_status_2() {
+    check(&[], "", 2, "", "no command given");
+    check(&["fly"], "", 2, "", "'fly'");
+    check(&["standalone", "--http", "nowhere"], "", 2, "", "'--http <ADDR>'");
+    check(&["gateway", "--tunnel", "0.0.0.0:0", "--http", "127.0.0.1:0"], "", 2, "", "--tunnel 0.0.0.0:0");
+    check(&["client", "--gateway", "wss://h"], "", 2, "", "wss:// is not supported yet");
+    check(&["logs"], "", 2, "", "<FILE>...");
+    check(&["logs", "/nonexistent/x.log"], "", 2, "", "/nonexistent/x.log: No such file");
+}
+
+#[test]
+fn help_and_version_are_no_faults() {
+    check(&["--help"], "", 0, "standalone", "");
+    check(&["client", "--help"], "", 0, "--forward <PORT:HOST:PORT[/udp]>", "");
+    check(&["--version"], "", 0, concat!("anyproxy ", env!("CARGO_PKG_VERSION"), "\n"), "");
+}
+
+#[test]
+fn logs_says_by_its_status_whether_there_was_anything() {
+    check(&["logs", "-"], "", 1, "lines    0", "");
+    check(&["logs", "-"], "hello\n", 1, "(stdin) line 1: not key=value", "");
+    check(&["logs", "-"], "<4>level=WARN event=tun_down\n", 0, "WARN 1", "");
+}
