@@ -234,4 +234,42 @@ mod tests {
             assert_eq!(quiet(&error), want_quiet, "{error:?}");
         }
     }
+
+    const CHILD: &str = "ANYPROXY_TEST_LOGGING";
+
+    /// The process whose standard error the test below looks at.
+    #[test]
+    fn child() {
+        if std::env::var_os(CHILD).is_some() {
+            init(Stamp::of_stderr()).expect("levels of ours");
+            log::debug!(event = "never"; "below the level asked for");
+            log::info!(event = "listen", name = "http"; "grüße\x1b[2J");
+            log::info!(target: "other", event = "never"; "switched off");
+        }
+    }
+
+    #[test]
+    fn standard_error_gets_whole_lines_and_the_journal_gets_priorities() {
+        use std::os::unix::fs::MetadataExt as _;
+        for journal in [false, true] {
+            let file = tempfile::NamedTempFile::new().expect("a file can be made");
+            let meta = file.as_file().metadata().expect("it is there");
+            let ino = if journal { meta.ino() } else { meta.ino() + 1 };
+            let status = std::process::Command::new(std::env::current_exe().expect("a test has a program"))
+                .args(["--exact", "logging::tests::child"])
+                .env(CHILD, "1")
+                .env("ANYPROXY_LOG", "info,other=off")
+                .env("RUST_LOG", "trace")
+                .env("JOURNAL_STREAM", format!("{}:{ino}", meta.dev()))
+                .stdout(std::process::Stdio::null())
+                .stderr(file.reopen().expect("it is ours"))
+                .status()
+                .expect("the program can be run");
+            assert!(status.success());
+            let text = std::fs::read_to_string(file.path()).expect("lines are UTF-8");
+            let (head, line) = text.split_once("level=").expect("one line was logged");
+            assert_eq!(line, "INFO event=listen name=http msg=\"grüße\\x1b[2J\"\n");
+            assert!(if journal { head == "<6>" } else { head.starts_with("time=20") }, "{text}");
+        }
+    }
 }
