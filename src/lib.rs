@@ -1,10 +1,9 @@
 //! AnyProxy: a gateway on a public host and clients in private networks, joined by WebSocket tunnels.
 #![forbid(unsafe_code)]
 
-pub mod client;
-pub mod limits;
 pub mod access;
 pub mod cli;
+pub mod client;
 pub mod limits;
 pub mod logfmt;
 pub mod logging;

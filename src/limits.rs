@@ -1,4 +1,4 @@
-//! Every limit of the program, with its unit at the end of its name.
+//! Every limit of the program, with its unit in its name. A test reaches each of them.
 
 // ---- credentials ----
 
@@ -50,9 +50,7 @@ pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
 pub const WEBSOCKET_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Fields in the head of the upgrade.
 pub const WEBSOCKET_HEADERS_MAX: usize = 64;
-//! Every limit of the program, with its unit at the end of its name. A test reaches each of them.
-
-// --- logs ---
+// ---- logs ----
 
 /// The longest value of one key in a log line, in bytes before escaping; the rest is cut.
 pub const LOG_VALUE_BYTES_MAX: usize = 256;
@@ -73,7 +71,7 @@ pub const REPORT_KEYS_MAX: usize = 10_000;
 /// Rows of one top table that are printed.
 pub const REPORT_ROWS_MAX: usize = 5;
 
-// --- command line ---
+// ---- command line ----
 
 /// The longest password: what a SOCKS5 user can send (RFC 1929, section 2).
 pub const PASSWORD_BYTES_MAX: usize = 255;
@@ -84,7 +82,7 @@ pub const HOST_BYTES_MAX: usize = 253;
 /// Patterns and forwards that one command line may name, of each kind.
 pub const CLI_RULES_MAX: usize = 1024;
 
-// --- service ---
+// ---- service ----
 
 /// The longest line of status that the service manager is told.
 pub const STATUS_BYTES_MAX: usize = 512;
