@@ -1,0 +1,328 @@
+//! Which targets a user may reach.
+//!
+//! Two lists of patterns. A pattern is `exact.name`, `*.suffix` (what lies below the suffix, not the
+//! suffix itself), an address, a network (`10.0.0.0/8`), or `*`; each with `:port` or `:low-high`
+//! behind it, or for every port (an IPv6 address with a port stands in brackets).
+//!
+//! ```text
+//!   deny names it          no   who was named, by name or by address
+//!   metadata address       yes  only where allow has that very address
+//!   not public             yes  only where allow names it; `*` names nothing
+//!   public                 yes  where allow is empty, or matches
+//! ```
+//!
+//! The name is judged before it is resolved, and each address before it is dialed: who checks the
+//! name only is led to the loopback by whoever owns the name.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    Host, Target,
+    class::{Class, embedded},
+    parse_port,
+};
+use crate::limits::RULES_MAX;
+
+/// The host rules of a client or a gateway.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    allow: Vec<Pattern>,
+    deny: Vec<Pattern>,
+    /// Whether what is not public may be reached without being named (metadata may not).
+    local: bool,
+}
+
+impl Rules {
+    /// Reads the two lists. With both empty, public addresses may be reached and no others.
+    ///
+    /// # Errors
+    /// With the first pattern that means nothing, or when there are too many.
+    pub fn parse(allow: &[String], deny: &[String]) -> Result<Rules, RuleError> {
+        let list = |patterns: &[String]| {
+            if patterns.len() > RULES_MAX {
+                return Err(RuleError::TooMany);
+            }
+            patterns.iter().map(|text| Pattern::parse(text)).collect()
+        };
+        Ok(Rules { allow: list(allow)?, deny: list(deny)?, local: false })
+    }
+
+    /// The rules of the standalone program, which reaches what its own user reaches anyway:
+    /// everything but the metadata addresses.
+    pub fn open_local() -> Rules {
+        Rules { local: true, ..Rules::default() }
+    }
+
+    /// Judges a target before its name is resolved. "Allowed" is not the last word: every address
+    /// that the name resolves to has to pass [`Rules::address`] too.
+    pub fn name(&self, target: &Target) -> Verdict {
+        let name = match target.host() {
+            Host::Address(address) => return self.address(target, SocketAddr::new(*address, target.port())),
+            Host::Name(name) => name,
+        };
+        let port = target.port();
+        if let Some(rule) = self.deny.iter().find(|rule| rule.matches_name(name, port)) {
+            return Verdict::no(Why::Rule(rule.text.clone()));
+        }
+        if self.allow.is_empty() {
+            return Verdict::yes(Why::Default);
+        }
+        // A network in the list can still allow what the name turns out to be.
+        let may = |rule: &&Pattern| {
+            rule.matches_name(name, port)
+                || matches!(rule.host, HostPattern::Net(_)) && rule.ports.contains(&port)
+        };
+        match self.allow.iter().find(may) {
+            Some(rule) => Verdict::yes(Why::Rule(rule.text.clone())),
+            None => Verdict::no(Why::Unlisted),
+        }
+    }
+
+    /// Judges one address that a target's name resolved to, whole: the caller dials that very
+    /// address, or none. The port is the target's.
+    pub fn address(&self, target: &Target, address: SocketAddr) -> Verdict {
+        let port = target.port();
+        // An IPv6 address that carries an IPv4 address is judged as both.
+        let seen = Seen::new(target, address.ip());
+        if let Some(rule) = self.deny.iter().find(|rule| rule.matches(&seen, port)) {
+            return Verdict::no(Why::Rule(rule.text.clone()));
+        }
+        let class = Class::of(address.ip());
+        let allowed = self.allow.iter().find(|rule| match class {
+            Class::Metadata => rule.is_address(&seen, port),
+            Class::Public => rule.matches(&seen, port),
+            _ => rule.host != HostPattern::Any && rule.matches(&seen, port),
+        });
+        match allowed {
+            Some(rule) => Verdict::yes(Why::Rule(rule.text.clone())),
+            None if class == Class::Metadata => Verdict::no(Why::Class(address.ip(), class)),
+            None if self.local => Verdict::yes(Why::Default),
+            None if class != Class::Public => Verdict::no(Why::Class(address.ip(), class)),
+            None if self.allow.is_empty() => Verdict::yes(Why::Default),
+            None => Verdict::no(Why::Unlisted),
+        }
+    }
+}
+
+/// A decision and what decided it; displayed, it is an explanation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Verdict {
+    /// Whether the target may be reached.
+    pub allowed: bool,
+    /// What decided.
+    pub why: Why,
+}
+
+/// What decided a [`Verdict`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// This pattern, as it was written.
+    Rule(Arc<str>),
+    /// There is an allow list, and nothing in it matches.
+    Unlisted,
+    /// The address is not public (or is a metadata address), and nothing in the allow list names it.
+    Class(IpAddr, Class),
+    /// No rule speaks of it, and what no rule speaks of is allowed.
+    Default,
+}
+
+impl Verdict {
+    fn yes(why: Why) -> Verdict {
+        Verdict { allowed: true, why }
+    }
+
+    fn no(why: Why) -> Verdict {
+        Verdict { allowed: false, why }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decision = if self.allowed { "allowed" } else { "denied" };
+        match &self.why {
+            Why::Rule(rule) => write!(f, "{decision} by the rule {rule}"),
+            Why::Unlisted => write!(f, "{decision}: no allow rule matches"),
+            Why::Class(address, Class::Metadata) => {
+                write!(f, "{decision}: {address} is {}, and no allow rule is that address", Class::Metadata)
+            }
+            Why::Class(address, class) => {
+                write!(f, "{decision}: {address} is {class}, and no allow rule names it")
+            }
+            Why::Default => write!(f, "{decision}: no rule speaks of it"),
+        }
+    }
+}
+
+/// Why the rules were not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleError {
+    /// The pattern is no name, address, network or `*`.
+    Host(String),
+    /// What stands behind the colon is no port and no range of ports.
+    Port(String),
+    /// The network has bits set beyond its prefix; the one that it lies in is named.
+    Bits(String, IpNet),
+    /// The list is too long.
+    TooMany,
+}
+
+impl fmt::Display for RuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RuleError::Host(rule) => write!(f, "{rule:?} is no name, *.suffix, address, network or *"),
+            RuleError::Port(rule) => write!(f, "{rule:?} does not end in a port or a range of ports"),
+            RuleError::Bits(rule, net) => write!(f, "{rule:?} has bits beyond its prefix: is {net} meant?"),
+            RuleError::TooMany => write!(f, "a list has more than {RULES_MAX} rules"),
+        }
+    }
+}
+
+impl std::error::Error for RuleError {}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pattern {
+    host: HostPattern,
+    ports: RangeInclusive<u16>,
+    /// As it was written, for explaining.
+    text: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum HostPattern {
+    Any,
+    Name(String),
+    /// With the dot in front of it, which no name begins with: the suffix itself does not match.
+    Suffix(String),
+    /// A single address is the network of all its bits. Invariant: no bits beyond the prefix.
+    Net(IpNet),
+}
+
+/// What there is to match: the name, the address, and the IPv4 address that it may carry.
+struct Seen<'a> {
+    name: Option<&'a str>,
+    address: IpAddr,
+    carried: Option<IpAddr>,
+}
+
+impl<'a> Seen<'a> {
+    fn new(target: &'a Target, address: IpAddr) -> Seen<'a> {
+        let name = match target.host() {
+            Host::Name(name) => Some(name.as_str()),
+            Host::Address(_) => None,
+        };
+        let carried = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => embedded(address).map(IpAddr::V4),
+        };
+        Seen { name, address, carried }
+    }
+
+    fn any_address(&self, matches: impl Fn(&IpAddr) -> bool) -> bool {
+        matches(&self.address) || self.carried.as_ref().is_some_and(matches)
+    }
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Pattern, RuleError> {
+        let (host, ports) = split_ports(text).ok_or_else(|| RuleError::Port(text.to_owned()))?;
+        let bad_host = || RuleError::Host(text.to_owned());
+        let host = if host == "*" {
+            HostPattern::Any
+        } else if let Some(suffix) = host.strip_prefix("*.") {
+            match suffix.parse().map_err(|_| bad_host())? {
+                Host::Name(suffix) => HostPattern::Suffix(format!(".{suffix}")),
+                Host::Address(_) => return Err(bad_host()),
+            }
+        } else if host.contains('/') {
+            let net: IpNet = host.parse().map_err(|_| bad_host())?;
+            if net != net.trunc() {
+                return Err(RuleError::Bits(text.to_owned(), net.trunc()));
+            }
+            HostPattern::Net(canonical(net))
+        } else {
+            match host.parse().map_err(|_| bad_host())? {
+                Host::Name(name) => HostPattern::Name(name),
+                Host::Address(address) => HostPattern::Net(IpNet::from(address)),
+            }
+        };
+        Ok(Pattern { host, ports, text: text.into() })
+    }
+
+    fn matches_name(&self, name: &str, port: u16) -> bool {
+        self.ports.contains(&port)
+            && match &self.host {
+                HostPattern::Any => true,
+                HostPattern::Name(wanted) => name == wanted,
+                HostPattern::Suffix(suffix) => name.ends_with(suffix.as_str()),
+                HostPattern::Net(_) => false,
+            }
+    }
+
+    fn matches(&self, seen: &Seen<'_>, port: u16) -> bool {
+        match &self.host {
+            HostPattern::Any => self.ports.contains(&port),
+            HostPattern::Net(net) => {
+                self.ports.contains(&port) && seen.any_address(|address| net.contains(address))
+            }
+            _ => seen.name.is_some_and(|name| self.matches_name(name, port)),
+        }
+    }
+
+    /// Whether the pattern is this very address and no larger network.
+    fn is_address(&self, seen: &Seen<'_>, port: u16) -> bool {
+        match &self.host {
+            HostPattern::Net(net) => net.prefix_len() == net.max_prefix_len() && self.matches(seen, port),
+            _ => false,
+        }
+    }
+}
+
+/// A network of mapped addresses is the IPv4 network, as a mapped address is the IPv4 address.
+fn canonical(net: IpNet) -> IpNet {
+    let length = net.prefix_len().checked_sub(96);
+    let mapped = (net.network().to_canonical(), length);
+    match (net, mapped) {
+        (IpNet::V6(_), (address @ IpAddr::V4(_), Some(length))) => {
+            IpNet::new(address, length).expect("a prefix of up to 128 less 96 fits into IPv4")
+        }
+        (net, _) => net,
+    }
+}
+
+/// The host of a pattern, without the brackets that a port behind IPv6 needs, and its ports.
+fn split_ports(text: &str) -> Option<(&str, RangeInclusive<u16>)> {
+    if let Some(inner) = text.strip_prefix('[') {
+        let (host, rest) = inner.split_once(']')?;
+        // What is not IPv6 has no business in brackets; the empty host is refused by the caller.
+        let host = if host.contains(':') { host } else { "" };
+        return match rest.strip_prefix(':') {
+            Some(ports) => Some((host, parse_ports(ports)?)),
+            None => rest.is_empty().then_some((host, EVERY_PORT)),
+        };
+    }
+    match text.split_once(':') {
+        // More than one colon without brackets: IPv6 for every port.
+        Some((_, rest)) if rest.contains(':') => Some((text, EVERY_PORT)),
+        Some((host, ports)) => Some((host, parse_ports(ports)?)),
+        None => Some((text, EVERY_PORT)),
+    }
+}
+
+fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let ports = parse_port(low)?..=parse_port(high)?;
+    (!ports.is_empty()).then_some(ports)
+}
+
+const EVERY_PORT: RangeInclusive<u16> = 1..=u16::MAX;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+use super::*;
+
+fn rules(allow: &[&str], deny: &[&str]) -> Rules {
+    let list = |patterns: &[&str]| patterns.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    Rules::parse(&list(allow), &list(deny)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What the rules say of a target that resolves to this address: "name" or "address" when that
+/// check refuses it, "yes" when both let it pass.
+#[track_caller]
+fn check(rules: &Rules, target: &str, address: &str, want: &str) {
+    let target: Target = target.parse().unwrap();
+    let address = SocketAddr::new(address.parse().unwrap(), target.port());
+    let seen = match (rules.name(&target).allowed, rules.address(&target, address).allowed) {
+        (true, true) => "yes",
+        (true, false) => "address",
+        (false, false) => "name",
+        (false, true) => "name only, which must not be",
+    };
+    assert_eq!(seen, want, "{target} at {address}");
+}
+
+/// As `check`, for a target that is an address.
+#[track_caller]
+fn check_address(rules: &Rules, address: &str, want: bool) {
+    let target = Target::from_address(address.parse().unwrap(), 80).unwrap();
+    let verdict = rules.name(&target);
+    assert_eq!(verdict.allowed, want, "{address}: {verdict}");
+    let verdict = rules.address(&target, SocketAddr::new(address.parse().unwrap(), 80));
+    assert_eq!(verdict.allowed, want, "{address}: {verdict}");
+}
+
+const PUBLIC: [&str; 8] = [
+    "1.1.1.1",
+    "172.15.255.255",
+    "172.32.0.0",
+    "100.63.255.255",
+    "100.128.0.0",
+    "198.20.0.0",
+    "2606:4700::1111",
+    "64:ff9b::1.1.1.1",
+];
+
+const NOT_PUBLIC: [&str; 37] = [
+    "127.0.0.1",
+    "127.255.255.255",
+    "0.0.0.0",
+    "0.1.2.3",
+    "10.0.0.0",
+    "10.255.255.255",
+    "172.16.0.0",
+    "172.31.255.255",
+    "192.168.0.1",
+    "100.64.0.0",
+    "100.127.255.255",
+    "169.254.0.1",
+    "192.0.0.8",
+    "198.18.0.1",
+    "198.19.255.255",
+    "224.0.0.1",
+    "239.255.255.255",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "fc00::1",
+    "fdff::1",
+    "fe80::1",
+    "febf::1",
+    "fec0::1",
+    "ff02::1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::ffff:0.0.0.0",
+    "::127.0.0.1",
+    "64:ff9b::127.0.0.1",
+    "64:ff9b::10.1.2.3",
+    "64:ff9b:1::1",
+    "2002:7f00:1::",
+    "2002:a00:1::1",
+    "2002:c0a8:101::1",
+];
+
+const METADATA: [&str; 5] = [
+    "169.254.169.254",
+    "fd00:ec2::254",
+    "::ffff:169.254.169.254",
+    "64:ff9b::169.254.169.254",
+    "169.254.170.2",
+];
+
+// T5: without rules, public addresses and no others.
+#[test]
+fn by_default_only_public_addresses_are_reached() {
+    for rules in [rules(&[], &[]), rules(&["*"], &[]), rules(&["*:80"], &[])] {
+        for address in PUBLIC {
+            check_address(&rules, address, true);
+            check(&rules, "example.com:80", address, "yes");
+        }
+        for address in NOT_PUBLIC.into_iter().chain(METADATA) {
+            check_address(&rules, address, false);
+            check(&rules, "example.com:80", address, "address");
+        }
+    }
+}
+
+#[test]
+fn the_standalone_program_reaches_everything_but_metadata() {
+    let rules = Rules::open_local();
+    for address in PUBLIC.into_iter().chain(NOT_PUBLIC) {
+        check_address(&rules, address, true);
+        check(&rules, "example.com:80", address, "yes");
+    }
+    for address in METADATA {
+        check_address(&rules, address, false);
+        check(&rules, "example.com:80", address, "address");
+    }
+}
+
+#[test]
+fn what_is_not_public_is_reached_where_a_rule_names_it() {
+    check(&rules(&["db.internal"], &[]), "db.internal:5432", "10.0.0.5", "yes");
+    check(&rules(&["DB.Internal."], &[]), "db.internal:5432", "10.0.0.5", "yes");
+    check(&rules(&["*.internal"], &[]), "db.internal:5432", "10.0.0.5", "yes");
+    check(&rules(&["*.internal"], &[]), "a.b.internal:5432", "10.0.0.5", "yes");
+    check(&rules(&["*.internal"], &[]), "internal:5432", "10.0.0.5", "name");
+    check(&rules(&["*.internal"], &[]), "notinternal:5432", "10.0.0.5", "name");
+    check(&rules(&["db.internal"], &[]), "x.db.internal:5432", "10.0.0.5", "name");
+    check(&rules(&["10.0.0.0/8"], &[]), "db.internal:5432", "10.0.0.5", "yes");
+    check(&rules(&["10.0.0.0/8"], &[]), "db.internal:5432", "192.168.0.5", "address");
+    check(&rules(&["10.0.0.5"], &[]), "db.internal:5432", "10.0.0.5", "yes");
+    check(&rules(&["10.0.0.5"], &[]), "db.internal:5432", "10.0.0.6", "address");
+    check(&rules(&["10.0.0.0/8"], &[]), "db.internal:5432", "::ffff:10.0.0.5", "yes");
+    check(&rules(&["10.0.0.0/8"], &[]), "db.internal:5432", "64:ff9b::10.0.0.5", "yes");
+    check(&rules(&["fd00::/8"], &[]), "db.internal:5432", "fd00::5", "yes");
+    check(&rules(&["0x7f.1"], &[]), "localhost:80", "127.0.0.1", "yes");
+    check(&rules(&["localhost"], &[]), "localhost:80", "::1", "yes");
+    // A name in the list does not open the address for who asks for the address.
+    check_address(&rules(&["localhost"], &[]), "127.0.0.1", false);
+    // `*` names nothing, beside what is named.
+    check(&rules(&["*", "10.0.0.0/8"], &[]), "a.example:80", "10.0.0.5", "yes");
+    check(&rules(&["*", "10.0.0.0/8"], &[]), "a.example:80", "192.168.0.1", "address");
+}
+
+// T5: no list of names and no network opens the way to a machine's credentials.
+#[test]
+fn metadata_is_reached_only_by_its_very_address() {
+    for allow in ["*", "169.254.0.0/16", "0.0.0.0/0", "metadata.internal", "*.internal"] {
+        check(&rules(&[allow], &[]), "metadata.internal:80", "169.254.169.254", "address");
+        check_address(&rules(&[allow], &[]), "169.254.169.254", false);
+    }
+    check_address(&rules(&["169.254.169.254"], &[]), "169.254.169.254", true);
+    check_address(&rules(&["169.254.169.254/32:80"], &[]), "169.254.169.254", true);
+    check_address(&rules(&["169.254.169.254:81"], &[]), "169.254.169.254", false);
+    check_address(&rules(&["fd00:ec2::254"], &[]), "fd00:ec2::254", true);
+    check_address(&rules(&["fd00::/8"], &[]), "fd00:ec2::254", false);
+}
+
+#[test]
+fn an_allow_list_is_all_there_is() {
+    let rules = rules(&["example.com", "*.example.org:443", "203.0.113.0/24:8000-8999"], &[]);
+    check(&rules, "example.com:22", "1.1.1.1", "yes");
+    check(&rules, "www.example.org:443", "1.1.1.1", "yes");
+    check(&rules, "www.example.org:80", "1.1.1.1", "name");
+    check(&rules, "other.net:443", "1.1.1.1", "name");
+    check(&rules, "other.net:8000", "203.0.113.9", "yes");
+    check(&rules, "other.net:8999", "203.0.113.9", "yes");
+    check(&rules, "other.net:7999", "203.0.113.9", "name");
+    check(&rules, "other.net:9000", "203.0.113.9", "name");
+    check(&rules, "other.net:8000", "1.1.1.1", "address");
+}
+
+#[test]
+fn deny_beats_allow() {
+    check(&rules(&["*"], &["example.com"]), "example.com:80", "1.1.1.1", "name");
+    check(&rules(&["example.com"], &["*.com"]), "example.com:80", "1.1.1.1", "name");
+    check(&rules(&["example.com"], &["*:25"]), "example.com:25", "1.1.1.1", "name");
+    check(&rules(&["example.com"], &["*:25"]), "example.com:26", "1.1.1.1", "yes");
+    check(&rules(&["example.com"], &["1.1.1.0/24"]), "example.com:80", "1.1.1.1", "address");
+    check(&rules(&["10.0.0.0/8"], &["10.1.0.0/16"]), "a.b:80", "10.1.0.1", "address");
+    check(&rules(&["10.0.0.0/8"], &["10.1.0.0/16"]), "a.b:80", "10.2.0.1", "yes");
+    check(&rules(&[], &["1.1.1.1"]), "a.b:80", "::ffff:1.1.1.1", "address");
+    check(&rules(&[], &["1.1.1.1"]), "a.b:80", "64:ff9b::1.1.1.1", "address");
+    check(&rules(&[], &["::ffff:1.1.0.0/112"]), "a.b:80", "1.1.1.1", "address");
+    check(&rules(&[], &["[2606::/16]:80"]), "a.b:80", "2606:4700::1111", "address");
+    check(&rules(&[], &["[2606::/16]:80"]), "a.b:81", "2606:4700::1111", "yes");
+}
+
+#[test]
+fn a_verdict_explains_itself() {
+    #[track_caller]
+    fn explain(rules: &Rules, target: &str, want: &str) {
+        assert_eq!(rules.name(&target.parse().unwrap()).to_string(), want);
+    }
+    explain(&rules(&["*.A.example:1-9"], &[]), "b.a.example:5", "allowed by the rule *.A.example:1-9");
+    explain(&rules(&[], &["10.0.0.0/8"]), "10.0.0.1:80", "denied by the rule 10.0.0.0/8");
+    explain(&rules(&["a"], &[]), "b:80", "denied: no allow rule matches");
+    explain(&rules(&[], &[]), "b:80", "allowed: no rule speaks of it");
+    explain(
+        &rules(&["*"], &[]),
+        "127.1:80",
+        "denied: 127.0.0.1 is a loopback address, and no allow rule names it",
+    );
+    explain(
+        &Rules::open_local(),
+        "[fd00:ec2::254]:80",
+        "denied: fd00:ec2::254 is a cloud's metadata address, and no allow rule is that address",
+    );
+}
+
+#[test]
+fn patterns_that_mean_nothing_are_refused() {
+    #[track_caller]
+    fn refused(text: &str, want: fn(String) -> RuleError) {
+        assert_eq!(Pattern::parse(text), Err(want(text.to_owned())), "{text:?}");
+    }
+    for text in [
+        "",
+        ":80",
+        "a b",
+        "**",
+        "*.",
+        "*.*.com",
+        "a.*.com",
+        "*com",
+        "*.10.0.0.1",
+        "10.0.0.0/33",
+        "10.0/8",
+        "/8",
+        "a/8",
+        "fd00::/129",
+        "fe80::1%1",
+        "::1:z",
+        "[a]:80",
+        "[10.0.0.1]",
+        "bücher.de",
+        "1.2.3.4.5",
+    ] {
+        refused(text, RuleError::Host);
+    }
+    for text in [
+        "a:", "a:0", "a:65536", "a:x", "a:2-1", "a:0-9", "a:1-", "a:-9", "a:1-2-3", "a:+1", "[::1]80",
+        "[::1", "*:",
+    ] {
+        refused(text, RuleError::Port);
+    }
+    let error = Pattern::parse("10.1.2.3/8:80").unwrap_err();
+    assert_eq!(error.to_string(), r#""10.1.2.3/8:80" has bits beyond its prefix: is 10.0.0.0/8 meant?"#);
+}
+
+#[test]
+fn the_number_of_rules_is_bounded() {
+    let list = vec!["a".to_owned(); RULES_MAX + 1];
+    assert!(Rules::parse(&list[1..], &list[1..]).is_ok());
+    assert!(matches!(Rules::parse(&list, &[]), Err(RuleError::TooMany)));
+    assert!(matches!(Rules::parse(&[], &list), Err(RuleError::TooMany)));
+}
