@@ -301,8 +301,7 @@ impl LinkBuffer {
             assert!(piece.len() > 0 || may_be_empty, "piece {index} of {after_first} is empty: {self:?}");
         }
         if self.reserved > 0 {
-            let room = if let Piece::Block(block) = self.last() { block.room() } else { 0 };
-            assert!(self.reserved as usize <= room, "a reservation lies in the last node");
+            assert!(self.reserved as usize <= self.last().room(), "a reservation lies in the last node");
         }
     }
 }

@@ -18,7 +18,7 @@
 //! | `n` bytes in one slice | [`peek`](LinkBuffer::peek), [`next`](LinkBuffer::next), [`until`](LinkBuffer::until) | once, over several pieces | a pooled node, then |
 //! | to keep `n` bytes | [`read_bytes`](LinkBuffer::read_bytes) | under 4 KiB or over several pieces | the `Bytes` |
 //! | to keep what comes, in any pieces | [`read_chunk`](LinkBuffer::read_chunk) | under 4 KiB | the `Bytes` |
-//! | to pass `n` bytes on to another buffer | [`split_to`](LinkBuffer::split_to), [`append`](LinkBuffer::append) | under 4 KiB at the cut | only where a piece is cut in two |
+//! | to pass `n` bytes on to another buffer | [`split_to`](LinkBuffer::split_to), [`append`](LinkBuffer::append) | under 4 KiB at the cut, small pieces into room | only where a piece is cut in two |
 //! | to write a few bytes | [`write`](LinkBuffer::write), [`reserve`](LinkBuffer::reserve) and [`commit`](LinkBuffer::commit) | yes | a pooled node when the last is full |
 //! | to write what I own | [`write_bytes`](LinkBuffer::write_bytes) | under 1 KiB | no |
 //! | to send | [`io_slices`](LinkBuffer::io_slices), [`output_ack`](LinkBuffer::output_ack) | no | no |

@@ -98,6 +98,14 @@ impl Piece {
         }
     }
 
+    /// How many bytes can be written behind the readable ones; none into shared memory.
+    pub(crate) fn room(&self) -> usize {
+        match self {
+            Self::Block(block) => block.room(),
+            Self::Shared(_) => 0,
+        }
+    }
+
     /// Consumes the first `n <= len()` bytes.
     #[inline]
     pub(crate) fn advance(&mut self, n: usize) {

@@ -45,9 +45,12 @@ impl LinkBuffer {
         self.check();
     }
 
-    /// Moves another buffer's bytes behind the last ones, without a copy. O(1) into an empty buffer, otherwise O(pieces moved).
+    /// Moves another buffer's bytes behind the last ones. O(1) into an empty buffer, otherwise O(pieces moved).
     ///
-    /// A node lent to either buffer is no longer lent, unless `other` is empty.
+    /// Pieces move as they are, except that one of less than 1 KiB is copied where the last node has room for it: so many
+    /// small buffers do not end as many nodes that hold little.
+    ///
+    /// A node lent to `other` is no longer lent, nor is one lent to this buffer once a piece hangs behind it.
     ///
     /// # Examples
     /// ```
@@ -71,7 +74,11 @@ impl LinkBuffer {
             while !other.is_empty() {
                 let piece = other.pop_front();
                 other.len -= piece.len();
-                self.push(piece);
+                if piece.len() < LINK_BYTES_MIN && self.last().room() >= piece.len() {
+                    self.pack_written(piece.readable());
+                } else {
+                    self.push(piece);
+                }
             }
         }
         self.check();
@@ -104,7 +111,7 @@ impl LinkBuffer {
         let reserved = self.reserved as usize;
         let total = reserved.saturating_add(n);
         assert!(total <= RESERVED_BYTES_MAX, "at most 4 GiB are reserved at a time");
-        if !matches!(self.last(), Piece::Block(block) if block.room() >= total) {
+        if self.last().room() < total {
             self.move_reservation(total);
         }
         self.reserved = total as u32;

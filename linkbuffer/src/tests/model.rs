@@ -254,8 +254,9 @@ impl Model {
                     other.append(LinkBuffer::from(part.to_vec()));
                     other.lend(Node::take(512));
                 }
+                let was_lent = self.buffer.last().is_lent();
                 self.buffer.append(other);
-                assert!(length == 0 || self.buffer.inputs().is_empty(), "what was moved is not lent");
+                assert!(was_lent || !self.buffer.last().is_lent(), "what was moved is not lent");
                 self.queue.extend(bytes);
             }
             5 => {

@@ -96,3 +96,15 @@ fn a_reservation_survives_a_cut_through_its_node() {
         assert_eq!(buffer.read_vec(5010 - n), Ok([&pattern(5000)[n..], b"0123456789"].concat()));
     }
 }
+
+#[test]
+fn many_small_buffers_share_nodes() {
+    let mut buffer = LinkBuffer::new();
+    for _ in 0..1000 {
+        let mut small = LinkBuffer::new();
+        small.write(b"ten bytes.");
+        buffer.append(small);
+    }
+    assert_eq!(buffer.len(), 10_000);
+    assert!(buffer.chunks().count() <= 3, "{buffer:?}");
+}
