@@ -86,3 +86,32 @@ pub const CLI_RULES_MAX: usize = 1024;
 
 /// The longest line of status that the service manager is told.
 pub const STATUS_BYTES_MAX: usize = 512;
+//! Every limit of the program, with its unit in its name. Each has a test that reaches it.
+
+/// Limits of HTTP/1.1 heads, bodies and proxied exchanges.
+pub mod http {
+    /// Longest request method. Longer ones are of no protocol that we could forward: 501.
+    pub const METHOD_MAX_BYTES: usize = 32;
+    /// Longest request target: 414 above.
+    pub const TARGET_MAX_BYTES: usize = 8 << 10;
+    /// Longest block of header fields, line ends included: 431 above.
+    pub const FIELDS_MAX_BYTES: usize = 32 << 10;
+    /// Most header fields in a head: 431 above.
+    pub const FIELDS_MAX: usize = 100;
+    /// Longest host name, in a target or in Host.
+    pub const HOST_MAX_BYTES: usize = 255;
+    /// Empty lines skipped before a request line (RFC 9112 section 2.2 asks for at least one).
+    pub const EMPTY_LINES_MAX: usize = 2;
+    /// Longest status line of a response.
+    pub const STATUS_LINE_MAX_BYTES: usize = 8 << 10;
+    /// Longest extension of one chunk.
+    pub const CHUNK_EXTENSION_MAX_BYTES: usize = 256;
+    /// Most chunk framing beyond what the payload is worth, in one body (see `ChunkReader`).
+    pub const CHUNK_EXCESS_MAX_BYTES: u64 = 16 << 10;
+    /// Hexadecimal digits in a chunk size: what a u64 holds.
+    pub const CHUNK_SIZE_MAX_DIGITS: u8 = 16;
+    /// Longest trailer section, line ends included.
+    pub const TRAILERS_MAX_BYTES: usize = 8 << 10;
+    /// Most trailer fields.
+    pub const TRAILERS_MAX: usize = 32;
+}

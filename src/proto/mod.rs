@@ -7,3 +7,4 @@ pub mod credentials;
 pub mod socks5;
 pub mod target;
 pub mod ws;
+pub mod http;
