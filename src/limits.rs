@@ -114,4 +114,17 @@ pub mod http {
     pub const TRAILERS_MAX_BYTES: usize = 8 << 10;
     /// Most trailer fields.
     pub const TRAILERS_MAX: usize = 32;
+
+    /// All Connection fields of a head together: each is compared with every field when a message is passed on.
+    pub const CONNECTION_MAX_BYTES: usize = 1 << 10;
+    /// A user's whole request head must arrive within this: 408 after it.
+    pub const REQUEST_HEAD_MAX_MS: u64 = 10_000;
+    /// Output waiting for the user, or for the target, above which the proxy takes no more input.
+    pub const OUTPUT_MAX_BYTES: usize = 64 << 10;
+    /// Payload taken in one piece.
+    pub const PIECE_MAX_BYTES: usize = 16 << 10;
+    /// Interim (1xx) responses passed on in one exchange.
+    pub const INTERIM_MAX: u32 = 8;
+    /// Events waiting to be polled, above which no further request is begun.
+    pub const EVENTS_MAX: usize = 8;
 }

@@ -1,6 +1,7 @@
 //! What header fields mean for framing and for the connection.
 
 use super::{Authority, Field, Framing, Reject, Target, Version};
+use crate::limits::http::CONNECTION_MAX_BYTES;
 
 /// The elements of a comma-separated list, trimmed. Empty ones are given too: the caller knows whether they matter.
 pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -39,6 +40,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) upgrade_field: bool,
     pub(crate) expect_continue: bool,
     pub(crate) host: Option<&'a [u8]>,
+    /// Invariant: connection_len <= CONNECTION_MAX_BYTES.
+    connection_len: usize,
 }
 
 /// What Transfer-Encoding said so far.
@@ -82,6 +85,10 @@ impl<'a> Facts<'a> {
             }
             7 if name.eq_ignore_ascii_case("upgrade") => self.upgrade_field = true,
             10 if name.eq_ignore_ascii_case("connection") => {
+                self.connection_len += field.value.len();
+                if self.connection_len > CONNECTION_MAX_BYTES {
+                    return Err(Reject::new(431, "Connection too long"));
+                }
                 for option in list(field.value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");

@@ -4,19 +4,26 @@
 //!   accept is strict: a message that two readers could take in two ways (the raw material of request smuggling)
 //!   is refused with a [`Reject`] that carries the status to answer and the fault in words.
 //! * [`BodyReader`] and [`BodyWriter`] take the payload out of its framing, and put it in, piece by piece.
+//! * [`write_head`] and [`write_error`] write the responses that are our own.
+//! * [`HttpProxy`] is one user's connection to the proxy port.
 //!
 //! After a [`Reject`] nothing more may be read from that connection: where the message ends is unknown.
 
 mod body;
 mod chunked;
 mod fields;
+mod forward;
 mod head;
+mod proxy;
 mod target;
+mod write;
 
 pub use body::{BodyReader, BodyWriter, CutShort, Miscount};
 pub use head::{FieldSlots, HeadScan, RequestHead, ResponseHead, empty_slots, parse_request, parse_response};
 pub use httparse::Header as Field;
+pub use proxy::{Clock, End, Event, ExchangeRecord, HttpProxy, ProxyConfig, Refusal, Verifier};
 pub use target::{Authority, Target};
+pub use write::{Outgoing, http_date, reason, write_error, write_head};
 
 /// A message that is refused: the status to answer with, and what was wrong with it.
 ///

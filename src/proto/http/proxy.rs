@@ -1,0 +1,600 @@
+//! One user's connection to the HTTP proxy port, as a state machine that does no I/O.
+//!
+//! * `handle_*` takes what happened: bytes arrived, an end of stream, a deadline passed. What it cannot use yet
+//!   it leaves in the input: that is back-pressure, and the caller stops reading.
+//! * [`opened`](HttpProxy::opened), [`refused`](HttpProxy::refused) answer an [`Event::Open`].
+//! * [`poll_event`](HttpProxy::poll_event) returns what to do next. Call it until `None`, after every `handle_*`;
+//!   then send what is in [`to_user`](HttpProxy::to_user) and [`to_upstream`](HttpProxy::to_upstream).
+//! * Input that was left over (and a user's end of stream, even with empty input) is given again after each
+//!   `opened`, each [`Event::Done`], and whenever output has drained: [`wants_user`](HttpProxy::wants_user) and
+//!   [`wants_upstream`](HttpProxy::wants_upstream) say whether that is of use.
+//!
+//! ```text
+//!           head            opened            both sides done
+//!   Idle ─────────▶ Opening ─────────▶ Moving ─────────────────▶ Idle
+//!    │ bad head        │ refused          │ 101, or CONNECT          │ close asked
+//!    ▼                 ▼                  ▼                          ▼
+//!  Closed ◀── answer ── Idle/Closed     Tunnel                     Closed
+//! ```
+//!
+//! Every request gets an upstream of its own, so at most one is open: `handle_upstream` is always about the one
+//! that was opened last. An upstream's bytes after [`Event::CloseUpstream`] are dropped by the caller.
+//!
+//! A response is never made to look complete when it is not: where the upstream ends early, the user's connection is
+//! aborted, or is told 502 while nothing has been sent.
+
+mod request;
+mod response;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use linkbuffer::LinkBuffer;
+
+use super::write::{Outgoing, http_date, write_error};
+use super::{BodyReader, BodyWriter, HeadScan, Reject, Version};
+use crate::limits::http::{EVENTS_MAX, OUTPUT_MAX_BYTES, PIECE_MAX_BYTES, REQUEST_HEAD_MAX_MS};
+
+/// Knows who may use the proxy.
+///
+/// The answer must take the same time for a wrong password and for a user that does not exist.
+pub trait Verifier: Send + Sync {
+    /// Whether this user has this password.
+    fn verify(&self, user: &[u8], password: &[u8]) -> bool;
+}
+
+/// What all connections to a proxy port have in common.
+pub struct ProxyConfig {
+    /// Who may use it. `None`: everyone who reaches it.
+    pub auth: Option<Arc<dyn Verifier>>,
+    /// The name in `Via`. It must be this gateway's own: a request that carries it already has come back to us.
+    pub via: String,
+}
+
+/// The time, for deadlines and for `Date`.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// For deadlines and marks.
+    pub now: Instant,
+    /// For people.
+    pub wall: SystemTime,
+}
+
+/// How an exchange ended: who ended it, and in which phase. The letters are those of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Who, or why.
+    pub who: char,
+    /// How far it had come.
+    pub phase: char,
+}
+
+impl End {
+    /// A normal end.
+    pub const NORMAL: End = End { who: '-', phase: '-' };
+
+    const fn new(who: char, phase: char) -> Self {
+        Self { who, phase }
+    }
+}
+
+/// Why an upstream could not be opened, and what the user is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    /// The status to answer: 403, 502, 503, 504.
+    pub status: u16,
+    /// For the user, in a sentence.
+    pub text: &'a str,
+    /// For the access log.
+    pub end: End,
+    /// For the access log: a stable word.
+    pub why: &'static str,
+}
+
+/// One request and its answer, for the access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExchangeRecord {
+    /// The method; empty when the head was not understood.
+    pub method: String,
+    /// The target's host; empty when there was none.
+    pub host: String,
+    /// The target's port; 0 when there was none.
+    pub port: u16,
+    /// The user, once known by password.
+    pub user: Option<String>,
+    /// The status of the final response; 0 when none was sent.
+    pub code: u16,
+    /// Payload bytes towards the target.
+    pub up: u64,
+    /// Payload bytes towards the user.
+    pub down: u64,
+    /// First byte of the request.
+    pub begun: Instant,
+    /// Its head was complete.
+    pub asked: Instant,
+    /// The upstream was open.
+    pub opened: Option<Instant>,
+    /// The upstream's first byte.
+    pub answered: Option<Instant>,
+    /// The end.
+    pub ended: Instant,
+    /// Who ended it, and when.
+    pub end: End,
+    /// Why, in a stable word.
+    pub why: &'static str,
+}
+
+/// What the caller is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Open an upstream, and say `opened` or `refused`.
+    Open {
+        /// The host, as a name or an address without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+        /// It is for CONNECT.
+        connect: bool,
+        /// The group that the user belongs to.
+        user: Option<String>,
+    },
+    /// The upstream is not needed any more. `abort`: its byte stream is incomplete, so it is reset.
+    CloseUpstream {
+        /// Reset instead of closing.
+        abort: bool,
+    },
+    /// From now on the bytes of both sides are relayed as they are, by the caller, once `to_user` and
+    /// `to_upstream` have been sent. The record is the caller's to finish: bytes, end and why.
+    Tunnel(Box<ExchangeRecord>),
+    /// An exchange is over.
+    Done(Box<ExchangeRecord>),
+    /// The user's connection is over: after the output has been sent, or at once and with a reset.
+    CloseUser {
+        /// What is in `to_user` is sent first.
+        after_output: bool,
+    },
+}
+
+/// The state machine. See the module's documentation.
+pub struct HttpProxy {
+    config: Arc<ProxyConfig>,
+    phase: Phase,
+    /// The request head under way.
+    head: HeadBuffer,
+    /// When its first byte came. `None` also once it is complete.
+    head_begun: Option<Instant>,
+    /// Until when it must be complete.
+    head_deadline: Option<Instant>,
+    to_user: LinkBuffer,
+    to_upstream: LinkBuffer,
+    /// Invariant: no request is begun while events.len() >= EVENTS_MAX.
+    events: VecDeque<Event>,
+    user_ended: bool,
+    stopping: bool,
+    /// `CloseUser` has been said.
+    closed: bool,
+}
+
+enum Phase {
+    /// Between exchanges, or in the middle of a request head.
+    Idle,
+    /// The upstream was asked for.
+    Opening(Box<Exchange>),
+    /// Bytes move.
+    Moving(Box<Exchange>),
+    /// Handed over to the caller.
+    Tunnel,
+    /// Nothing more is read.
+    Closed,
+}
+
+struct Exchange {
+    record: ExchangeRecord,
+    version: Version,
+    head_only: bool,
+    connect: bool,
+    /// `Upgrade` was passed on, so that 101 is an answer.
+    upgrade: bool,
+    /// The user's connection goes on afterwards, as far as is known.
+    keep_alive: bool,
+    /// The request head as the upstream gets it, until it is open.
+    request_head: LinkBuffer,
+    request: BodyReader,
+    /// `None` once the request is complete.
+    request_writer: Option<BodyWriter>,
+    response_head: HeadBuffer,
+    interim: u32,
+    /// From the final response head on.
+    response: Option<(BodyReader, BodyWriter)>,
+}
+
+/// Collects a head that may arrive in pieces, and nothing beyond its end.
+#[derive(Default)]
+struct HeadBuffer {
+    bytes: Vec<u8>,
+    scan: HeadScan,
+}
+
+impl HeadBuffer {
+    /// Takes bytes from `input` until `complete` finds the end of a head among them, or the input is used up.
+    ///
+    /// `complete` gives the length of the head. It is called once per piece of input.
+    fn fill<T>(
+        &mut self,
+        input: &mut LinkBuffer,
+        mut complete: impl FnMut(&[u8], &mut HeadScan) -> Result<Option<(T, usize)>, Reject>,
+    ) -> Result<Option<T>, Reject> {
+        while !input.is_empty() {
+            let before = self.bytes.len();
+            // A piece at a time, so that a pipelined body is not copied along with the head.
+            let taken = input.chunk().len().min(2 << 10);
+            self.bytes.extend_from_slice(&input.chunk()[..taken]);
+            let found = complete(&self.bytes, &mut self.scan)?;
+            let used = found.as_ref().map_or(taken, |(_, end)| end - before);
+            input.skip(used).expect("the bytes came from this input");
+            if let Some((head, _)) = found {
+                *self = Self::default();
+                return Ok(Some(head));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+impl HttpProxy {
+    /// A connection that was just accepted. Its first head is due [`REQUEST_HEAD_MAX_MS`] from `now`.
+    pub fn new(config: Arc<ProxyConfig>, now: Instant) -> Self {
+        Self {
+            config,
+            phase: Phase::Idle,
+            head: HeadBuffer::default(),
+            head_begun: None,
+            head_deadline: Some(now + Duration::from_millis(REQUEST_HEAD_MAX_MS)),
+            to_user: LinkBuffer::new(),
+            to_upstream: LinkBuffer::new(),
+            events: VecDeque::new(),
+            user_ended: false,
+            stopping: false,
+            closed: false,
+        }
+    }
+
+    /// Takes bytes from the user, as many as can be used now.
+    pub fn handle_user(&mut self, input: &mut LinkBuffer, clock: Clock) {
+        loop {
+            match self.phase {
+                Phase::Idle => {
+                    if self.events.len() >= EVENTS_MAX || self.to_user.len() >= OUTPUT_MAX_BYTES {
+                        return;
+                    }
+                    if self.stopping || input.is_empty() && self.user_ended {
+                        self.close(true);
+                    } else if input.is_empty() {
+                        return;
+                    } else {
+                        self.request_input(input, clock);
+                    }
+                }
+                Phase::Moving(_) => {
+                    self.request_body(input, clock);
+                    // A response that was already complete may end the exchange here, and the next request follows.
+                    if matches!(self.phase, Phase::Moving(_)) {
+                        return;
+                    }
+                }
+                Phase::Closed => {
+                    // Read and dropped, so that an unread byte does not turn our close into a reset.
+                    input.clear();
+                    return;
+                }
+                Phase::Opening(_) | Phase::Tunnel => return,
+            }
+        }
+    }
+
+    /// The user has sent everything: `input` is the rest of it.
+    pub fn handle_user_end(&mut self, input: &mut LinkBuffer, clock: Clock) {
+        self.user_ended = true;
+        self.handle_user(input, clock);
+    }
+
+    /// The user's connection broke.
+    pub fn handle_user_reset(&mut self, clock: Clock) {
+        if matches!(self.phase, Phase::Tunnel) {
+            return;
+        }
+        if let Some(exchange) = self.take_opening() {
+            self.events.push_back(Event::CloseUpstream { abort: true });
+            self.done(exchange, End::new('C', 'C'), "rst", clock);
+        } else if let Some(exchange) = self.take_moving() {
+            let phase = exchange.phase_letter();
+            self.events.push_back(Event::CloseUpstream { abort: true });
+            self.done(exchange, End::new('C', phase), "rst", clock);
+        }
+        self.close(false);
+    }
+
+    /// The upstream that was asked for is open.
+    pub fn opened(&mut self, clock: Clock) {
+        // `None`: the user left meanwhile, and `CloseUpstream` has been said.
+        let Some(mut exchange) = self.take_opening() else { return };
+        exchange.record.opened = Some(clock.now);
+        if exchange.connect {
+            exchange.record.code = 200;
+            self.to_user.write(b"HTTP/1.1 200 Connection established\r\n\r\n");
+            self.tunnel(exchange, clock);
+            return;
+        }
+        self.to_upstream.append(std::mem::take(&mut exchange.request_head));
+        self.phase = Phase::Moving(exchange);
+    }
+
+    /// The upstream that was asked for cannot be had.
+    pub fn refused(&mut self, refusal: Refusal<'_>, clock: Clock) {
+        let Some(exchange) = self.take_opening() else { return };
+        self.answer(
+            exchange,
+            Answer { status: refusal.status, text: refusal.text, fields: &[] },
+            refusal.end,
+            refusal.why,
+            clock,
+        );
+    }
+
+    /// Takes bytes from the upstream, as many as can be used now. `end`: `input` is the last of it.
+    pub fn handle_upstream(&mut self, input: &mut LinkBuffer, end: bool, clock: Clock) {
+        self.response_input(input, end, clock);
+    }
+
+    /// The upstream broke: what it has sent may be incomplete. `end` and `why` are for the access log.
+    pub fn handle_upstream_reset(&mut self, end: End, why: &'static str, clock: Clock) {
+        if let Some(exchange) = self.take_moving() {
+            self.upstream_failed(exchange, "the connection to the target broke", end, why, clock);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.head_deadline
+    }
+
+    /// A deadline may have passed.
+    pub fn handle_timeout(&mut self, clock: Clock) {
+        if self.head_deadline.is_none_or(|deadline| clock.now < deadline) {
+            return;
+        }
+        self.head_deadline = None;
+        if self.head.is_empty() {
+            // Nobody asked anything, so nobody waits for an answer.
+            self.close(true);
+            return;
+        }
+        self.reject(Reject::new(408, "the request head took too long"), End::new('c', 'R'), "timeout", clock);
+    }
+
+    /// Shutdown: the exchange under way is finished, none is begun.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        match &mut self.phase {
+            Phase::Idle => self.close(true),
+            Phase::Opening(exchange) | Phase::Moving(exchange) => exchange.keep_alive = false,
+            Phase::Tunnel | Phase::Closed => {}
+        }
+    }
+
+    /// No exchange is under way, and no part of a request has arrived.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle) && self.head.is_empty()
+    }
+
+    /// Whether bytes of the user can be used now: otherwise reading from it may as well pause.
+    pub fn wants_user(&self) -> bool {
+        match &self.phase {
+            Phase::Idle => self.events.len() < EVENTS_MAX && self.to_user.len() < OUTPUT_MAX_BYTES,
+            Phase::Moving(exchange) => {
+                exchange.request_writer.is_some() && self.to_upstream.len() < OUTPUT_MAX_BYTES
+            }
+            Phase::Opening(_) | Phase::Tunnel => false,
+            Phase::Closed => true,
+        }
+    }
+
+    /// Whether bytes of the upstream can be used now.
+    pub fn wants_upstream(&self) -> bool {
+        matches!(self.phase, Phase::Moving(_)) && self.to_user.len() < OUTPUT_MAX_BYTES
+    }
+
+    /// What is to be sent to the user.
+    pub fn to_user(&mut self) -> &mut LinkBuffer {
+        &mut self.to_user
+    }
+
+    /// What is to be sent to the upstream.
+    pub fn to_upstream(&mut self) -> &mut LinkBuffer {
+        &mut self.to_upstream
+    }
+
+    /// The next thing to do.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The exchange whose upstream is awaited; the phase is then `Closed` until the caller sets another.
+    fn take_opening(&mut self) -> Option<Box<Exchange>> {
+        match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Opening(exchange) => Some(exchange),
+            other => {
+                self.phase = other;
+                None
+            }
+        }
+    }
+
+    /// The exchange under way; the phase is then `Closed` until the caller sets another.
+    fn take_moving(&mut self) -> Option<Box<Exchange>> {
+        match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Moving(exchange) => Some(exchange),
+            other => {
+                self.phase = other;
+                None
+            }
+        }
+    }
+
+    /// From now on nothing is read. Said once.
+    fn close(&mut self, after_output: bool) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        self.phase = Phase::Closed;
+        self.head = HeadBuffer::default();
+        self.head_deadline = None;
+        self.to_upstream.clear();
+        if !after_output {
+            self.to_user.clear();
+        }
+        self.events.push_back(Event::CloseUser { after_output });
+    }
+
+    /// An exchange is over.
+    fn done(&mut self, mut exchange: Box<Exchange>, end: End, why: &'static str, clock: Clock) {
+        exchange.count();
+        let mut record = exchange.record;
+        record.ended = clock.now;
+        record.end = end;
+        record.why = why;
+        self.events.push_back(Event::Done(Box::new(record)));
+    }
+
+    /// Hands the connection over to the caller.
+    fn tunnel(&mut self, mut exchange: Box<Exchange>, clock: Clock) {
+        exchange.count();
+        let mut record = exchange.record;
+        record.ended = clock.now;
+        self.phase = Phase::Tunnel;
+        self.events.push_back(Event::Tunnel(Box::new(record)));
+    }
+
+    /// Answers an exchange ourselves. What follows depends on whether the request is complete.
+    fn answer(
+        &mut self,
+        mut exchange: Box<Exchange>,
+        answer: Answer<'_>,
+        end: End,
+        why: &'static str,
+        clock: Clock,
+    ) {
+        let keep_alive = exchange.keep_alive && exchange.request.is_done() && !self.stopping;
+        exchange.record.code = answer.status;
+        let date = http_date(clock.wall);
+        let outgoing = Outgoing { version: exchange.version, keep_alive, date: &date };
+        let (status, text) = (answer.status, answer.text);
+        write_error(&mut self.to_user, status, text, answer.fields, exchange.head_only, outgoing);
+        self.to_upstream.clear();
+        self.done(exchange, end, why, clock);
+        if keep_alive {
+            self.phase = Phase::Idle;
+        } else {
+            self.close(true);
+        }
+    }
+
+    /// Answers something that is not a request, or not one that we take, and closes.
+    fn reject(&mut self, reject: Reject, end: End, why: &'static str, clock: Clock) {
+        let begun = self.head_begun.take().unwrap_or(clock.now);
+        let mut exchange = Exchange::unknown(begun, clock.now);
+        exchange.record.code = reject.status;
+        self.answer(
+            Box::new(exchange),
+            Answer { status: reject.status, text: reject.why, fields: &[] },
+            end,
+            why,
+            clock,
+        );
+    }
+
+    /// The upstream gave no whole response.
+    fn upstream_failed(
+        &mut self,
+        exchange: Box<Exchange>,
+        text: &str,
+        end: End,
+        why: &'static str,
+        clock: Clock,
+    ) {
+        self.events.push_back(Event::CloseUpstream { abort: true });
+        if exchange.response.is_some() {
+            self.done(exchange, end, why, clock);
+            self.close(false);
+        } else {
+            self.answer(exchange, Answer { status: 502, text, fields: &[] }, end, why, clock);
+        }
+    }
+}
+
+/// An answer of our own.
+struct Answer<'a> {
+    status: u16,
+    text: &'a str,
+    fields: &'a [(&'a str, &'a str)],
+}
+
+impl Exchange {
+    /// Of a head that was not understood.
+    fn unknown(begun: Instant, now: Instant) -> Self {
+        Self {
+            record: ExchangeRecord {
+                method: String::new(),
+                host: String::new(),
+                port: 0,
+                user: None,
+                code: 0,
+                up: 0,
+                down: 0,
+                begun,
+                asked: now,
+                opened: None,
+                answered: None,
+                ended: now,
+                end: End::NORMAL,
+                why: "",
+            },
+            version: Version::Http11,
+            head_only: false,
+            connect: false,
+            upgrade: false,
+            keep_alive: false,
+            request_head: LinkBuffer::new(),
+            request: BodyReader::new(super::Framing::None),
+            request_writer: None,
+            response_head: HeadBuffer::default(),
+            interim: 0,
+            response: None,
+        }
+    }
+
+    /// How far it has come, as the access log says it.
+    fn phase_letter(&self) -> char {
+        match self.response {
+            Some(_) => 'D',
+            None if self.request_writer.is_some() => 'D',
+            None => 'H',
+        }
+    }
+
+    /// Brings the record's byte counts up to date.
+    fn count(&mut self) {
+        self.record.up = self.request.payload_len();
+        if let Some((response, _)) = &self.response {
+            self.record.down = response.payload_len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
