@@ -73,9 +73,7 @@ impl<'a> Facts<'a> {
         // The length sorts out most fields before any comparison.
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
-                if self.host.replace(field.value).is_some() {
-                    return Err(Reject::bad("more than one Host"));
-                }
+                only_once(&mut self.host, field.value, "more than one Host")?;
             }
             6 if name.eq_ignore_ascii_case("expect") => {
                 if !field.value.eq_ignore_ascii_case(b"100-continue") {
@@ -97,9 +95,7 @@ impl<'a> Facts<'a> {
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let length = decimal(field.value).ok_or(Reject::bad("bad Content-Length"))?;
-                if self.content_length.replace(length).is_some() {
-                    return Err(Reject::bad("more than one Content-Length"));
-                }
+                only_once(&mut self.content_length, length, "more than one Content-Length")?;
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 for coding in list(field.value) {
@@ -166,6 +162,14 @@ impl Coding {
             Coding::Absent | Coding::Foreign if known => Ok(Coding::Foreign),
             Coding::Absent | Coding::Foreign | Coding::Unknown => Ok(Coding::Unknown),
         }
+    }
+}
+
+/// Fills an empty place. A second value is refused, even an equal one: which of two readers takes which is not known.
+fn only_once<T>(place: &mut Option<T>, value: T, why: &'static str) -> Result<(), Reject> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Reject::bad(why)),
     }
 }
 

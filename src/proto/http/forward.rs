@@ -58,7 +58,7 @@ fn is_named_in_connection(fields: &[Field<'_>], name: &str) -> bool {
 }
 
 /// The values of every field called `name`.
-pub(super) fn values<'h, 'a>(fields: &'h [Field<'a>], name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+pub(super) fn values<'a>(fields: &[Field<'a>], name: &'static str) -> impl Iterator<Item = &'a [u8]> {
     fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
 }
 

@@ -23,138 +23,23 @@
 //! A response is never made to look complete when it is not: where the upstream ends early, the user's connection is
 //! aborted, or is told 502 while nothing has been sent.
 
+mod contract;
+mod exchange;
 mod request;
 mod response;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use linkbuffer::LinkBuffer;
 
+pub use contract::{Clock, End, Event, ExchangeRecord, ProxyConfig, Refusal, Verifier};
+use exchange::{Exchange, HeadBuffer};
+
+use super::Reject;
 use super::write::{Outgoing, http_date, write_error};
-use super::{BodyReader, BodyWriter, HeadScan, Reject, Version};
 use crate::limits::http::{EVENTS_MAX, OUTPUT_MAX_BYTES, PIECE_MAX_BYTES, REQUEST_HEAD_MAX_MS};
-
-/// Knows who may use the proxy.
-///
-/// The answer must take the same time for a wrong password and for a user that does not exist.
-pub trait Verifier: Send + Sync {
-    /// Whether this user has this password.
-    fn verify(&self, user: &[u8], password: &[u8]) -> bool;
-}
-
-/// What all connections to a proxy port have in common.
-pub struct ProxyConfig {
-    /// Who may use it. `None`: everyone who reaches it.
-    pub auth: Option<Arc<dyn Verifier>>,
-    /// The name in `Via`. It must be this gateway's own: a request that carries it already has come back to us.
-    pub via: String,
-}
-
-/// The time, for deadlines and for `Date`.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    /// For deadlines and marks.
-    pub now: Instant,
-    /// For people.
-    pub wall: SystemTime,
-}
-
-/// How an exchange ended: who ended it, and in which phase. The letters are those of the access log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    /// Who, or why.
-    pub who: char,
-    /// How far it had come.
-    pub phase: char,
-}
-
-impl End {
-    /// A normal end.
-    pub const NORMAL: End = End { who: '-', phase: '-' };
-
-    const fn new(who: char, phase: char) -> Self {
-        Self { who, phase }
-    }
-}
-
-/// Why an upstream could not be opened, and what the user is told.
-#[derive(Clone, Copy, Debug)]
-pub struct Refusal<'a> {
-    /// The status to answer: 403, 502, 503, 504.
-    pub status: u16,
-    /// For the user, in a sentence.
-    pub text: &'a str,
-    /// For the access log.
-    pub end: End,
-    /// For the access log: a stable word.
-    pub why: &'static str,
-}
-
-/// One request and its answer, for the access log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExchangeRecord {
-    /// The method; empty when the head was not understood.
-    pub method: String,
-    /// The target's host; empty when there was none.
-    pub host: String,
-    /// The target's port; 0 when there was none.
-    pub port: u16,
-    /// The user, once known by password.
-    pub user: Option<String>,
-    /// The status of the final response; 0 when none was sent.
-    pub code: u16,
-    /// Payload bytes towards the target.
-    pub up: u64,
-    /// Payload bytes towards the user.
-    pub down: u64,
-    /// First byte of the request.
-    pub begun: Instant,
-    /// Its head was complete.
-    pub asked: Instant,
-    /// The upstream was open.
-    pub opened: Option<Instant>,
-    /// The upstream's first byte.
-    pub answered: Option<Instant>,
-    /// The end.
-    pub ended: Instant,
-    /// Who ended it, and when.
-    pub end: End,
-    /// Why, in a stable word.
-    pub why: &'static str,
-}
-
-/// What the caller is to do.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Open an upstream, and say `opened` or `refused`.
-    Open {
-        /// The host, as a name or an address without brackets.
-        host: String,
-        /// The port.
-        port: u16,
-        /// It is for CONNECT.
-        connect: bool,
-        /// The group that the user belongs to.
-        user: Option<String>,
-    },
-    /// The upstream is not needed any more. `abort`: its byte stream is incomplete, so it is reset.
-    CloseUpstream {
-        /// Reset instead of closing.
-        abort: bool,
-    },
-    /// From now on the bytes of both sides are relayed as they are, by the caller, once `to_user` and
-    /// `to_upstream` have been sent. The record is the caller's to finish: bytes, end and why.
-    Tunnel(Box<ExchangeRecord>),
-    /// An exchange is over.
-    Done(Box<ExchangeRecord>),
-    /// The user's connection is over: after the output has been sent, or at once and with a reset.
-    CloseUser {
-        /// What is in `to_user` is sent first.
-        after_output: bool,
-    },
-}
 
 /// The state machine. See the module's documentation.
 pub struct HttpProxy {
@@ -187,63 +72,6 @@ enum Phase {
     Tunnel,
     /// Nothing more is read.
     Closed,
-}
-
-struct Exchange {
-    record: ExchangeRecord,
-    version: Version,
-    head_only: bool,
-    connect: bool,
-    /// `Upgrade` was passed on, so that 101 is an answer.
-    upgrade: bool,
-    /// The user's connection goes on afterwards, as far as is known.
-    keep_alive: bool,
-    /// The request head as the upstream gets it, until it is open.
-    request_head: LinkBuffer,
-    request: BodyReader,
-    /// `None` once the request is complete.
-    request_writer: Option<BodyWriter>,
-    response_head: HeadBuffer,
-    interim: u32,
-    /// From the final response head on.
-    response: Option<(BodyReader, BodyWriter)>,
-}
-
-/// Collects a head that may arrive in pieces, and nothing beyond its end.
-#[derive(Default)]
-struct HeadBuffer {
-    bytes: Vec<u8>,
-    scan: HeadScan,
-}
-
-impl HeadBuffer {
-    /// Takes bytes from `input` until `complete` finds the end of a head among them, or the input is used up.
-    ///
-    /// `complete` gives the length of the head. It is called once per piece of input.
-    fn fill<T>(
-        &mut self,
-        input: &mut LinkBuffer,
-        mut complete: impl FnMut(&[u8], &mut HeadScan) -> Result<Option<(T, usize)>, Reject>,
-    ) -> Result<Option<T>, Reject> {
-        while !input.is_empty() {
-            let before = self.bytes.len();
-            // A piece at a time, so that a pipelined body is not copied along with the head.
-            let taken = input.chunk().len().min(2 << 10);
-            self.bytes.extend_from_slice(&input.chunk()[..taken]);
-            let found = complete(&self.bytes, &mut self.scan)?;
-            let used = found.as_ref().map_or(taken, |(_, end)| end - before);
-            input.skip(used).expect("the bytes came from this input");
-            if let Some((head, _)) = found {
-                *self = Self::default();
-                return Ok(Some(head));
-            }
-        }
-        Ok(None)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
 }
 
 impl HttpProxy {
@@ -542,58 +370,6 @@ struct Answer<'a> {
     status: u16,
     text: &'a str,
     fields: &'a [(&'a str, &'a str)],
-}
-
-impl Exchange {
-    /// Of a head that was not understood.
-    fn unknown(begun: Instant, now: Instant) -> Self {
-        Self {
-            record: ExchangeRecord {
-                method: String::new(),
-                host: String::new(),
-                port: 0,
-                user: None,
-                code: 0,
-                up: 0,
-                down: 0,
-                begun,
-                asked: now,
-                opened: None,
-                answered: None,
-                ended: now,
-                end: End::NORMAL,
-                why: "",
-            },
-            version: Version::Http11,
-            head_only: false,
-            connect: false,
-            upgrade: false,
-            keep_alive: false,
-            request_head: LinkBuffer::new(),
-            request: BodyReader::new(super::Framing::None),
-            request_writer: None,
-            response_head: HeadBuffer::default(),
-            interim: 0,
-            response: None,
-        }
-    }
-
-    /// How far it has come, as the access log says it.
-    fn phase_letter(&self) -> char {
-        match self.response {
-            Some(_) => 'D',
-            None if self.request_writer.is_some() => 'D',
-            None => 'H',
-        }
-    }
-
-    /// Brings the record's byte counts up to date.
-    fn count(&mut self) {
-        self.record.up = self.request.payload_len();
-        if let Some((response, _)) = &self.response {
-            self.record.down = response.payload_len();
-        }
-    }
 }
 
 #[cfg(test)]
