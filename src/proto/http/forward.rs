@@ -1,10 +1,12 @@
 //! Messages written anew for the next hop (RFC 9110 section 7.6): what concerned this connection alone is left out, and
 //! framing, Host, Via and Connection are our own. Nothing of the framing that was received is ever passed on.
 
+use std::time::SystemTime;
+
 use linkbuffer::LinkBuffer;
 
 use super::fields::{list, trim};
-use super::write::{decimal, write_field, write_length};
+use super::write::{decimal, http_date, write_field, write_length};
 use super::{Authority, Field, Framing, RequestHead, ResponseHead, Version};
 
 /// Fields about one connection, and those that are always written anew.
@@ -160,8 +162,8 @@ fn write_authority(out: &mut LinkBuffer, authority: Authority<'_>) {
 pub(super) struct ToUser<'a> {
     pub(super) body: Framing,
     pub(super) keep_alive: bool,
-    /// Added where the target sent none.
-    pub(super) date: &'a str,
+    /// For the Date that is added where the target sent none.
+    pub(super) wall: SystemTime,
     pub(super) via: &'a str,
 }
 
@@ -178,7 +180,7 @@ pub(super) fn write_response(out: &mut LinkBuffer, head: &ResponseHead<'_, '_>, 
     write_via(out, head.version, to.via);
     let interim = matches!(head.status, 100..=199);
     if !interim && values(head.fields, "date").next().is_none() {
-        write_field(out, "Date", to.date.as_bytes());
+        write_field(out, "Date", http_date(to.wall).as_bytes());
     }
     write_framing(out, to.body);
     if head.status == 101 {

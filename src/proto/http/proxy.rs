@@ -335,8 +335,7 @@ impl HttpProxy {
     /// Answers something that is not a request, or not one that we take, and closes.
     fn reject(&mut self, reject: Reject, end: End, why: &'static str, clock: Clock) {
         let begun = self.head_begun.take().unwrap_or(clock.now);
-        let mut exchange = Exchange::unknown(begun, clock.now);
-        exchange.record.code = reject.status;
+        let exchange = Exchange::unknown(begun, clock.now);
         self.answer(
             Box::new(exchange),
             Answer { status: reject.status, text: reject.why, fields: &[] },

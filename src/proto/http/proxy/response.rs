@@ -114,10 +114,12 @@ impl HttpProxy {
             .finish(&trailers, &mut self.to_user)
             .expect("a body is written with the length that it is read with");
         exchange.record.down = reader.payload_len();
-        let whole = exchange.request_writer.is_none();
-        let keep_alive = exchange.keep_alive && whole && !self.stopping;
+        let read = exchange.request_writer.is_none();
+        let keep_alive = exchange.keep_alive && read && !self.stopping;
+        // A request of which the end was not sent must not look whole to the target.
+        let abort = !read || !self.to_upstream.is_empty();
         self.to_upstream.clear();
-        self.events.push_back(Event::CloseUpstream { abort: !whole });
+        self.events.push_back(Event::CloseUpstream { abort });
         self.done(exchange, End::NORMAL, "eof", clock);
         if keep_alive {
             self.phase = Phase::Idle;
@@ -137,13 +139,13 @@ impl Exchange {
         stopping: bool,
         clock: Clock,
     ) -> Result<Step, Reject> {
-        let date = http_date(clock.wall);
+        let wall = clock.wall;
         if head.status == 101 {
             if !self.upgrade {
                 return Err(Reject::new(502, "it changed the protocol unasked"));
             }
             self.record.code = 101;
-            write_response(out, head, &ToUser { body: Framing::None, keep_alive: true, date: &date, via });
+            write_response(out, head, &ToUser { body: Framing::None, keep_alive: true, wall, via });
             return Ok(Step::Switched);
         }
         if head.status < 200 {
@@ -152,11 +154,7 @@ impl Exchange {
                 return Err(Reject::new(502, "too many interim responses"));
             }
             if self.version == Version::Http11 {
-                write_response(
-                    out,
-                    head,
-                    &ToUser { body: Framing::None, keep_alive: true, date: &date, via },
-                );
+                write_response(out, head, &ToUser { body: Framing::None, keep_alive: true, wall, via });
             }
             return Ok(Step::Interim);
         }
@@ -175,7 +173,7 @@ impl Exchange {
             body => body,
         };
         self.record.code = head.status;
-        write_response(out, head, &ToUser { body: shown, keep_alive: self.keep_alive, date: &date, via });
+        write_response(out, head, &ToUser { body: shown, keep_alive: self.keep_alive, wall, via });
         self.response = Some((BodyReader::new(head.body), BodyWriter::new(body)));
         Ok(Step::Final)
     }

@@ -203,6 +203,20 @@ fn a_side_that_does_not_take_its_output_stops_the_other() {
 }
 
 #[test]
+fn an_early_answer_does_not_make_half_a_request_look_whole() {
+    let mut run = Run::new(false);
+    run.step(&user("POST http://a/ HTTP/1.1\nHost: a\nContent-Length: 3\n\nabc"), usize::MAX);
+    run.proxy.opened(run.clock);
+    run.proxy.handle_user(&mut run.user, run.clock);
+    assert!(!run.proxy.to_upstream().is_empty());
+    run.up.write(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n");
+    run.proxy.handle_upstream(&mut run.up, false, run.clock);
+    assert!(run.proxy.to_upstream().is_empty());
+    run.settle();
+    assert_eq!(run.events.join(", "), "open a 80, abort-up, done 413 up=3 down=0 -- eof");
+}
+
+#[test]
 fn pipelined_errors_wait_for_their_answers_to_leave() {
     let mut run = Run::new(false);
     let count = EVENTS_MAX * 3;
