@@ -19,6 +19,22 @@ pub struct Miscount;
 /// Takes the payload of one body from a connection's input, however the input is cut.
 ///
 /// Bytes behind the end of the body are left where they are.
+///
+/// # Examples
+/// ```
+/// use anyproxy::proto::http::{BodyReader, Framing};
+/// use linkbuffer::LinkBuffer;
+///
+/// let mut input = LinkBuffer::from(&b"5\r\nhello\r\n0\r\n\r\nGET /"[..]);
+/// let mut body = BodyReader::new(Framing::Chunked);
+/// let mut payload = Vec::new();
+/// while let Some(piece) = body.read(&mut input, usize::MAX)? {
+///     payload.extend_from_slice(&piece);
+/// }
+/// assert!(body.is_done());
+/// assert_eq!((payload.as_slice(), input.len()), (&b"hello"[..], 5));
+/// # Ok::<(), anyproxy::proto::http::Reject>(())
+/// ```
 #[derive(Debug)]
 pub struct BodyReader {
     form: Reading,

@@ -110,6 +110,27 @@ enum Kind {
 ///
 /// # Errors
 /// When the head is malformed, ambiguous or above a limit. The connection is then to be closed after the answer.
+///
+/// # Examples
+/// ```
+/// use anyproxy::proto::http::{Framing, HeadScan, Target, empty_slots, parse_request};
+///
+/// let input = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+/// let (mut scan, mut slots) = (HeadScan::default(), empty_slots());
+/// // Half of it: not yet.
+/// assert!(parse_request(&input[..20], &mut scan, &mut slots)?.is_none());
+/// // All of it, with the same scan, which goes on where it stopped.
+/// let mut slots = empty_slots();
+/// let (head, len) = parse_request(input, &mut scan, &mut slots)?.expect("complete");
+/// assert_eq!(head.target, Target::Origin("/echo"));
+/// assert_eq!(head.body, Framing::Length(2));
+/// assert_eq!(&input[len..], b"hi");
+///
+/// let twice = b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
+/// let reject = parse_request(twice, &mut HeadScan::default(), &mut empty_slots()).expect_err("two hosts");
+/// assert_eq!((reject.status, reject.why), (400, "more than one Host"));
+/// # Ok::<(), anyproxy::proto::http::Reject>(())
+/// ```
 pub fn parse_request<'h, 'a>(
     input: &'a [u8],
     scan: &mut HeadScan,

@@ -41,7 +41,37 @@ use super::Reject;
 use super::write::{Outgoing, http_date, write_error};
 use crate::limits::http::{EVENTS_MAX, OUTPUT_MAX_BYTES, PIECE_MAX_BYTES, REQUEST_HEAD_MAX_MS};
 
-/// The state machine. See the module's documentation.
+/// One user's connection to the HTTP proxy port. It does no I/O: the caller moves bytes and does what the events say.
+///
+/// After every `handle_*`, `opened` and `refused`: poll events until `None`, send what is in `to_user` and `to_upstream`.
+/// Input that was left over, and a user's end of stream, are given again after `opened`, after each [`Event::Done`], and
+/// when output has drained.
+///
+/// # Examples
+/// ```
+/// use anyproxy::proto::http::{Clock, Event, HttpProxy, ProxyConfig};
+/// use linkbuffer::LinkBuffer;
+/// use std::{sync::Arc, time::{Instant, SystemTime}};
+///
+/// let clock = Clock { now: Instant::now(), wall: SystemTime::now() };
+/// let config = Arc::new(ProxyConfig { auth: None, via: "gw1".to_string() });
+/// let mut proxy = HttpProxy::new(config, clock.now);
+///
+/// let mut from_user = LinkBuffer::from(&b"GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n"[..]);
+/// proxy.handle_user(&mut from_user, clock);
+/// let event = proxy.poll_event();
+/// assert!(matches!(event, Some(Event::Open { host, port: 80, connect: false, .. }) if host == "a"));
+///
+/// proxy.opened(clock);
+/// let sent = std::mem::take(proxy.to_upstream());
+/// assert!(sent.chunk().starts_with(b"GET /x HTTP/1.1\r\nHost: a\r\n"));
+///
+/// let mut from_target = LinkBuffer::from(&b"HTTP/1.1 204 No Content\r\n\r\n"[..]);
+/// proxy.handle_upstream(&mut from_target, false, clock);
+/// assert_eq!(proxy.poll_event(), Some(Event::CloseUpstream { abort: false }));
+/// assert!(matches!(proxy.poll_event(), Some(Event::Done(record)) if record.code == 204));
+/// assert!(proxy.is_idle());
+/// ```
 pub struct HttpProxy {
     config: Arc<ProxyConfig>,
     phase: Phase,
