@@ -128,3 +128,80 @@ pub mod http {
     /// Events waiting to be polled, above which no further request is begun.
     pub const EVENTS_MAX: usize = 8;
 }
+//! Every limit of the program, by part. The unit is the end of each name.
+
+// ---- tunnel -------------------------------------------------------------------------------------------------
+
+/// Most bytes in the body of one DATA frame.
+pub const DATA_BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// Most bytes in the body of one DGRAM frame: the largest payload that UDP over IPv4 can carry.
+pub const DGRAM_BODY_BYTES_MAX: usize = 65_507;
+
+/// Most bytes in the body of any other frame.
+pub const CONTROL_BODY_BYTES_MAX: usize = 512;
+
+/// A body shorter than this is copied out of the input, so that a few bytes do not keep a whole input alive.
+pub const BODY_COPY_BYTES_MAX: usize = 1024;
+
+/// Most bytes in a group's name.
+pub const GROUP_BYTES_MAX: usize = 64;
+
+/// Most bytes in a client's name.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
+
+/// Most bytes in a target's host name.
+pub const HOST_BYTES_MAX: usize = 253;
+
+/// Most bytes in the reason that goes with a refusal or a farewell.
+pub const REASON_BYTES_MAX: usize = 128;
+
+/// Streams that may be open at once in one session.
+pub const STREAMS_MAX: usize = 4096;
+
+/// Ports that one session may own or ask for at once.
+pub const PORTS_MAX: usize = 1024;
+
+/// The window that each direction of a stream starts with.
+pub const WINDOW_INITIAL_BYTES: u32 = 256 * 1024;
+
+/// The largest window that a peer may grant.
+pub const WINDOW_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// Most bytes that wait in one stream for their turn on the tunnel.
+pub const SEND_QUEUE_BYTES_MAX: usize = 64 * 1024;
+
+/// Most datagrams that wait in one stream, in each direction; then the oldest is dropped.
+pub const DATAGRAM_QUEUE_LEN_MAX: usize = 64;
+
+/// Most bytes of datagrams that wait in one stream, in each direction; then the oldest is dropped.
+pub const DATAGRAM_QUEUE_BYTES_MAX: usize = 128 * 1024;
+
+/// What one turn of deficit round robin gives a stream.
+pub const TURN_BYTES: usize = DATA_BODY_BYTES_MAX;
+
+/// Most control frames that wait to be sent; a peer that makes us queue more is flooding.
+pub const CONTROL_QUEUE_LEN_MAX: usize = 4 * STREAMS_MAX;
+
+/// Above so many waiting control frames no new stream is opened.
+///
+/// The other half is for what the open streams may still have to say: at most an answer and a closing message each.
+pub const CONTROL_QUEUE_OPEN_LEN_MAX: usize = CONTROL_QUEUE_LEN_MAX / 2;
+
+/// Most events that wait to be polled; a peer that causes more within one input is flooding.
+pub const EVENT_QUEUE_LEN_MAX: usize = 8 * STREAMS_MAX;
+
+/// PINGs and PONGs that a peer may send in one second.
+pub const PINGS_PER_S_MAX: u32 = 100;
+
+/// The whole handshake must be done within this time.
+pub const HANDSHAKE_MS: u64 = 10_000;
+
+/// After this long without a received frame, a PING asks whether the peer still lives.
+pub const PING_IDLE_MS: u64 = 15_000;
+
+/// The time that a PING has to be answered in.
+pub const PING_ANSWER_MS: u64 = 10_000;
+
+/// So many unanswered PINGs in a row lose the tunnel.
+pub const PING_MISSES_MAX: u32 = 2;

@@ -1,0 +1,198 @@
+//! The opening of a session: who, which version, and two proofs.
+
+use super::{Error, Event, Role, Session};
+use crate::limits::{PORTS_MAX, STREAMS_MAX};
+use crate::proto::auth::{Credentials, Proof, Prover, Secret, same};
+use crate::proto::frame::{AuthErr, Frame, Hello, Welcome};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The lowest version of the protocol that this program speaks.
+pub const VERSION_MIN: u16 = 1;
+/// The highest.
+pub const VERSION_MAX: u16 = 1;
+/// The features that this program has beyond its version: none so far.
+pub const FEATURES: u64 = 0;
+
+/// What a client brings to a session. Names longer than `limits` allows are cut, and then no gateway knows them.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// What the client is called in logs.
+    pub name: String,
+    /// The group that it serves.
+    pub group: String,
+    /// The group's secret.
+    pub secret: Secret,
+    /// Chosen at random by each process.
+    pub instance: u64,
+    /// Counts the connections of that process.
+    pub generation: u64,
+    /// Fresh random bytes for each session.
+    pub nonce: [u8; 32],
+}
+
+/// What a gateway brings to a session.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// The groups, with their secrets.
+    pub credentials: Arc<Credentials>,
+    /// The gateway's number for this session.
+    pub session_id: u64,
+    /// Fresh random bytes for each session.
+    pub nonce: [u8; 32],
+}
+
+/// The other side, and what was agreed on with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The client's name, on both sides.
+    pub name: String,
+    /// The client's group, on both sides.
+    pub group: String,
+    /// The client's instance, on both sides.
+    pub instance: u64,
+    /// The client's generation, on both sides.
+    pub generation: u64,
+    /// The gateway's number for the session, on both sides.
+    pub session_id: u64,
+    /// The version that both speak.
+    pub version: u16,
+    /// The features that both have.
+    pub features: u64,
+    /// Ports that the client may own at once.
+    pub ports_max: u32,
+}
+
+/// How far the handshake came.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Client: HELLO was sent.
+    AwaitWelcome { hello: Hello, secret: Secret },
+    /// Client: AUTH was sent; the gateway must answer with this.
+    AwaitAuthOk { expected: Proof },
+    /// Gateway: nothing came yet.
+    AwaitHello { config: GatewayConfig },
+    /// Gateway: WELCOME was sent.
+    AwaitAuth { credentials: Arc<Credentials>, hello: Bytes, welcome: Bytes },
+    /// Done.
+    Up,
+}
+
+impl Session {
+    /// The client's side of a new tunnel. HELLO is there to be sent.
+    pub fn client(config: ClientConfig, now: Instant) -> Self {
+        let hello = Hello {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            features: FEATURES,
+            instance: config.instance,
+            generation: config.generation,
+            streams_max: u32::try_from(STREAMS_MAX).expect("the limit fits its field"),
+            nonce: config.nonce,
+            group: config.group,
+            name: config.name,
+        };
+        let frame = Frame::Hello(hello.clone());
+        let phase = Phase::AwaitWelcome { hello, secret: config.secret };
+        let mut session = Self::new(Role::Client, phase, now);
+        session.control(&frame, 0);
+        session
+    }
+
+    /// The gateway's side of a new tunnel. It waits for HELLO.
+    pub fn gateway(config: GatewayConfig, now: Instant) -> Self {
+        Self::new(Role::Gateway, Phase::AwaitHello { config }, now)
+    }
+
+    pub(super) fn on_handshake_frame(&mut self, frame: Frame, now: Instant) -> Result<(), Error> {
+        let kind = frame.kind();
+        match (&self.phase, frame) {
+            (Phase::AwaitHello { config }, Frame::Hello(hello)) => {
+                let config = config.clone();
+                self.on_hello(&config, hello)
+            }
+            (Phase::AwaitWelcome { hello, secret }, Frame::Welcome(welcome)) => {
+                let (hello, secret) = (hello.clone(), secret.clone());
+                self.on_welcome(hello, &secret, welcome)
+            }
+            (Phase::AwaitAuth { credentials, hello, welcome }, Frame::Auth(proof)) => {
+                let group = self.peer.as_ref().map_or("", |peer| &peer.group);
+                let ours = credentials.check(group, &proof, hello, welcome).ok_or(Error::Credentials)?;
+                self.control(&Frame::AuthOk(ours), 0);
+                self.up(now);
+                Ok(())
+            }
+            (Phase::AwaitAuthOk { expected }, Frame::AuthOk(proof)) => {
+                if !same(expected, &proof) {
+                    return Err(Error::Credentials);
+                }
+                self.up(now);
+                Ok(())
+            }
+            (Phase::AwaitWelcome { .. } | Phase::AwaitAuthOk { .. }, Frame::AuthErr(refusal)) => {
+                let AuthErr { retry, code, reason } = refusal;
+                Err(Error::Refused { retry, code, reason })
+            }
+            (_, Frame::GoAway(goaway)) => {
+                self.on_goaway(goaway);
+                Ok(())
+            }
+            _ => Err(Error::Unexpected(kind)),
+        }
+    }
+
+    fn on_hello(&mut self, config: &GatewayConfig, hello: Hello) -> Result<(), Error> {
+        let version = hello.version_max.min(VERSION_MAX);
+        if version < hello.version_min.max(VERSION_MIN) {
+            return Err(Error::Version { min: hello.version_min, max: hello.version_max });
+        }
+        let welcome = Welcome {
+            version,
+            features: hello.features & FEATURES,
+            session_id: config.session_id,
+            ports_max: u32::try_from(PORTS_MAX).expect("the limit fits its field"),
+            nonce: config.nonce,
+        };
+        self.streams_max = STREAMS_MAX.min(usize::try_from(hello.streams_max).unwrap_or(usize::MAX));
+        self.peer = Some(Peer::new(&hello, &welcome));
+        let (hello, welcome) = (Frame::Hello(hello).encode(0), Frame::Welcome(welcome).encode(0));
+        self.control.push_back(welcome.clone());
+        self.phase = Phase::AwaitAuth { credentials: config.credentials.clone(), hello, welcome };
+        Ok(())
+    }
+
+    fn on_welcome(&mut self, hello: Hello, secret: &Secret, welcome: Welcome) -> Result<(), Error> {
+        let version = welcome.version;
+        if !(hello.version_min..=hello.version_max).contains(&version) {
+            return Err(Error::Version { min: version, max: version });
+        }
+        self.peer = Some(Peer::new(&hello, &welcome));
+        let (hello, welcome) = (Frame::Hello(hello).encode(0), Frame::Welcome(welcome).encode(0));
+        let proof = secret.prove(Prover::Client, &hello, &welcome);
+        self.phase = Phase::AwaitAuthOk { expected: secret.prove(Prover::Gateway, &hello, &welcome) };
+        self.control(&Frame::Auth(proof), 0);
+        Ok(())
+    }
+
+    fn up(&mut self, now: Instant) {
+        self.phase = Phase::Up;
+        self.liveness.received(now);
+        self.events.push_back(Event::Up);
+    }
+}
+
+impl Peer {
+    fn new(hello: &Hello, welcome: &Welcome) -> Self {
+        Self {
+            name: hello.name.clone(),
+            group: hello.group.clone(),
+            instance: hello.instance,
+            generation: hello.generation,
+            session_id: welcome.session_id,
+            version: welcome.version,
+            features: welcome.features,
+            ports_max: welcome.ports_max,
+        }
+    }
+}

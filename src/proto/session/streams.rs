@@ -1,0 +1,321 @@
+//! Streams: what the application wants of them, and what the peer says about them.
+
+use super::event::overrun;
+use super::{Error, Event, OpenError, Refused, Role, Session, StreamError, StreamId};
+use crate::limits::{
+    CONTROL_QUEUE_OPEN_LEN_MAX, DGRAM_BODY_BYTES_MAX, HOST_BYTES_MAX, STREAMS_MAX, WINDOW_INITIAL_BYTES,
+};
+use crate::proto::frame::{Frame, Kind, Network, OpenRequest, Opened, RefuseCode, ResetCode};
+use crate::proto::stream::{Opening, Receiving, Sending, Stream};
+use crate::proto::wire::is_text;
+use bytes::Bytes;
+use linkbuffer::LinkBuffer;
+
+/// What one read brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Read {
+    /// Bytes that were moved.
+    pub bytes: usize,
+    /// The peer has sent its FIN and this was the last byte before it; set once.
+    pub end: bool,
+}
+
+impl Session {
+    // ---- commands
+
+    /// Opens a stream to a target behind the client; `Accepted` or `Refused` answers. What is written or finished before is sent
+    /// once the target has answered.
+    ///
+    /// # Errors
+    /// When no stream can be opened on this session now; nothing is sent then.
+    pub fn open(&mut self, request: OpenRequest) -> Result<StreamId, OpenError> {
+        if !self.is_up() {
+            return Err(OpenError::NotUp);
+        }
+        if self.role != Role::Gateway {
+            return Err(OpenError::Role);
+        }
+        if self.is_draining() {
+            return Err(OpenError::Draining);
+        }
+        if request.host.is_empty() || !is_text(&request.host, HOST_BYTES_MAX) {
+            return Err(OpenError::Host);
+        }
+        if self.table.len() >= self.streams_max || self.control.len() >= CONTROL_QUEUE_OPEN_LEN_MAX {
+            return Err(OpenError::Limit);
+        }
+        let id = u32::try_from(self.next_id).map_err(|_| OpenError::Exhausted)?;
+        self.next_id += 2;
+        self.stats.streams_opened += 1;
+        self.table.insert(id, Stream::new(request.network, Opening::Sent));
+        self.control(&Frame::Open { request, window: WINDOW_INITIAL_BYTES }, id);
+        Ok(StreamId(id))
+    }
+
+    /// Says that the target answered.
+    ///
+    /// # Errors
+    /// When the stream is gone (the user lost interest), or was answered before.
+    pub fn accept(&mut self, id: StreamId, opened: Opened) -> Result<(), StreamError> {
+        let stream = self.table.get_mut(&id.0).ok_or(StreamError::Gone)?;
+        if stream.opening != Opening::Received {
+            return Err(StreamError::Opening);
+        }
+        stream.opening = Opening::Done;
+        let window = stream.receive_window.size();
+        self.control(&Frame::OpenOk { opened, window }, id.0);
+        self.schedule(id);
+        Ok(())
+    }
+
+    /// Says that the target did not answer. The stream is gone.
+    ///
+    /// # Errors
+    /// When it was gone before, or was answered before.
+    pub fn refuse(
+        &mut self,
+        id: StreamId,
+        code: RefuseCode,
+        resolve_us: u32,
+        connect_us: u32,
+    ) -> Result<(), StreamError> {
+        let stream = self.table.get(&id.0).ok_or(StreamError::Gone)?;
+        if stream.opening != Opening::Received {
+            return Err(StreamError::Opening);
+        }
+        self.remove(id);
+        self.control(&Frame::OpenErr { code, resolve_us, connect_us }, id.0);
+        Ok(())
+    }
+
+    /// Takes as much of `bytes` as the peer's window and the stream's queue allow, without a copy, and says how much. When something
+    /// is left, `Writable` follows once there is room.
+    ///
+    /// # Errors
+    /// When the stream is gone or takes no more.
+    pub fn write(&mut self, id: StreamId, bytes: &mut LinkBuffer) -> Result<usize, StreamError> {
+        let stream = self.table.get_mut(&id.0).ok_or(StreamError::Gone)?;
+        if stream.sending != Sending::Open {
+            return Err(StreamError::Finished);
+        }
+        let taken = stream.write(bytes);
+        self.schedule(id);
+        Ok(taken)
+    }
+
+    /// Queues one datagram on a stream of UDP; the oldest makes room. False when it cannot go out: the stream is gone, finished or no
+    /// stream of UDP, or the datagram is too long.
+    pub fn send_datagram(&mut self, id: StreamId, datagram: Bytes) -> bool {
+        let Some(stream) = self.table.get_mut(&id.0) else { return false };
+        if stream.sending != Sending::Open
+            || stream.network != Network::Udp
+            || datagram.len() > DGRAM_BODY_BYTES_MAX
+        {
+            return false;
+        }
+        self.stats.datagrams_dropped += stream.push_datagram(datagram);
+        self.schedule(id);
+        true
+    }
+
+    /// Says that nothing more will be written: FIN follows what is queued. Does nothing when that was said before or the stream is gone.
+    pub fn finish(&mut self, id: StreamId) {
+        let Some(stream) = self.table.get_mut(&id.0) else { return };
+        if stream.sending == Sending::Open {
+            stream.sending = Sending::FinQueued;
+            stream.wants_room = false;
+            self.schedule(id);
+        }
+    }
+
+    /// Breaks the stream off and drops what it had queued; it is gone at once. Does nothing when it was gone before.
+    ///
+    /// The peer is told with RST, or with STOP when our direction had ended, or not at all when there is nothing left to tell.
+    pub fn reset(&mut self, id: StreamId, code: ResetCode) {
+        let Some(stream) = self.remove(id) else { return };
+        match (stream.sending, stream.receiving) {
+            (Sending::Open | Sending::FinQueued, _) => self.control(&Frame::Rst(code), id.0),
+            (Sending::Ended, Receiving::Open) => self.control(&Frame::Stop(code), id.0),
+            (Sending::Ended, _) => {}
+        }
+    }
+
+    /// Moves at most `max` received bytes to the end of `out`, without a copy. On a stream of UDP it only tells the end, once the last
+    /// datagram was read.
+    ///
+    /// # Errors
+    /// When the stream is gone.
+    pub fn read(&mut self, id: StreamId, out: &mut LinkBuffer, max: usize) -> Result<Read, StreamError> {
+        let stream = self.table.get_mut(&id.0).ok_or(StreamError::Gone)?;
+        let (bytes, end) = stream.read(out, max);
+        if stream.is_over() {
+            self.remove(id);
+        }
+        Ok(Read { bytes, end })
+    }
+
+    /// The next datagram that arrived on a stream of UDP.
+    pub fn read_datagram(&mut self, id: StreamId) -> Option<Bytes> {
+        self.table.get_mut(&id.0)?.pop_received_datagram()
+    }
+
+    /// Says that of the bytes read from this stream `total` in all have reached the kernel: they become credit for the peer. A total
+    /// that is not news, or of a stream that is gone, does nothing.
+    pub fn delivered(&mut self, id: StreamId, total: u64) {
+        let Some(stream) = self.table.get_mut(&id.0) else { return };
+        stream.receive_window.deliver(total);
+        if stream.has_credit() && !stream.credit_queued {
+            stream.credit_queued = true;
+            self.credits.push_back(id.0);
+        }
+    }
+
+    /// Bytes of the stream that can be read now.
+    pub fn readable_len(&self, id: StreamId) -> usize {
+        self.table.get(&id.0).map_or(0, Stream::readable_len)
+    }
+
+    // ---- frames
+
+    pub(super) fn on_open(&mut self, id: StreamId, request: OpenRequest, window: u32) -> Result<(), Error> {
+        if self.role != Role::Client {
+            return Err(Error::Unexpected(Kind::Open));
+        }
+        if u64::from(id.0) != self.next_id {
+            return Err(Error::StreamId { id, due: self.next_id });
+        }
+        self.next_id += 2;
+        let full = self.table.len() >= STREAMS_MAX || self.control.len() >= CONTROL_QUEUE_OPEN_LEN_MAX;
+        if self.draining || full {
+            self.stats.streams_refused += 1;
+            let code = if full { RefuseCode::Limit } else { RefuseCode::Draining };
+            return self.answer(&Frame::OpenErr { code, resolve_us: 0, connect_us: 0 }, id.0);
+        }
+        let mut stream = Stream::new(request.network, Opening::Received);
+        stream.send_window.grant(window).map_err(overrun(id))?;
+        self.stats.streams_opened += 1;
+        self.table.insert(id.0, stream);
+        self.events.push_back(Event::Opened(id, request));
+        Ok(())
+    }
+
+    pub(super) fn on_stream_frame(&mut self, id: StreamId, frame: Frame) -> Result<(), Error> {
+        let kind = frame.kind();
+        let Some(stream) = self.table.get_mut(&id.0) else {
+            return if id.0 % 2 == 1 && u64::from(id.0) < self.next_id {
+                self.stats.late_frames += 1;
+                Ok(())
+            } else {
+                Err(Error::UnknownStream(id))
+            };
+        };
+        let answers = matches!(frame, Frame::OpenOk { .. } | Frame::OpenErr { .. });
+        let legal = match stream.opening {
+            Opening::Sent => answers || kind == Kind::Rst,
+            Opening::Received => kind == Kind::Rst,
+            Opening::Done => !answers,
+        };
+        if !legal {
+            return Err(Error::Unexpected(kind));
+        }
+        // After its FIN the peer may only give credit and, once, STOP.
+        let after_fin = stream.receiving != Receiving::Open;
+        match kind {
+            Kind::Window => {}
+            Kind::Stop if after_fin => {}
+            Kind::Stop => return Err(Error::Unexpected(kind)),
+            _ if after_fin => return Err(Error::AfterFin(id, kind)),
+            _ => {}
+        }
+        match frame {
+            Frame::OpenOk { opened, window } => {
+                stream.opening = Opening::Done;
+                stream.send_window.grant(window).map_err(overrun(id))?;
+                self.events.push_back(Event::Accepted(id, opened));
+                self.schedule(id);
+                self.offer_room(id);
+            }
+            Frame::OpenErr { code, resolve_us, connect_us } => {
+                self.events.push_back(Event::Refused(id, Refused { code, resolve_us, connect_us }));
+                self.remove(id);
+            }
+            Frame::Data(body) => {
+                if stream.network != Network::Tcp {
+                    return Err(Error::Unexpected(kind));
+                }
+                if body.is_empty() {
+                    return Err(Error::Empty(kind));
+                }
+                stream.receive_window.receive(body.len()).map_err(|_| Error::WindowExceeded(id))?;
+                stream.push_received(body);
+                self.readable(id);
+            }
+            Frame::Dgram(body) => {
+                if stream.network != Network::Udp {
+                    return Err(Error::Unexpected(kind));
+                }
+                self.stats.datagrams_dropped += stream.push_received_datagram(body);
+                self.readable(id);
+            }
+            Frame::Window(0) => return Err(Error::Empty(kind)),
+            Frame::Window(credit) => {
+                stream.send_window.grant(credit).map_err(overrun(id))?;
+                self.offer_room(id);
+            }
+            Frame::Fin => {
+                stream.receiving = Receiving::Fin;
+                self.readable(id);
+            }
+            Frame::Rst(code) => {
+                self.events.push_back(Event::Reset(id, code));
+                self.remove(id);
+            }
+            Frame::Stop(code) => {
+                if stream.sending != Sending::Ended {
+                    stream.stop_sending();
+                    self.events.push_back(Event::Stopped(id, code));
+                    if stream.is_over() {
+                        self.remove(id);
+                    }
+                }
+            }
+            _ => return Err(Error::Unexpected(kind)),
+        }
+        Ok(())
+    }
+
+    // ---- inside
+
+    /// Queues `Readable`, unless one is queued.
+    fn readable(&mut self, id: StreamId) {
+        if let Some(stream) = self.table.get_mut(&id.0) {
+            if !stream.readable_queued {
+                stream.readable_queued = true;
+                self.events.push_back(Event::Readable(id));
+            }
+        }
+    }
+
+    /// Queues `Writable` when a write fell short and there is room again.
+    pub(super) fn offer_room(&mut self, id: StreamId) {
+        if let Some(stream) = self.table.get_mut(&id.0) {
+            if stream.has_room() {
+                stream.wants_room = false;
+                if !stream.writable_queued {
+                    stream.writable_queued = true;
+                    self.events.push_back(Event::Writable(id));
+                }
+            }
+        }
+    }
+
+    /// Gives the stream a turn when it has something to send.
+    fn schedule(&mut self, id: StreamId) {
+        if let Some(stream) = self.table.get_mut(&id.0) {
+            if !stream.scheduled && stream.next().is_some() {
+                stream.scheduled = true;
+                self.turns.push_back(id.0);
+            }
+        }
+    }
+}

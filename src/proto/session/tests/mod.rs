@@ -1,0 +1,51 @@
+//! Both ends of a tunnel in one thread, under a virtual clock.
+
+mod errors;
+mod handshake;
+mod life;
+mod pair;
+mod random;
+mod streams;
+
+use super::*;
+use crate::proto::auth::{Credentials, Secret};
+use crate::proto::frame::{Network, OpenRequest, Opened, RefuseCode, ResetCode};
+use linkbuffer::LinkBuffer;
+use pair::{CLIENT, GATEWAY, Pair};
+use std::sync::Arc;
+
+fn client_config() -> ClientConfig {
+    ClientConfig {
+        name: "edge04".into(),
+        group: "prod".into(),
+        secret: Secret::new("s3cret"),
+        instance: 77,
+        generation: 3,
+        nonce: [1; 32],
+    }
+}
+
+fn gateway_config() -> GatewayConfig {
+    let mut credentials = Credentials::new();
+    credentials.insert("prod", Secret::new("s3cret"));
+    GatewayConfig { credentials: Arc::new(credentials), session_id: 9, nonce: [2; 32] }
+}
+
+fn tcp(host: &str, port: u16) -> OpenRequest {
+    OpenRequest { network: Network::Tcp, host: host.into(), port, conn_id: 42, user_addr: None }
+}
+
+fn udp(host: &str, port: u16) -> OpenRequest {
+    OpenRequest { network: Network::Udp, ..tcp(host, port) }
+}
+
+fn buffer(bytes: &[u8]) -> LinkBuffer {
+    let mut buffer = LinkBuffer::new();
+    buffer.write(bytes);
+    buffer
+}
+
+fn bytes_of(buffer: &mut LinkBuffer) -> Vec<u8> {
+    let n = buffer.len();
+    buffer.read_bytes(n).expect("all of it").to_vec()
+}

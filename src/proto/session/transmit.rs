@@ -1,0 +1,135 @@
+//! What goes out next: control frames, credit, and then the streams in turns.
+//!
+//! Deficit round robin: a turn gives a stream `TURN_BYTES`; it sends whole frames while they fit into what it was given and keeps the rest for
+//! its next turn, unless it runs out of things to send. A stream that has much to send delays one that has little by one frame, and never
+//! by its queue.
+
+use super::{Session, StreamId};
+use crate::limits::TURN_BYTES;
+use crate::proto::frame::{Frame, HEAD_BYTES, Head, Kind};
+use crate::proto::stream::{Next, Sending};
+use linkbuffer::LinkBuffer;
+
+impl Session {
+    /// Appends whole frames to `out` and says how many bytes: at most `max`, but one frame when there is one.
+    pub fn poll_transmit(&mut self, max: usize, out: &mut LinkBuffer) -> usize {
+        let mut budget = Budget { max, sent: 0, frames: 0 };
+        if self.transmit_control(&mut budget, out) && self.transmit_credit(&mut budget, out) {
+            self.transmit_streams(&mut budget, out);
+        }
+        self.stats.bytes_out += budget.sent as u64;
+        self.stats.frames_out += budget.frames;
+        budget.sent
+    }
+
+    /// Whether [`poll_transmit`](Self::poll_transmit) is worth a call; after one that gave nothing it is not.
+    pub fn wants_transmit(&self) -> bool {
+        !self.control.is_empty()
+            || self.pong.is_some()
+            || self.liveness.ping.is_some()
+            || !self.credits.is_empty()
+            || !self.turns.is_empty()
+    }
+
+    /// False when the budget is used up.
+    fn transmit_control(&mut self, budget: &mut Budget, out: &mut LinkBuffer) -> bool {
+        let pong = self.pong.take().map(|number| Frame::Pong(number).encode(0));
+        let ping = self.liveness.ping.take().map(|number| Frame::Ping(number).encode(0));
+        for frame in pong.into_iter().chain(ping) {
+            // Two frames of 20 bytes are not worth a place in a queue when `max` is that small.
+            budget.spend(frame.len());
+            out.write(&frame);
+        }
+        while let Some(frame) = self.control.front() {
+            if !budget.allows(frame.len()) {
+                return false;
+            }
+            budget.spend(frame.len());
+            out.write(frame);
+            self.control.pop_front();
+        }
+        true
+    }
+
+    fn transmit_credit(&mut self, budget: &mut Budget, out: &mut LinkBuffer) -> bool {
+        const LEN: usize = HEAD_BYTES + 4;
+        while let Some(&id) = self.credits.front() {
+            if !budget.allows(LEN) {
+                return false;
+            }
+            self.credits.pop_front();
+            let stream = self.table.get_mut(&id).expect("streams with credit to give are in the table");
+            stream.credit_queued = false;
+            // The peer's FIN may have made it pointless since it was queued.
+            if !stream.has_credit() {
+                continue;
+            }
+            if let Some(credit) = stream.receive_window.credit() {
+                out.write(&Frame::Window(credit).encode(id));
+                budget.spend(LEN);
+            }
+        }
+        true
+    }
+
+    fn transmit_streams(&mut self, budget: &mut Budget, out: &mut LinkBuffer) {
+        while let Some(&id) = self.turns.front() {
+            let stream = self.table.get_mut(&id).expect("streams that take turns are in the table");
+            let Some(next) = stream.next() else {
+                stream.scheduled = false;
+                stream.in_turn = false;
+                stream.deficit = 0;
+                self.turns.pop_front();
+                continue;
+            };
+            if !stream.in_turn {
+                stream.in_turn = true;
+                stream.deficit += TURN_BYTES;
+            }
+            let (kind, len) = match next {
+                Next::Data(len) => (Kind::Data, len),
+                Next::Dgram(len) => (Kind::Dgram, len),
+                Next::Fin => (Kind::Fin, 0),
+            };
+            if len > stream.deficit {
+                stream.in_turn = false;
+                self.turns.rotate_left(1);
+                continue;
+            }
+            if !budget.allows(HEAD_BYTES + len) {
+                return;
+            }
+            budget.spend(HEAD_BYTES + len);
+            stream.deficit -= len;
+            out.write(&Head { kind, stream: id, len }.encode());
+            match next {
+                Next::Data(len) => out.append(stream.take_data(len)),
+                Next::Dgram(_) => out.write_bytes(stream.take_datagram()),
+                Next::Fin => stream.sending = Sending::Ended,
+            }
+            if stream.is_over() {
+                self.remove(StreamId(id));
+            } else {
+                self.offer_room(StreamId(id));
+            }
+        }
+    }
+}
+
+/// How much one call may send.
+struct Budget {
+    max: usize,
+    sent: usize,
+    frames: u64,
+}
+
+impl Budget {
+    fn allows(&self, len: usize) -> bool {
+        self.sent == 0 || self.sent + len <= self.max
+    }
+
+    fn spend(&mut self, len: usize) {
+        self.sent += len;
+        self.frames += 1;
+    }
+}

@@ -1,0 +1,265 @@
+//! One stream inside a session: two halves that end on their own, each with its window and its queue.
+//!
+//! ```text
+//!   opening      Sent ──OPEN_OK──▶ Done ◀──accept── Received          OPEN_ERR, RST: gone
+//!
+//!   sending      Open ──finish──▶ FinQueued ──FIN sent──▶ Ended       STOP received: Ended, what was queued is dropped
+//!   receiving    Open ──FIN received──▶ Fin ──all read──▶ Ended
+//!
+//!   both Ended, or a reset from either side: gone, once
+//! ```
+//!
+//! A side closes its direction with one message: FIN, or RST (or OPEN_ERR before there was anything to close). After its FIN, the
+//! only thing that it may still say about the stream is WINDOW, and STOP at the end.
+
+use super::flow::{ReceiveWindow, SendWindow};
+use super::frame::Network;
+use crate::limits::{
+    BODY_COPY_BYTES_MAX, DATA_BODY_BYTES_MAX, DATAGRAM_QUEUE_BYTES_MAX, DATAGRAM_QUEUE_LEN_MAX,
+    SEND_QUEUE_BYTES_MAX,
+};
+use bytes::Bytes;
+use linkbuffer::LinkBuffer;
+use std::collections::VecDeque;
+
+/// How far the opening came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// OPEN was sent; the target did not answer yet.
+    Sent,
+    /// OPEN was received; the application did not answer yet.
+    Received,
+    /// Bytes may go both ways.
+    Done,
+}
+
+/// The direction from us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// More may be written.
+    Open,
+    /// FIN follows what is queued.
+    FinQueued,
+    /// FIN was sent, or the peer does not want more.
+    Ended,
+}
+
+/// The direction to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receiving {
+    /// More may come.
+    Open,
+    /// FIN came; there may be bytes to read.
+    Fin,
+    /// The application has read the end.
+    Ended,
+}
+
+/// What a stream has for its turn on the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Data(usize),
+    Dgram(usize),
+    Fin,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) network: Network,
+    pub(super) opening: Opening,
+    pub(super) sending: Sending,
+    pub(super) receiving: Receiving,
+    /// Bytes that wait for their turn. Invariant: queue.len() ≤ send_window.available() and ≤ SEND_QUEUE_BYTES_MAX.
+    queue: LinkBuffer,
+    pub(super) send_window: SendWindow,
+    /// A write was taken in part; the application waits for room.
+    pub(super) wants_room: bool,
+    /// Bytes that wait to be read. Held to the window.
+    received: LinkBuffer,
+    pub(super) receive_window: ReceiveWindow,
+    /// Only streams of UDP have them.
+    datagrams: Option<Box<Datagrams>>,
+    /// Deficit round robin: what this stream may send before it is the next one's turn, and whether its turn has begun.
+    pub(super) deficit: usize,
+    pub(super) in_turn: bool,
+    /// In the session's queue of streams that have something to send; at most once.
+    pub(super) scheduled: bool,
+    /// In the session's queue of streams that have credit to give; at most once.
+    pub(super) credit_queued: bool,
+    /// An event of this kind is queued; at most one at a time.
+    pub(super) readable_queued: bool,
+    pub(super) writable_queued: bool,
+}
+
+#[derive(Debug, Default)]
+struct Datagrams {
+    out: DatagramQueue,
+    received: DatagramQueue,
+}
+
+/// Whole datagrams, first in, first out; the oldest makes room.
+#[derive(Debug, Default)]
+struct DatagramQueue {
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl DatagramQueue {
+    /// Returns how many older ones were dropped.
+    fn push(&mut self, datagram: Bytes) -> u64 {
+        self.bytes += datagram.len();
+        self.queue.push_back(datagram);
+        let mut dropped = 0;
+        while self.queue.len() > DATAGRAM_QUEUE_LEN_MAX || self.bytes > DATAGRAM_QUEUE_BYTES_MAX {
+            self.pop();
+            dropped += 1;
+        }
+        dropped
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let datagram = self.queue.pop_front()?;
+        self.bytes -= datagram.len();
+        Some(datagram)
+    }
+}
+
+impl Stream {
+    pub(super) fn new(network: Network, opening: Opening) -> Self {
+        Self {
+            network,
+            opening,
+            sending: Sending::Open,
+            receiving: Receiving::Open,
+            queue: LinkBuffer::new(),
+            send_window: SendWindow::default(),
+            wants_room: false,
+            received: LinkBuffer::new(),
+            receive_window: ReceiveWindow::default(),
+            datagrams: (network == Network::Udp).then(Box::default),
+            deficit: 0,
+            in_turn: false,
+            scheduled: false,
+            credit_queued: false,
+            readable_queued: false,
+            writable_queued: false,
+        }
+    }
+
+    /// Both directions ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.sending == Sending::Ended && self.receiving == Receiving::Ended
+    }
+
+    // ---- sending
+
+    /// Bytes that a write may bring now.
+    fn room(&self) -> usize {
+        let window = self.send_window.available() - self.queue.len();
+        window.min(SEND_QUEUE_BYTES_MAX - self.queue.len())
+    }
+
+    /// Moves what there is room for out of `bytes`; what stays is asked for again by [`has_room`](Self::has_room).
+    pub(super) fn write(&mut self, bytes: &mut LinkBuffer) -> usize {
+        let n = bytes.len().min(self.room());
+        if n > 0 {
+            self.queue.append(bytes.split_to(n).expect("n was held to the length"));
+        }
+        self.wants_room = !bytes.is_empty();
+        n
+    }
+
+    /// Whether a write that fell short should be tried again: the window is open, and half the queue is free so that the two
+    /// sides do not trade single bytes.
+    pub(super) fn has_room(&self) -> bool {
+        self.wants_room
+            && self.sending == Sending::Open
+            && self.queue.len() <= SEND_QUEUE_BYTES_MAX / 2
+            && self.room() > 0
+    }
+
+    pub(super) fn push_datagram(&mut self, datagram: Bytes) -> u64 {
+        self.datagrams.as_mut().map_or(0, |datagrams| datagrams.out.push(datagram))
+    }
+
+    /// What is next to be sent, if anything is.
+    pub(super) fn next(&self) -> Option<Next> {
+        if self.opening != Opening::Done || self.sending == Sending::Ended {
+            return None;
+        }
+        if !self.queue.is_empty() {
+            return Some(Next::Data(self.queue.len().min(DATA_BODY_BYTES_MAX)));
+        }
+        if let Some(datagram) = self.datagrams.as_ref().and_then(|datagrams| datagrams.out.queue.front()) {
+            return Some(Next::Dgram(datagram.len()));
+        }
+        (self.sending == Sending::FinQueued).then_some(Next::Fin)
+    }
+
+    /// Takes the next `len` bytes of the queue, for one DATA frame.
+    pub(super) fn take_data(&mut self, len: usize) -> LinkBuffer {
+        self.send_window.take(len);
+        self.queue.split_to(len).expect("next() said how many bytes there are")
+    }
+
+    pub(super) fn take_datagram(&mut self) -> Bytes {
+        let datagrams = self.datagrams.as_mut().expect("next() said that there is a datagram");
+        datagrams.out.pop().expect("next() said that there is a datagram")
+    }
+
+    /// The peer does not want more.
+    pub(super) fn stop_sending(&mut self) {
+        self.sending = Sending::Ended;
+        self.wants_room = false;
+        self.queue = LinkBuffer::new();
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.out = DatagramQueue::default();
+        }
+    }
+
+    // ---- receiving
+
+    /// Keeps bytes that the window allowed.
+    pub(super) fn push_received(&mut self, body: Bytes) {
+        if body.len() < BODY_COPY_BYTES_MAX {
+            self.received.write(&body);
+        } else {
+            self.received.write_bytes(body);
+        }
+    }
+
+    pub(super) fn push_received_datagram(&mut self, body: Bytes) -> u64 {
+        let body = if body.len() < BODY_COPY_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body };
+        self.datagrams.as_mut().map_or(0, |datagrams| datagrams.received.push(body))
+    }
+
+    /// Moves at most `max` received bytes to `out`. The flag is the end of the stream, and is set once.
+    pub(super) fn read(&mut self, out: &mut LinkBuffer, max: usize) -> (usize, bool) {
+        let n = self.received.len().min(max);
+        if n > 0 {
+            out.append(self.received.split_to(n).expect("n was held to the length"));
+            self.receive_window.read(n);
+        }
+        let datagrams_left =
+            self.datagrams.as_ref().is_some_and(|datagrams| !datagrams.received.queue.is_empty());
+        let end = self.receiving == Receiving::Fin && self.received.is_empty() && !datagrams_left;
+        if end {
+            self.receiving = Receiving::Ended;
+        }
+        (n, end)
+    }
+
+    pub(super) fn pop_received_datagram(&mut self) -> Option<Bytes> {
+        self.datagrams.as_mut()?.received.pop()
+    }
+
+    /// Whether WINDOW is worth sending: a peer that sent FIN has no use for it.
+    pub(super) fn has_credit(&self) -> bool {
+        self.receiving == Receiving::Open && self.receive_window.has_credit()
+    }
+
+    /// Bytes that can be read now.
+    pub(super) fn readable_len(&self) -> usize {
+        self.received.len()
+    }
+}
