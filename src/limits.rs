@@ -141,8 +141,9 @@ pub const DGRAM_BODY_BYTES_MAX: usize = 65_507;
 /// Most bytes in the body of any other frame.
 pub const CONTROL_BODY_BYTES_MAX: usize = 512;
 
-/// A body shorter than this is copied out of the input, so that a few bytes do not keep a whole input alive.
-pub const BODY_COPY_BYTES_MAX: usize = 1024;
+/// A received datagram shorter than this is copied out of the input, so that a few bytes do not keep a whole input alive. (Bodies of DATA
+/// go into a `LinkBuffer`, which has such a limit of its own.)
+pub const DATAGRAM_COPY_BYTES_MAX: usize = 1024;
 
 /// Most bytes in a group's name.
 pub const GROUP_BYTES_MAX: usize = 64;

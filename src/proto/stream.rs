@@ -15,7 +15,7 @@
 use super::flow::{ReceiveWindow, SendWindow};
 use super::frame::Network;
 use crate::limits::{
-    BODY_COPY_BYTES_MAX, DATA_BODY_BYTES_MAX, DATAGRAM_QUEUE_BYTES_MAX, DATAGRAM_QUEUE_LEN_MAX,
+    DATA_BODY_BYTES_MAX, DATAGRAM_COPY_BYTES_MAX, DATAGRAM_QUEUE_BYTES_MAX, DATAGRAM_QUEUE_LEN_MAX,
     SEND_QUEUE_BYTES_MAX,
 };
 use bytes::Bytes;
@@ -221,15 +221,11 @@ impl Stream {
 
     /// Keeps bytes that the window allowed.
     pub(super) fn push_received(&mut self, body: Bytes) {
-        if body.len() < BODY_COPY_BYTES_MAX {
-            self.received.write(&body);
-        } else {
-            self.received.write_bytes(body);
-        }
+        self.received.write_bytes(body);
     }
 
     pub(super) fn push_received_datagram(&mut self, body: Bytes) -> u64 {
-        let body = if body.len() < BODY_COPY_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body };
+        let body = if body.len() < DATAGRAM_COPY_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body };
         self.datagrams.as_mut().map_or(0, |datagrams| datagrams.received.push(body))
     }
 

@@ -1,1 +1,177 @@
-//! To come.
+//! Who gets in, and who does not.
+
+use super::*;
+use crate::limits::HANDSHAKE_MS;
+use crate::proto::frame::Hello;
+
+#[track_caller]
+fn check(client: ClientConfig, gateway: GatewayConfig, want_client: Lost, want_gateway: Lost) {
+    let mut pair = Pair::silent(client, gateway);
+    pair.drive();
+    assert_eq!(pair.take_events(CLIENT), [Event::Lost(want_client)]);
+    assert_eq!(pair.take_events(GATEWAY), [Event::Lost(want_gateway)]);
+}
+
+fn refused(retry: bool, code: AuthErrCode, reason: &str) -> Lost {
+    Lost::Failed(Error::Refused { retry, code, reason: reason.into() })
+}
+
+#[test]
+fn both_sides_learn_the_same() {
+    let pair = Pair::up();
+    let peer = pair.ends[GATEWAY].peer().unwrap();
+    assert_eq!(Some(peer), pair.ends[CLIENT].peer());
+    assert_eq!((&*peer.name, &*peer.group, peer.instance, peer.generation), ("edge04", "prod", 77, 3));
+    assert_eq!((peer.session_id, peer.version, peer.features), (9, VERSION_MAX, FEATURES));
+}
+
+#[test]
+fn an_open_gateway_takes_the_empty_group() {
+    let open = GatewayConfig { credentials: Arc::new(Credentials::open()), ..gateway_config() };
+    let client = ClientConfig { group: String::new(), secret: Secret::default(), ..client_config() };
+    let mut pair = Pair::silent(client, open.clone());
+    pair.drive();
+    assert!(pair.ends.iter().all(Session::is_up));
+    let wrong = refused(false, AuthErrCode::Credentials, "the group or its secret is wrong");
+    check(client_config(), open, wrong, Lost::Failed(Error::Credentials));
+}
+
+// proves T9, T10: a wrong secret and an unknown group look the same from outside
+#[test]
+fn a_wrong_secret_and_an_unknown_group_fail_alike_and_for_good() {
+    let wrong = refused(false, AuthErrCode::Credentials, "the group or its secret is wrong");
+    let secret = ClientConfig { secret: Secret::new("guess"), ..client_config() };
+    check(secret, gateway_config(), wrong.clone(), Lost::Failed(Error::Credentials));
+    let group = ClientConfig { group: "dev".into(), ..client_config() };
+    check(group, gateway_config(), wrong, Lost::Failed(Error::Credentials));
+    let empty = ClientConfig { group: "dev".into(), secret: Secret::default(), ..client_config() };
+    let wrong = refused(false, AuthErrCode::Credentials, "the group or its secret is wrong");
+    check(empty, gateway_config(), wrong, Lost::Failed(Error::Credentials));
+    assert!(!Error::Credentials.retry());
+}
+
+// proves T10: a gateway that does not know the secret is no gateway of ours, although it lets everybody in
+#[test]
+fn a_gateway_must_prove_itself() {
+    let mut pair = Pair::silent(client_config(), gateway_config());
+    let hello = Hello {
+        version_min: 1,
+        version_max: 1,
+        features: 0,
+        instance: 0,
+        generation: 0,
+        streams_max: 1,
+        nonce: [0; 32],
+        group: String::new(),
+        name: String::new(),
+    };
+    // The impostor answers WELCOME and takes any proof.
+    let welcome =
+        crate::proto::frame::Welcome { version: 1, features: 0, session_id: 1, ports_max: 1, nonce: [0; 32] };
+    let now = pair.now;
+    pair.ends[CLIENT].handle_input(Frame::Welcome(welcome).encode(0), now).unwrap();
+    // It even sends the client's own proof back.
+    let mut out = LinkBuffer::new();
+    let n = pair.ends[CLIENT].poll_transmit(usize::MAX, &mut out);
+    let sent = out.read_bytes(n).unwrap();
+    let proof: [u8; 32] = sent[sent.len() - 32..].try_into().unwrap();
+    let got = pair.ends[CLIENT].handle_input(Frame::AuthOk(proof).encode(0), now);
+    assert_eq!(got, Err(Error::Credentials));
+    assert!(!pair.ends[CLIENT].is_up());
+    // And HELLO is not for a client.
+    let mut client = Session::client(client_config(), now);
+    let got = client.handle_input(Frame::Hello(hello).encode(0), now);
+    assert_eq!(got, Err(Error::Unexpected(Kind::Hello)));
+}
+
+// proves T10: the frames of one session are worth nothing in another
+#[test]
+fn a_recorded_handshake_does_not_open_a_second_session() {
+    let mut pair = Pair::silent(client_config(), gateway_config());
+    let mut recorded = LinkBuffer::new();
+    let now = pair.now;
+    pair.ends[CLIENT].poll_transmit(usize::MAX, &mut recorded);
+    let n = recorded.len();
+    let hello = recorded.read_bytes(n).unwrap();
+    pair.ends[GATEWAY].handle_input(hello.clone(), now).unwrap();
+    let mut answer = LinkBuffer::new();
+    let n = pair.ends[GATEWAY].poll_transmit(usize::MAX, &mut answer);
+    pair.ends[CLIENT].handle_input(answer.read_bytes(n).unwrap(), now).unwrap();
+    let n = pair.ends[CLIENT].poll_transmit(usize::MAX, &mut recorded);
+    let auth = recorded.read_bytes(n).unwrap();
+
+    let mut second = Session::gateway(GatewayConfig { nonce: [3; 32], ..gateway_config() }, now);
+    second.handle_input(hello, now).unwrap();
+    assert_eq!(second.handle_input(auth.clone(), now), Err(Error::Credentials));
+    pair.ends[GATEWAY].handle_input(auth, now).unwrap();
+    assert!(pair.ends[GATEWAY].is_up());
+}
+
+#[test]
+fn versions_that_do_not_meet_are_refused_for_good() {
+    let now = pair::base();
+    let hello = |version_min, version_max| {
+        let hello = Hello {
+            version_min,
+            version_max,
+            features: u64::MAX,
+            instance: 0,
+            generation: 0,
+            streams_max: 7,
+            nonce: [0; 32],
+            group: "prod".into(),
+            name: "n".into(),
+        };
+        Frame::Hello(hello).encode(0)
+    };
+    for (min, max) in [(2, 9), (0, 0), (5, 1)] {
+        let mut gateway = Session::gateway(gateway_config(), now);
+        assert_eq!(gateway.handle_input(hello(min, max), now), Err(Error::Version { min, max }));
+        let mut out = LinkBuffer::new();
+        let n = gateway.poll_transmit(usize::MAX, &mut out);
+        let mut client = Session::client(client_config(), now);
+        let error = client.handle_input(out.read_bytes(n).unwrap(), now).unwrap_err();
+        assert!(matches!(error, Error::Refused { retry: false, code: AuthErrCode::Version, .. }));
+    }
+    let mut gateway = Session::gateway(gateway_config(), now);
+    gateway.handle_input(hello(0, 9), now).unwrap();
+    let peer = gateway.peer().unwrap();
+    assert_eq!((peer.version, peer.features, gateway.streams_max), (VERSION_MAX, 0, 7));
+    assert!(!gateway.is_up());
+}
+
+// proves T17: whoever says nothing, or half of it, is dropped after ten seconds; nothing before that opens a stream
+#[test]
+fn the_handshake_has_a_limit() {
+    let now = pair::base();
+    let limit = Duration::from_millis(HANDSHAKE_MS);
+    for mut end in [Session::gateway(gateway_config(), now), Session::client(client_config(), now)] {
+        assert_eq!(end.poll_timeout(), Some(now + limit));
+        assert_eq!(end.handle_timeout(now + limit - Duration::from_millis(1)), Ok(()));
+        assert_eq!(end.open(tcp("h", 1)), Err(OpenError::NotUp));
+        assert_eq!(end.handle_timeout(now + limit), Err(Error::HandshakeTimeout));
+        assert_eq!(end.handle_timeout(now + limit), Err(Error::HandshakeTimeout));
+        assert_eq!(end.poll_timeout(), None);
+    }
+    let mut gateway = Session::gateway(gateway_config(), now);
+    let open = Frame::Open { request: tcp("h", 1), window: 1 }.encode(1);
+    assert_eq!(gateway.handle_input(open, now), Err(Error::Unexpected(Kind::Open)));
+}
+
+#[test]
+fn a_gateway_turns_away_and_says_when_to_come_back() {
+    let stopping = |pair: &mut Pair| pair.ends[GATEWAY].close(GoAwayCode::Stop, "stopping");
+    let full = |pair: &mut Pair| pair.ends[GATEWAY].turn_away("1000 clients");
+    for (act, code, reason) in [
+        (&stopping as &dyn Fn(&mut Pair), AuthErrCode::Stopping, "stopping"),
+        (&full, AuthErrCode::Limit, "1000 clients"),
+    ] {
+        let mut pair = Pair::silent(client_config(), gateway_config());
+        act(&mut pair);
+        pair.drive();
+        let lost = refused(true, code, reason);
+        assert_eq!(pair.take_events(CLIENT), [Event::Lost(lost.clone())]);
+        assert!(matches!(lost, Lost::Failed(error) if error.retry()));
+        assert_eq!(pair.take_events(GATEWAY), [Event::Lost(Lost::Closed(GoAwayCode::Stop))]);
+    }
+}

@@ -1,1 +1,168 @@
-//! To come.
+//! A session as a whole: quiet for days, lost in time, drained, closed, and its ports.
+
+use super::*;
+use crate::limits::{PING_ANSWER_MS, PING_IDLE_MS};
+use crate::proto::frame::{PortError, PortRequest};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+// proves S-24, S-25, S-27: nothing ends a quiet tunnel, and nothing happens in it but PING and PONG
+#[test]
+fn a_quiet_tunnel_lives_for_a_day_and_its_streams_with_it() {
+    let (mut pair, id) = Pair::with_stream(tcp("ssh", 22));
+    let before = pair.pings;
+    pair.advance(DAY);
+    assert_eq!((pair.take_events(CLIENT), pair.take_events(GATEWAY)), (vec![], vec![]));
+    let pings = pair.pings - before;
+    assert!((5000..=2 * 5760).contains(&pings), "one PING in 15 s from each side at most: {pings}");
+    assert_eq!(pair.ends[CLIENT].rtt(), Some(2 * pair.delay));
+    pair.ends[GATEWAY].write(id, &mut buffer(b"awake")).unwrap();
+    pair.drive();
+    assert_eq!(pair.take_events(CLIENT), [Event::Readable(id)]);
+}
+
+// proves S-28, S-35, T17: a peer that vanished is found within 45 s, from either side, at any moment of the quiet
+#[test]
+fn a_dead_peer_is_found_within_45_seconds() {
+    for side in [CLIENT, GATEWAY] {
+        for quiet_ms in [0, 1, 7_000, 14_999, 15_000, 15_001, 31_000] {
+            let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+            pair.advance(Duration::from_millis(quiet_ms));
+            pair.dead[1 - side] = true;
+            let died = pair.now;
+            pair.advance(Duration::from_secs(45));
+            let lost = Event::Lost(Lost::Failed(Error::PeerLost));
+            assert_eq!(pair.take_events(side), [Event::Closed(id), lost], "{quiet_ms}");
+            assert!(pair.now == died + Duration::from_secs(45) && !pair.ends[side].is_up());
+        }
+    }
+}
+
+// proves S-27: any frame counts as life, also when the answer to a PING is lost
+#[test]
+fn any_frame_is_life() {
+    let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+    let gateway = &mut pair.ends[GATEWAY];
+    let mut now = pair.now;
+    for _ in 0..10 {
+        now = gateway.poll_timeout().unwrap();
+        gateway.handle_timeout(now).unwrap();
+        now = gateway.poll_timeout().unwrap();
+        gateway.handle_timeout(now).unwrap();
+        gateway.handle_input(Frame::Data(Bytes::from_static(b"x")).encode(id.0), now).unwrap();
+        assert_eq!(gateway.poll_timeout(), Some(now + Duration::from_millis(PING_IDLE_MS)));
+    }
+    assert!(gateway.is_up() && now > pair.now);
+}
+
+// proves T28: a process that slept through its deadlines asks once more before it gives up
+#[test]
+fn a_deadline_that_is_seen_late_asks_again() {
+    let mut pair = Pair::up();
+    let gateway = &mut pair.ends[GATEWAY];
+    let first = gateway.poll_timeout().unwrap();
+    gateway.handle_timeout(first).unwrap();
+    let second = gateway.poll_timeout().unwrap();
+    gateway.handle_timeout(second).unwrap();
+    // Suspended for a minute within the last ten seconds.
+    let late = second + Duration::from_secs(60);
+    gateway.handle_timeout(late).unwrap();
+    assert!(gateway.is_up());
+    let last = gateway.poll_timeout().unwrap();
+    assert_eq!(last, late + Duration::from_millis(PING_ANSWER_MS));
+    assert_eq!(gateway.handle_timeout(last), Err(Error::PeerLost));
+    assert!(!Error::PeerLost.to_string().is_empty() && Error::PeerLost.retry());
+}
+
+// proves S-12, S-33, S-38, S-47: closing ends all streams, then the session, once, and says one last word
+#[test]
+fn closing_ends_the_streams_and_then_the_session_once() {
+    let (mut pair, a) = Pair::with_stream(tcp("a", 1));
+    let b = pair.open(tcp("b", 1));
+    pair.ends[GATEWAY].write(a, &mut buffer(&[1; 1000])).unwrap();
+    for _ in 0..3 {
+        pair.ends[GATEWAY].close(GoAwayCode::Stop, "SIGTERM");
+    }
+    assert_eq!(pair.ends[GATEWAY].open(tcp("c", 1)), Err(OpenError::NotUp));
+    pair.drive();
+    let closed = [Event::Closed(a), Event::Closed(b)];
+    let ours = Event::Lost(Lost::Closed(GoAwayCode::Stop));
+    let theirs = Event::Lost(Lost::PeerClosed(GoAwayCode::Stop, "SIGTERM".into()));
+    assert_eq!(pair.take_events(GATEWAY), [&closed[..], &[ours]].concat());
+    assert_eq!(pair.take_events(CLIENT), [&closed[..], &[theirs]].concat());
+    let now = pair.now;
+    for end in &mut pair.ends {
+        assert_eq!(end.handle_input(Bytes::from_static(b"junk"), now), Ok(()));
+        assert_eq!(end.handle_timeout(now + DAY), Ok(()));
+        assert_eq!((end.poll_event(), end.poll_timeout(), end.wants_transmit()), (None, None, false));
+        assert_eq!((end.stream_count(), end.stats().streams_closed), (0, 2));
+    }
+}
+
+// proves S-43 for the session's part: draining refuses new streams and lets the open ones finish
+#[test]
+fn draining_lets_open_streams_go_on() {
+    for side in [CLIENT, GATEWAY] {
+        let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+        // This one crosses the GOAWAY when the client drains.
+        let crossing = (side == CLIENT).then(|| pair.ends[GATEWAY].open(tcp("b", 1)).unwrap());
+        pair.ends[side].drain();
+        pair.ends[side].drain();
+        pair.drive();
+        assert_eq!(pair.event(1 - side), Some(Event::Draining));
+        if let Some(id) = crossing {
+            let refused = Refused { code: RefuseCode::Draining, resolve_us: 0, connect_us: 0 };
+            assert_eq!(pair.take_events(GATEWAY), [Event::Refused(id, refused), Event::Closed(id)]);
+        }
+        assert_eq!(pair.ends[GATEWAY].open(tcp("c", 1)), Err(OpenError::Draining));
+        pair.ends[CLIENT].write(id, &mut buffer(b"rest")).unwrap();
+        pair.drive();
+        assert_eq!(pair.take_events(GATEWAY), [Event::Readable(id)]);
+    }
+}
+
+#[test]
+fn ports_are_asked_for_answered_once_and_given_back() {
+    let (tcp, udp) = (Network::Tcp, Network::Udp);
+    let request = |network| PortRequest { network, port: 53, host: "ns".into(), target_port: 5353 };
+    let mut pair = Pair::up();
+    // S-72: TCP and UDP may share a number.
+    for network in [tcp, udp] {
+        pair.ends[CLIENT].request_port(request(network)).unwrap();
+        assert_eq!(pair.ends[CLIENT].request_port(request(network)), Err(PortError::InUse));
+    }
+    pair.drive();
+    assert_eq!(
+        pair.take_events(GATEWAY),
+        [Event::PortRequested(request(tcp)), Event::PortRequested(request(udp))]
+    );
+    pair.ends[GATEWAY].answer_port(tcp, 53, Ok(53)).unwrap();
+    assert_eq!(pair.ends[GATEWAY].answer_port(tcp, 53, Ok(53)), Err(PortError::Closed));
+    pair.ends[GATEWAY].answer_port(udp, 53, Err(PortError::InUse)).unwrap();
+    pair.drive();
+    let opened = Event::PortOpened { network: tcp, port: 53, actual: 53 };
+    let refused = Event::PortRefused { network: udp, port: 53, error: PortError::InUse };
+    assert_eq!(pair.take_events(CLIENT), [opened, refused]);
+
+    // Closed before the answer: the answer is a refusal, whatever it was going to be.
+    let closed = |network| Event::PortClosed { network, port: 53 };
+    pair.ends[CLIENT].request_port(request(udp)).unwrap();
+    pair.ends[CLIENT].close_port(udp, 53);
+    pair.drive();
+    assert_eq!(pair.take_events(GATEWAY), [Event::PortRequested(request(udp)), closed(udp)]);
+    assert_eq!(pair.ends[GATEWAY].answer_port(udp, 53, Ok(53)), Err(PortError::Closed));
+    pair.drive();
+    assert_eq!(pair.take_events(CLIENT), [closed(udp)]);
+
+    // Both give it up at once, and the client asks again before it hears: the old farewell is not for the new port.
+    pair.ends[GATEWAY].close_port(tcp, 53);
+    pair.ends[CLIENT].close_port(tcp, 53);
+    pair.ends[CLIENT].close_port(tcp, 53);
+    pair.ends[CLIENT].request_port(request(tcp)).unwrap();
+    pair.drive();
+    assert_eq!(pair.take_events(GATEWAY), [Event::PortRequested(request(tcp))]);
+    pair.ends[GATEWAY].answer_port(tcp, 53, Ok(53)).unwrap();
+    pair.drive();
+    assert_eq!(pair.take_events(CLIENT), [Event::PortOpened { network: tcp, port: 53, actual: 53 }]);
+    assert!(pair.ends.iter().all(Session::is_up));
+}
