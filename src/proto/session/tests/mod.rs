@@ -5,13 +5,14 @@ mod handshake;
 mod life;
 mod pair;
 mod random;
+mod splits;
 mod streams;
 
 use super::*;
 use crate::proto::auth::{Credentials, Secret};
 use crate::proto::frame::{Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use linkbuffer::LinkBuffer;
-use pair::{CLIENT, GATEWAY, Pair};
+use pair::{CLIENT, Cut, GATEWAY, Pair};
 use std::sync::Arc;
 
 fn client_config() -> ClientConfig {

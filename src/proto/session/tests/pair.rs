@@ -12,6 +12,16 @@ pub(super) fn base() -> Instant {
     Instant::now()
 }
 
+/// How input is cut before it is handed in.
+#[derive(Clone, Copy)]
+pub(super) enum Cut {
+    Whole,
+    /// Into pieces of this size.
+    Pieces(usize),
+    /// Once, before this byte of all that one side receives.
+    At(usize, usize),
+}
+
 pub(super) struct Pair {
     pub(super) now: Instant,
     pub(super) ends: [Session; 2],
@@ -22,6 +32,12 @@ pub(super) struct Pair {
     pub(super) delay: Duration,
     /// What one call of `poll_transmit` may give.
     pub(super) transmit_max: usize,
+    /// How input is cut on its way in.
+    pub(super) cut: Cut,
+    /// Nothing of this side gets onto the wire for now.
+    pub(super) stalled: [bool; 2],
+    /// Bytes that arrived at each side.
+    pub(super) arrived: [usize; 2],
     /// Bytes from the other side are lost since it died.
     pub(super) dead: [bool; 2],
     observers: [Observer; 2],
@@ -39,6 +55,9 @@ impl Pair {
             wire: Default::default(),
             delay: Duration::from_millis(1),
             transmit_max: 64 * 1024,
+            cut: Cut::Whole,
+            stalled: [false; 2],
+            arrived: [0; 2],
             dead: [false; 2],
             observers: Default::default(),
             pings: 0,
@@ -82,7 +101,7 @@ impl Pair {
     /// Puts what both ends have to say on the wire, and takes their events.
     pub(super) fn transmit(&mut self) {
         for side in [CLIENT, GATEWAY] {
-            loop {
+            while !self.stalled[side] {
                 let mut out = LinkBuffer::new();
                 let sent = self.ends[side].poll_transmit(self.transmit_max, &mut out);
                 assert_eq!(sent, out.len());
@@ -95,7 +114,7 @@ impl Pair {
                     self.wire[side].push_back((self.now + self.delay, bytes));
                 }
             }
-            assert!(!self.ends[side].wants_transmit());
+            assert!(self.stalled[side] || !self.ends[side].wants_transmit());
             while let Some(event) = self.ends[side].poll_event() {
                 self.events[side].push_back(event);
             }
@@ -109,6 +128,29 @@ impl Pair {
         arrivals.chain(alive.filter_map(|(end, _)| end.poll_timeout())).min()
     }
 
+    fn deliver(&mut self, side: usize, mut bytes: Bytes) {
+        let before = self.arrived[side];
+        self.arrived[side] += bytes.len();
+        let mut pieces = Vec::new();
+        match self.cut {
+            Cut::Pieces(size) => {
+                while bytes.len() > size {
+                    pieces.push(bytes.split_to(size));
+                }
+            }
+            Cut::At(at_side, at) if at_side == side && (before + 1..self.arrived[side]).contains(&at) => {
+                pieces.push(bytes.split_to(at - before));
+            }
+            _ => {}
+        }
+        pieces.push(bytes);
+        for piece in pieces {
+            // An error shows as the event Lost.
+            let result = self.ends[side].handle_input(piece, self.now);
+            assert_eq!(result.is_err(), matches!(self.ends[side].end(), Some(Lost::Failed(_))));
+        }
+    }
+
     /// Lets what is due at `self.now` happen.
     fn turn(&mut self) {
         for side in [CLIENT, GATEWAY] {
@@ -116,9 +158,7 @@ impl Pair {
             while self.wire[side].front().is_some_and(|(at, _)| *at <= self.now) {
                 let (_, bytes) = self.wire[side].pop_front().expect("there is one");
                 if !self.dead[peer] {
-                    // An error shows as the event Lost.
-                    let result = self.ends[peer].handle_input(bytes, self.now);
-                    assert_eq!(result.is_err(), matches!(self.ends[peer].end(), Some(Lost::Failed(_))));
+                    self.deliver(peer, bytes);
                 }
             }
             if !self.dead[side] && self.ends[side].poll_timeout().is_some_and(|at| at <= self.now) {
