@@ -220,13 +220,13 @@ impl Decoder {
     /// # Errors
     /// When the bytes are no frame; there is no way to go on after that.
     pub fn next_frame(&mut self) -> Result<Option<(Head, Bytes)>, FrameError> {
-        if self.partial.is_empty() {
-            if let Some(bytes) = self.input.first_chunk::<HEAD_BYTES>() {
-                let head = Head::decode(bytes)?;
-                if self.input.len() >= HEAD_BYTES + head.len {
-                    let frame = self.input.split_to(HEAD_BYTES + head.len);
-                    return Ok(Some((head, frame.slice(HEAD_BYTES..))));
-                }
+        if self.partial.is_empty()
+            && let Some(bytes) = self.input.first_chunk::<HEAD_BYTES>()
+        {
+            let head = Head::decode(bytes)?;
+            if self.input.len() >= HEAD_BYTES + head.len {
+                let frame = self.input.split_to(HEAD_BYTES + head.len);
+                return Ok(Some((head, frame.slice(HEAD_BYTES..))));
             }
         }
         if !self.fill(HEAD_BYTES) {

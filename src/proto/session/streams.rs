@@ -288,34 +288,35 @@ impl Session {
 
     /// Queues `Readable`, unless one is queued.
     fn readable(&mut self, id: StreamId) {
-        if let Some(stream) = self.table.get_mut(&id.0) {
-            if !stream.readable_queued {
-                stream.readable_queued = true;
-                self.events.push_back(Event::Readable(id));
-            }
+        if let Some(stream) = self.table.get_mut(&id.0)
+            && !stream.readable_queued
+        {
+            stream.readable_queued = true;
+            self.events.push_back(Event::Readable(id));
         }
     }
 
     /// Queues `Writable` when a write fell short and there is room again.
     pub(super) fn offer_room(&mut self, id: StreamId) {
-        if let Some(stream) = self.table.get_mut(&id.0) {
-            if stream.has_room() {
-                stream.wants_room = false;
-                if !stream.writable_queued {
-                    stream.writable_queued = true;
-                    self.events.push_back(Event::Writable(id));
-                }
+        if let Some(stream) = self.table.get_mut(&id.0)
+            && stream.has_room()
+        {
+            stream.wants_room = false;
+            if !stream.writable_queued {
+                stream.writable_queued = true;
+                self.events.push_back(Event::Writable(id));
             }
         }
     }
 
     /// Gives the stream a turn when it has something to send.
     fn schedule(&mut self, id: StreamId) {
-        if let Some(stream) = self.table.get_mut(&id.0) {
-            if !stream.scheduled && stream.next().is_some() {
-                stream.scheduled = true;
-                self.turns.push_back(id.0);
-            }
+        if let Some(stream) = self.table.get_mut(&id.0)
+            && !stream.scheduled
+            && stream.next().is_some()
+        {
+            stream.scheduled = true;
+            self.turns.push_back(id.0);
         }
     }
 }

@@ -49,6 +49,7 @@ fn any_frame_is_life() {
         gateway.handle_timeout(now).unwrap();
         now = gateway.poll_timeout().unwrap();
         gateway.handle_timeout(now).unwrap();
+        now += Duration::from_secs(3);
         gateway.handle_input(Frame::Data(Bytes::from_static(b"x")).encode(id.0), now).unwrap();
         assert_eq!(gateway.poll_timeout(), Some(now + Duration::from_millis(PING_IDLE_MS)));
     }

@@ -48,12 +48,14 @@ fn seeds() -> u64 {
 struct World {
     rng: fastrand::Rng,
     pair: Pair,
+    /// Streams at once: few of them fill their windows, many fill the table.
+    live_max: usize,
     streams: BTreeMap<StreamId, Model>,
 }
 
 /// The byte at one place of one direction of one stream.
 fn pattern(id: StreamId, side: usize, at: u64) -> u8 {
-    (at ^ (at >> 8) ^ (at >> 16) ^ u64::from(id.0) * 7 ^ side as u64 * 101) as u8
+    (at ^ (at >> 8) ^ (at >> 16) ^ (u64::from(id.0) * 7) ^ (side as u64 * 101)) as u8
 }
 
 impl World {
@@ -61,7 +63,8 @@ impl World {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut pair = Pair::up();
         pair.cut = if rng.bool() { Cut::Whole } else { Cut::Pieces(rng.usize(1..3000)) };
-        Self { rng, pair, streams: BTreeMap::new() }
+        let live_max = rng.usize(1..=STREAMS);
+        Self { rng, pair, live_max, streams: BTreeMap::new() }
     }
 
     /// One thing that one application does, or that the network does.
@@ -90,7 +93,7 @@ impl World {
 
     fn open(&mut self) {
         let live = self.streams.values().filter(|model| !model.gone[GATEWAY]).count();
-        if live >= STREAMS {
+        if live >= self.live_max {
             return;
         }
         let is_udp = self.rng.u32(..6) == 0;

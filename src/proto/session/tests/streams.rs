@@ -114,6 +114,95 @@ fn a_reset_after_fin_stops_the_peer_and_loses_nothing_that_was_finished() {
     assert_eq!(pair.ends[CLIENT].stream_count() + pair.ends[GATEWAY].stream_count(), 0);
 }
 
+// proves S-08: when both sides have said their last word, there is nothing left to say
+#[test]
+fn a_reset_of_a_stream_that_both_sides_finished_is_not_sent() {
+    let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+    pair.ends[CLIENT].write(id, &mut buffer(b"unread")).unwrap();
+    pair.ends[CLIENT].finish(id);
+    pair.ends[GATEWAY].finish(id);
+    pair.drive();
+    pair.ends[GATEWAY].reset(id, ResetCode::Reset);
+    assert!(!pair.ends[GATEWAY].wants_transmit());
+    pair.drive();
+    assert_eq!(pair.take_events(GATEWAY), [Event::Readable(id), Event::Closed(id)]);
+}
+
+#[test]
+fn what_a_client_writes_before_it_accepts_follows_its_answer() {
+    let mut pair = Pair::up();
+    let id = pair.ends[GATEWAY].open(tcp("h", 1)).unwrap();
+    pair.drive();
+    pair.ends[CLIENT].write(id, &mut buffer(b"220 ready")).unwrap();
+    pair.drive();
+    assert_eq!(pair.take_events(GATEWAY), []);
+    pair.ends[CLIENT].accept(id, Opened::default()).unwrap();
+    pair.drive();
+    assert_eq!(pair.take_events(GATEWAY), [Event::Accepted(id, Opened::default()), Event::Readable(id)]);
+    assert_eq!(read_all(&mut pair, GATEWAY, id).0, b"220 ready");
+}
+
+/// Half a window of bytes, read on the gateway and not yet delivered.
+fn half_a_window_read() -> (Pair, StreamId, u64) {
+    let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+    let half = crate::limits::WINDOW_INITIAL_BYTES as usize / 2;
+    let mut bulk = buffer(&vec![5; half]);
+    while !bulk.is_empty() {
+        pair.ends[CLIENT].write(id, &mut bulk).unwrap();
+        pair.drive();
+    }
+    assert_eq!(read_all(&mut pair, GATEWAY, id).0.len(), half);
+    (pair, id, half as u64)
+}
+
+// proves S-10, S-11: what a stream had queued leaves with it
+#[test]
+fn credit_is_not_given_for_a_stream_that_is_gone_or_finished() {
+    let (mut pair, id, half) = half_a_window_read();
+    pair.ends[GATEWAY].delivered(id, half);
+    assert!(pair.ends[GATEWAY].wants_transmit());
+    pair.ends[GATEWAY].reset(id, ResetCode::Reset);
+    pair.drive();
+    assert_eq!(pair.ends[CLIENT].stats().late_frames, 0);
+
+    for fin_first in [true, false] {
+        let (mut pair, id, half) = half_a_window_read();
+        pair.stalled[GATEWAY] = !fin_first;
+        if !fin_first {
+            pair.ends[GATEWAY].delivered(id, half);
+        }
+        pair.ends[CLIENT].finish(id);
+        pair.drive();
+        pair.ends[GATEWAY].delivered(id, half);
+        let frames = pair.ends[GATEWAY].stats().frames_out;
+        pair.stalled = [false; 2];
+        pair.drive();
+        assert_eq!(pair.ends[GATEWAY].stats().frames_out, frames);
+    }
+}
+
+// proves T16: a stream whose reader sleeps does not slow the other 99
+#[test]
+fn ninety_nine_streams_go_on_beside_one_that_is_blocked() {
+    let mut pair = Pair::up();
+    let ids: Vec<_> = (0..100).map(|_| pair.open(tcp("h", 1))).collect();
+    let mut read = vec![0; 100];
+    for _ in 0..20 {
+        for (n, &id) in ids.iter().enumerate() {
+            pair.ends[CLIENT].write(id, &mut buffer(&[n as u8; SEND_QUEUE_BYTES_MAX])).unwrap();
+        }
+        pair.drive();
+        for (n, &id) in ids.iter().enumerate().skip(1) {
+            let bytes = pair.ends[GATEWAY].read(id, &mut LinkBuffer::new(), usize::MAX).unwrap().bytes;
+            read[n] += bytes;
+            pair.ends[GATEWAY].delivered(id, read[n] as u64);
+        }
+        pair.drive();
+    }
+    assert!(read[1..].iter().all(|&bytes| bytes == 20 * SEND_QUEUE_BYTES_MAX), "{read:?}");
+    assert_eq!(pair.ends[GATEWAY].readable_len(ids[0]), crate::limits::WINDOW_INITIAL_BYTES as usize);
+}
+
 // proves L-09 on the tunnel, T16: credit follows delivery, and only that
 #[test]
 fn a_reader_that_delivers_nothing_holds_the_sender_at_one_window() {
