@@ -259,3 +259,14 @@ impl Stream {
         self.received.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // An idle stream is to cost at most 1 KB; this is all that it holds.
+    #[test]
+    fn an_idle_stream_is_small() {
+        assert!(size_of::<Stream>() <= 320, "{}", size_of::<Stream>());
+    }
+}

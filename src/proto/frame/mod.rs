@@ -12,11 +12,10 @@
 //! length that was only claimed, and a body that lies whole in one input is a slice of it.
 
 mod body;
+mod code;
 
-pub use body::{
-    AuthErr, AuthErrCode, Frame, GoAway, GoAwayCode, Hello, Network, OpenRequest, Opened, PortError,
-    PortRequest, RefuseCode, ResetCode, Welcome,
-};
+pub use body::{AuthErr, Frame, GoAway, Hello, OpenRequest, Opened, PortRequest, Welcome};
+pub use code::{AuthErrCode, GoAwayCode, Network, PortError, RefuseCode, ResetCode};
 
 use crate::limits::{CONTROL_BODY_BYTES_MAX, DATA_BODY_BYTES_MAX, DGRAM_BODY_BYTES_MAX};
 use crate::proto::wire::WireError;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The lowest version of the protocol that this program speaks.
-pub const VERSION_MIN: u16 = 1;
+pub const VERSION_OLDEST: u16 = 1;
 /// The highest.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_NEWEST: u16 = 1;
 /// The features that this program has beyond its version: none so far.
 pub const FEATURES: u64 = 0;
 
@@ -83,8 +83,8 @@ impl Session {
     /// The client's side of a new tunnel. HELLO is there to be sent.
     pub fn client(config: ClientConfig, now: Instant) -> Self {
         let hello = Hello {
-            version_min: VERSION_MIN,
-            version_max: VERSION_MAX,
+            version_min: VERSION_OLDEST,
+            version_max: VERSION_NEWEST,
             features: FEATURES,
             instance: config.instance,
             generation: config.generation,
@@ -143,8 +143,8 @@ impl Session {
     }
 
     fn on_hello(&mut self, config: &GatewayConfig, hello: Hello) -> Result<(), Error> {
-        let version = hello.version_max.min(VERSION_MAX);
-        if version < hello.version_min.max(VERSION_MIN) {
+        let version = hello.version_max.min(VERSION_NEWEST);
+        if version < hello.version_min.max(VERSION_OLDEST) {
             return Err(Error::Version { min: hello.version_min, max: hello.version_max });
         }
         let welcome = Welcome {

@@ -12,7 +12,7 @@
 //!   any ──close, GOAWAY, an error──▶ over: each stream is Closed, then Lost is the last event
 //! ```
 //!
-//! The stream table has one owner, this. A stream leaves it in [`Session::remove`] and nowhere else: look-up and removal are one step, and
+//! The stream table has one owner, this. A stream leaves it in `Session::remove` and nowhere else: look-up and removal are one step, and
 //! the clean-up is what that step found. The numbers of streams only grow, each one more than the last by two, so a number below the
 //! next one that is not in the table belongs to a stream that was closed: late frames are told from wrong ones without a memory.
 
@@ -26,7 +26,7 @@ mod tests;
 mod transmit;
 
 pub use event::{Error, Event, Flood, Lost, OpenError, Refused, StreamError, StreamId};
-pub use handshake::{ClientConfig, FEATURES, GatewayConfig, Peer, VERSION_MAX, VERSION_MIN};
+pub use handshake::{ClientConfig, FEATURES, GatewayConfig, Peer, VERSION_NEWEST, VERSION_OLDEST};
 pub use streams::Read;
 
 use super::frame::{AuthErr, AuthErrCode, Decoder, Frame, GoAway, GoAwayCode, Head, Kind};
