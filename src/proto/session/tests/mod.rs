@@ -50,3 +50,10 @@ fn bytes_of(buffer: &mut LinkBuffer) -> Vec<u8> {
     let n = buffer.len();
     buffer.read_bytes(n).expect("all of it").to_vec()
 }
+
+// A session is driven by whichever thread holds its lock.
+#[test]
+fn a_session_may_move_between_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<Session>();
+}
