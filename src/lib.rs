@@ -8,7 +8,6 @@ pub mod limits;
 pub mod logfmt;
 pub mod logging;
 pub mod logs;
-pub mod limits;
 pub mod proto;
 pub mod record;
 pub mod service;

@@ -86,7 +86,6 @@ pub const CLI_RULES_MAX: usize = 1024;
 
 /// The longest line of status that the service manager is told.
 pub const STATUS_BYTES_MAX: usize = 512;
-//! Every limit of the program, with its unit in its name. Each has a test that reaches it.
 
 /// Limits of HTTP/1.1 heads, bodies and proxied exchanges.
 pub mod http {
@@ -128,7 +127,6 @@ pub mod http {
     /// Events waiting to be polled, above which no further request is begun.
     pub const EVENTS_MAX: usize = 8;
 }
-//! Every limit of the program, by part. The unit is the end of each name.
 
 // ---- tunnel -------------------------------------------------------------------------------------------------
 
@@ -151,8 +149,6 @@ pub const GROUP_BYTES_MAX: usize = 64;
 /// Most bytes in a client's name.
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 
-/// Most bytes in a target's host name.
-pub const HOST_BYTES_MAX: usize = 253;
 
 /// Most bytes in the reason that goes with a refusal or a farewell.
 pub const REASON_BYTES_MAX: usize = 128;

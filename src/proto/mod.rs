@@ -3,14 +3,14 @@
 //! Nothing here knows a socket, a thread or a clock; the linter holds that line.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-pub mod credentials;
-pub mod socks5;
-pub mod target;
-pub mod ws;
-pub mod http;
 pub mod auth;
+pub mod credentials;
 pub mod flow;
 pub mod frame;
+pub mod http;
 pub mod session;
+pub mod socks5;
 mod stream;
+pub mod target;
 pub mod wire;
+pub mod ws;

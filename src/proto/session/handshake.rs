@@ -2,7 +2,8 @@
 
 use super::{Error, Event, Role, Session};
 use crate::limits::{PORTS_MAX, STREAMS_MAX};
-use crate::proto::auth::{Credentials, Proof, Prover, Secret, same};
+use crate::proto::auth::{self, Proof, Prover, same};
+use crate::proto::credentials::{Credentials, Secret};
 use crate::proto::frame::{AuthErr, Frame, Hello, Welcome};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ pub struct ClientConfig {
     pub name: String,
     /// The group that it serves.
     pub group: String,
-    /// The group's secret.
-    pub secret: Secret,
+    /// The group's secret; none for an open gateway.
+    pub secret: Option<Secret>,
     /// Chosen at random by each process.
     pub instance: u64,
     /// Counts the connections of that process.
@@ -68,7 +69,7 @@ pub struct Peer {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// Client: HELLO was sent.
-    AwaitWelcome { hello: Hello, secret: Secret },
+    AwaitWelcome { hello: Hello, secret: Option<Secret> },
     /// Client: AUTH was sent; the gateway must answer with this.
     AwaitAuthOk { expected: Proof },
     /// Gateway: nothing came yet.
@@ -114,11 +115,11 @@ impl Session {
             }
             (Phase::AwaitWelcome { hello, secret }, Frame::Welcome(welcome)) => {
                 let (hello, secret) = (hello.clone(), secret.clone());
-                self.on_welcome(hello, &secret, welcome)
+                self.on_welcome(hello, secret.as_ref(), welcome)
             }
             (Phase::AwaitAuth { credentials, hello, welcome }, Frame::Auth(proof)) => {
                 let group = self.peer.as_ref().map_or("", |peer| &peer.group);
-                let ours = credentials.check(group, &proof, hello, welcome).ok_or(Error::Credentials)?;
+                let ours = auth::check(credentials, group, &proof, hello, welcome).ok_or(Error::Credentials)?;
                 self.control(&Frame::AuthOk(ours), 0);
                 self.up(now);
                 Ok(())
@@ -162,15 +163,15 @@ impl Session {
         Ok(())
     }
 
-    fn on_welcome(&mut self, hello: Hello, secret: &Secret, welcome: Welcome) -> Result<(), Error> {
+    fn on_welcome(&mut self, hello: Hello, secret: Option<&Secret>, welcome: Welcome) -> Result<(), Error> {
         let version = welcome.version;
         if !(hello.version_min..=hello.version_max).contains(&version) {
             return Err(Error::Version { min: version, max: version });
         }
         self.peer = Some(Peer::new(&hello, &welcome));
         let (hello, welcome) = (Frame::Hello(hello).encode(0), Frame::Welcome(welcome).encode(0));
-        let proof = secret.prove(Prover::Client, &hello, &welcome);
-        self.phase = Phase::AwaitAuthOk { expected: secret.prove(Prover::Gateway, &hello, &welcome) };
+        let proof = auth::prove(secret, Prover::Client, &hello, &welcome);
+        self.phase = Phase::AwaitAuthOk { expected: auth::prove(secret, Prover::Gateway, &hello, &welcome) };
         self.control(&Frame::Auth(proof), 0);
         Ok(())
     }

@@ -265,6 +265,11 @@ impl Session {
         self.peer.as_ref()
     }
 
+    /// Whether this stream is in the table.
+    pub fn contains(&self, id: StreamId) -> bool {
+        self.table.contains_key(&id.0)
+    }
+
     /// Streams that are in the table.
     pub fn stream_count(&self) -> usize {
         self.table.len()

@@ -27,8 +27,8 @@ fn both_sides_learn_the_same() {
 
 #[test]
 fn an_open_gateway_takes_the_empty_group() {
-    let open = GatewayConfig { credentials: Arc::new(Credentials::open()), ..gateway_config() };
-    let client = ClientConfig { group: String::new(), secret: Secret::default(), ..client_config() };
+    let open = GatewayConfig { credentials: Arc::new(Credentials::new()), ..gateway_config() };
+    let client = ClientConfig { group: String::new(), secret: None, ..client_config() };
     let mut pair = Pair::silent(client, open.clone());
     pair.drive();
     assert!(pair.ends.iter().all(Session::is_up));
@@ -40,11 +40,11 @@ fn an_open_gateway_takes_the_empty_group() {
 #[test]
 fn a_wrong_secret_and_an_unknown_group_fail_alike_and_for_good() {
     let wrong = refused(false, AuthErrCode::Credentials, "the group or its secret is wrong");
-    let secret = ClientConfig { secret: Secret::new("guess"), ..client_config() };
+    let secret = ClientConfig { secret: secret("guess"), ..client_config() };
     check(secret, gateway_config(), wrong.clone(), Lost::Failed(Error::Credentials));
     let group = ClientConfig { group: "dev".into(), ..client_config() };
     check(group, gateway_config(), wrong, Lost::Failed(Error::Credentials));
-    let empty = ClientConfig { group: "dev".into(), secret: Secret::default(), ..client_config() };
+    let empty = ClientConfig { group: "dev".into(), secret: None, ..client_config() };
     let wrong = refused(false, AuthErrCode::Credentials, "the group or its secret is wrong");
     check(empty, gateway_config(), wrong, Lost::Failed(Error::Credentials));
     assert!(!Error::Credentials.retry());

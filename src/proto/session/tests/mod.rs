@@ -9,17 +9,21 @@ mod splits;
 mod streams;
 
 use super::*;
-use crate::proto::auth::{Credentials, Secret};
+use crate::proto::credentials::{Credentials, Secret};
 use crate::proto::frame::{Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use linkbuffer::LinkBuffer;
 use pair::{CLIENT, Cut, GATEWAY, Pair};
 use std::sync::Arc;
 
+fn secret(text: &str) -> Option<Secret> {
+    Some(Secret::new(text).expect("a good secret"))
+}
+
 fn client_config() -> ClientConfig {
     ClientConfig {
         name: "edge04".into(),
         group: "prod".into(),
-        secret: Secret::new("s3cret"),
+        secret: secret("s3cret"),
         instance: 77,
         generation: 3,
         nonce: [1; 32],
@@ -28,7 +32,7 @@ fn client_config() -> ClientConfig {
 
 fn gateway_config() -> GatewayConfig {
     let mut credentials = Credentials::new();
-    credentials.insert("prod", Secret::new("s3cret"));
+    credentials.insert("prod", secret("s3cret").expect("given")).expect("a good name");
     GatewayConfig { credentials: Arc::new(credentials), session_id: 9, nonce: [2; 32] }
 }
 
