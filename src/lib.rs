@@ -4,10 +4,42 @@
 pub mod access;
 pub mod cli;
 pub mod client;
+pub mod gateway;
 pub mod limits;
 pub mod logfmt;
 pub mod logging;
 pub mod logs;
 pub mod proto;
 pub mod record;
+pub mod relay;
+pub mod run;
+pub mod serve;
 pub mod service;
+pub mod tunnel;
+
+use std::io;
+use std::net::SocketAddr;
+
+/// Says where something listens: operators and scripts read it.
+pub(crate) fn announce(name: &str, addr: SocketAddr) {
+    log::info!(event = "listen", name, addr:% = addr; "");
+}
+
+/// A number that nobody can guess.
+pub(crate) fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// What a handshake is bound to.
+pub(crate) fn nonce() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A stream's label in the logs, the same on both sides of the tunnel.
+pub(crate) fn conn_label(conn_id: u64) -> String {
+    format!("c{conn_id:016x}")
+}

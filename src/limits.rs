@@ -202,3 +202,62 @@ pub const PING_ANSWER_MS: u64 = 10_000;
 
 /// So many unanswered PINGs in a row lose the tunnel.
 pub const PING_MISSES_MAX: u32 = 2;
+
+// ---- glue ----
+
+/// Bytes of one tunnel message: whole frames, as many as fit, so that small ones share a write.
+pub const TUNNEL_MESSAGE_BYTES: usize = 64 * 1024;
+/// Unsent bytes of a tunnel's connection below which the session is asked for more. What waits in the session can
+/// still be put in order; what waits in the socket cannot.
+pub const TUNNEL_OUTPUT_BYTES: usize = 64 * 1024;
+/// Bytes that one tunnel sends before the other connections of its poll get their turn.
+pub const TUNNEL_TURN_BYTES_MAX: usize = 1024 * 1024;
+/// Unsent bytes of a relayed connection below which its stream is read.
+pub const RELAY_OUTPUT_BYTES: usize = 64 * 1024;
+/// Clients of one group.
+pub const CLIENTS_PER_GROUP_MAX: usize = 1024;
+/// How long what a user still sends is read and dropped after the last answer, so that no reset overtakes it.
+pub const LINGER_MS: u64 = 1_000;
+/// A SOCKS5 user's request has to be complete by then.
+pub const SOCKS5_HANDSHAKE_MS: u64 = 10_000;
+/// A target has to be connected by then, all its addresses together.
+pub const CONNECT_TIMEOUT_MS: u64 = 30_000;
+/// A client's connection to its gateway has to be there by then.
+pub const GATEWAY_CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// A name has to be resolved by then.
+pub const RESOLVE_TIMEOUT_MS: u64 = 5_000;
+/// Addresses of one name that are tried.
+pub const RESOLVE_ADDRESSES_MAX: usize = 16;
+/// Users' addresses of one forwarded UDP port.
+pub const UDP_FLOWS_MAX: usize = 1_024;
+/// Datagrams of one address that wait for the target to be reached; the oldest makes room.
+pub const UDP_EARLY_MAX: usize = 16;
+/// A UDP flow on which nothing has passed for this long is over.
+pub const UDP_IDLE_MS: u64 = 60_000;
+/// How often UDP flows are looked at.
+pub const UDP_SWEEP_MS: u64 = 10_000;
+/// How long a client waits before it asks again for a port that it did not get.
+pub const PORT_RETRY_MS: u64 = 500;
+/// How long the standalone program waits for its own tunnel.
+pub const FIRST_TUNNEL_MS: u64 = 5_000;
+/// How long what is under way may take after a stop was asked for.
+pub const STOP_GRACE_MS: u64 = 500;
+// ---- serve ----
+
+/// From the first byte of a request to the end of its head; then 408.
+pub const SERVE_HEAD_MS: u64 = 10_000;
+/// The most of a head that is made contiguous; the parser refuses a longer one before this.
+pub const SERVE_HEAD_BYTES_MAX: usize = 48 << 10;
+/// How often an exchange under way is looked at: one that has not moved in between is ended.
+pub const SERVE_STALL_MS: u64 = 30_000;
+/// Payload that a request's body brings between two such looks, as long as it is the sender who is waited for.
+pub const SERVE_STALL_BODY_BYTES_MIN: u64 = 30 << 10;
+/// Answers of one turn beyond this are tried on the kernel at once, to see whether they are taken.
+pub const SERVE_UNSENT_BYTES_MAX: usize = 16 << 10;
+/// How long a connection reads on after its last answer, so that no reset overtakes it.
+pub const SERVE_LINGER_MS: u64 = 1_000;
+/// The longest `/delay/MS`.
+pub const SERVE_DELAY_MS_MAX: u64 = 600_000;
+/// What a peer may send ahead during a delay before it is not read any more.
+pub const SERVE_AHEAD_BYTES_MAX: usize = 64 << 10;
+

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use anyproxy::cli::{self, Command, Stop};
 use anyproxy::logs::{self, LogsError, Outcome};
-use anyproxy::{logfmt, logging};
+use anyproxy::{logfmt, logging, run};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
-        Ok(command) => run(command),
+        Ok(command) => dispatch(command),
         Err(Stop::Show(text)) => match io::stdout().write_all(text.as_bytes()) {
             // Whoever closes the pipe has read enough.
             Err(error) if !logging::quiet(&error) => fail(1, &format!("anyproxy: standard output: {error}")),
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> ExitCode {
+fn dispatch(command: Command) -> ExitCode {
     match command {
         Command::Logs(logs) => match logs::run(&logs.files, &mut io::stdout().lock()) {
             Ok(Outcome::Found) => ExitCode::SUCCESS,
@@ -28,9 +28,22 @@ fn run(command: Command) -> ExitCode {
             Err(LogsError::Write(error)) if logging::quiet(&error) => ExitCode::SUCCESS,
             Err(error) => fail(2, &format!("anyproxy: logs: {error}")),
         },
-        Command::Standalone(_) | Command::Gateway(_) | Command::Client(_) | Command::Serve(_) => {
-            fail(1, "anyproxy: not built yet")
-        }
+        Command::Standalone(config) => role("standalone", || run::standalone(&config)),
+        Command::Gateway(config) => role("gateway", || run::gateway(config)),
+        Command::Client(config) => role("client", || run::client(&config)),
+        Command::Serve(config) => role("serve", || run::serve(&config)),
+    }
+}
+
+/// Runs a role to its end.
+fn role(name: &str, run: impl FnOnce() -> Result<(), run::Fault>) -> ExitCode {
+    if let Err(error) = logging::init(logfmt::Stamp::of_stderr()) {
+        return fail(1, &format!("anyproxy: {error}"));
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(run::Fault::Usage(line)) => fail(2, &format!("anyproxy: {name}: {line}")),
+        Err(run::Fault::Failed(line)) => fail(1, &format!("anyproxy: {name}: {line}")),
     }
 }
 

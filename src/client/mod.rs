@@ -1,3 +1,204 @@
-//! The client: dials out of a private network and reaches targets there.
+//! The private side: keeps a tunnel to the gateway, and reaches targets for it.
+//!
+//! ```text
+//!   connect ──▶ up ──▶ lost ──┐
+//!      ▲  └── failed ─────────┤
+//!      └──── wait, jittered ◀─┘      for ever, until the event loop stops
+//! ```
 
 pub mod reconnect;
+pub mod resolve;
+pub mod upstream;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use poller::Remote;
+
+use crate::limits::{GATEWAY_CONNECT_TIMEOUT_MS, PORT_RETRY_MS};
+use crate::proto::credentials::Secret;
+use crate::proto::frame::{PortError, PortRequest};
+use crate::proto::session::{ClientConfig, Event, Session};
+use crate::proto::target::{Rules, Target};
+use crate::proto::ws::{TUNNEL_PATH, WebSocket};
+use crate::tunnel::{Carrier, Down, Side, Tunnel};
+use reconnect::{Ended, Reconnect};
+
+/// Which gateway a client serves, and what it lets the gateway's users reach.
+pub struct Config {
+    /// The gateway.
+    pub gateway: Target,
+    /// The group to join; empty for an open gateway.
+    pub group: String,
+    /// The group's secret.
+    pub secret: Option<Secret>,
+    /// This client's name in the logs.
+    pub name: String,
+    /// Which targets may be reached.
+    pub rules: Rules,
+    /// Ports to be opened on the gateway.
+    pub forwards: Vec<PortRequest>,
+    /// Called each time that the tunnel is up.
+    pub on_up: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Starts a client; it works until the event loop stops.
+///
+/// # Errors
+/// When the system gives no random numbers.
+pub fn start(remote: Remote, config: Config) -> io::Result<()> {
+    let side = Arc::new(ClientSide {
+        rules: Arc::new(config.rules.clone()),
+        instance: crate::random()?,
+        generation: AtomicU64::new(0),
+        attempts: AtomicU64::new(0),
+        reconnect: Mutex::new(Reconnect::new()),
+        complained: AtomicBool::new(false),
+        config,
+        remote,
+    });
+    side.connect();
+    Ok(())
+}
+
+/// The client's end of its tunnels: one at a time.
+struct ClientSide {
+    remote: Remote,
+    config: Config,
+    rules: Arc<Rules>,
+    /// Tells this process from the one that ran before it.
+    instance: u64,
+    generation: AtomicU64,
+    attempts: AtomicU64,
+    reconnect: Mutex<Reconnect>,
+    /// That the gateway cannot be reached was said, and nothing has changed.
+    complained: AtomicBool,
+}
+
+impl ClientSide {
+    fn connect(self: &Arc<ClientSide>) {
+        let side = self.clone();
+        resolve::resolve(&self.remote, &self.config.gateway, move |found| match found {
+            Ok(addresses) => side.dial(&addresses),
+            Err(why) => side.failed(&format!("the gateway's name gave no address: {why:?}"), false),
+        });
+    }
+
+    fn dial(self: &Arc<ClientSide>, addresses: &[SocketAddr]) {
+        // Another of its addresses each time, should it have several.
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) as usize;
+        let addr = addresses[attempt % addresses.len()];
+        let timeout = Duration::from_millis(GATEWAY_CONNECT_TIMEOUT_MS);
+        if let Err(error) = self.remote.dial(addr, timeout, Carrier(self.clone())) {
+            self.failed(&format!("no connection to {addr}: {error}"), false);
+        }
+    }
+
+    /// No tunnel came of it: says so once, and tries again later.
+    fn failed(self: &Arc<ClientSide>, why: &str, fatal: bool) {
+        let gateway = &self.config.gateway;
+        match self.complained.swap(true, Ordering::Relaxed) || self.remote.is_stopping() {
+            true => log::debug!(event = "connect", gateway:% = gateway; "{why}"),
+            false if fatal => log::error!(event = "tun_auth_fail", gateway:% = gateway; "{why}: trying again, but somebody has to mend this"),
+            false => log::warn!(event = "connect", gateway:% = gateway; "{why}: trying again"),
+        }
+        self.again(Ended::Failed);
+    }
+
+    fn again(self: &Arc<ClientSide>, ended: Ended) {
+        if self.remote.is_stopping() {
+            return;
+        }
+        let random = match crate::random() {
+            Ok(random) => random as u32,
+            Err(error) => {
+                log::debug!(event = "connect"; "no random numbers, no jitter: {error}");
+                u32::MAX / 2
+            }
+        };
+        let wait = self.reconnect.lock().wait(ended, random);
+        let side = self.clone();
+        if let Err(error) = self.remote.after(wait, move || side.connect()) {
+            // Only an event loop that is stopping has no timer for it.
+            log::debug!(event = "connect"; "not trying again: {error}");
+        }
+    }
+
+    fn request_port(self: &Arc<ClientSide>, tunnel: &Arc<Tunnel>, request: PortRequest) {
+        let port = request.port;
+        if let Err(error) = tunnel.exchange(|session| session.request_port(request)) {
+            log::warn!(event = "fwd_fail", port; "a port cannot be asked for: {error:?}");
+        }
+    }
+
+    fn port_refused(self: &Arc<ClientSide>, tunnel: &Arc<Tunnel>, request: PortRequest, error: PortError) {
+        let port = request.port;
+        log::warn!(event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error:?}, trying again");
+        let (side, tunnel) = (self.clone(), tunnel.clone());
+        let again = move || side.request_port(&tunnel, request);
+        if let Err(error) = self.remote.after(Duration::from_millis(PORT_RETRY_MS), again) {
+            log::debug!(event = "fwd_fail", port; "not trying again: {error}");
+        }
+    }
+}
+
+/// A side that refers to itself, because its tunnels outlive each other.
+impl Side for ClientSide {
+    fn begin(&self, _peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let config = ClientConfig {
+            name: self.config.name.clone(),
+            group: self.config.group.clone(),
+            secret: self.config.secret.clone(),
+            instance: self.instance,
+            generation,
+            nonce: crate::nonce()?,
+        };
+        let session = Session::client(config, Instant::now());
+        let ws = WebSocket::client(&self.config.gateway.to_string(), TUNNEL_PATH);
+        Ok((ws, Tunnel::new(session, format!("g{generation}"))))
+    }
+
+    fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
+        self.complained.store(false, Ordering::Relaxed);
+        log::info!(event = "tun_up", tun = tunnel.label(), gateway:% = self.config.gateway,
+            group = self.config.group.as_str(); "the gateway is there");
+        for request in &self.config.forwards {
+            self.request_port(tunnel, request.clone());
+        }
+        (self.config.on_up)();
+    }
+
+    fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event) {
+        match event {
+            Event::Opened(id, request) => upstream::reach(&self.remote, &self.rules, tunnel, id, request),
+            Event::PortOpened { network, port, actual } => {
+                log::info!(event = "fwd_open", tun = tunnel.label(), net:? = network, port, actual; "the gateway opened a port");
+            }
+            Event::PortRefused { network, port, error } => {
+                let ours = |request: &&PortRequest| request.network == network && request.port == port;
+                if let Some(request) = self.config.forwards.iter().find(ours) {
+                    self.port_refused(tunnel, request.clone(), error);
+                }
+            }
+            event => log::debug!(event = "tunnel", tun = tunnel.label(); "not for a client: {event:?}"),
+        }
+    }
+
+    fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {
+        if !down.was_up {
+            return self.failed(&down.why, down.fatal);
+        }
+        let (up, received) = down.bytes;
+        let level = if self.remote.is_stopping() { log::Level::Info } else { log::Level::Warn };
+        log::log!(level, event = "tun_down", tun = tunnel.label(), gateway:% = self.config.gateway,
+            dur_ms = down.lived.as_millis() as u64, up, down = received; "{}", down.why);
+        // It was said that the gateway is gone; that it is still gone is not news.
+        self.complained.store(true, Ordering::Relaxed);
+        self.again(Ended::Lost { lived: down.lived });
+    }
+}

@@ -8,7 +8,7 @@
 //!   deny names it          no   who was named, by name or by address
 //!   metadata address       yes  only where allow has that very address
 //!   not public             yes  only where allow names it; `*` names nothing
-//!   public                 yes  where allow is empty, or matches
+//!   public                 yes
 //! ```
 //!
 //! The name is judged before it is resolved, and each address before it is dialed: who checks the
@@ -71,17 +71,10 @@ impl Rules {
         if let Some(rule) = self.deny.iter().find(|rule| rule.matches_name(name, port)) {
             return Verdict::no(Why::Rule(rule.text.clone()));
         }
-        if self.allow.is_empty() {
-            return Verdict::yes(Why::Default);
-        }
-        // A network in the list can still allow what the name turns out to be.
-        let may = |rule: &&Pattern| {
-            rule.matches_name(name, port)
-                || matches!(rule.host, HostPattern::Net(_)) && rule.ports.contains(&port)
-        };
-        match self.allow.iter().find(may) {
+        match self.allow.iter().find(|rule| rule.matches_name(name, port)) {
             Some(rule) => Verdict::yes(Why::Rule(rule.text.clone())),
-            None => Verdict::no(Why::Unlisted),
+            // What it turns out to be decides.
+            None => Verdict::yes(Why::Default),
         }
     }
 
@@ -105,8 +98,7 @@ impl Rules {
             None if class == Class::Metadata => Verdict::no(Why::Class(address.ip(), class)),
             None if self.local => Verdict::yes(Why::Default),
             None if class != Class::Public => Verdict::no(Why::Class(address.ip(), class)),
-            None if self.allow.is_empty() => Verdict::yes(Why::Default),
-            None => Verdict::no(Why::Unlisted),
+            None => Verdict::yes(Why::Default),
         }
     }
 }
@@ -126,8 +118,6 @@ pub struct Verdict {
 pub enum Why {
     /// This pattern, as it was written.
     Rule(Arc<str>),
-    /// There is an allow list, and nothing in it matches.
-    Unlisted,
     /// The address is not public (or is a metadata address), and nothing in the allow list names it.
     Class(IpAddr, Class),
     /// No rule speaks of it, and what no rule speaks of is allowed.
@@ -149,7 +139,6 @@ impl fmt::Display for Verdict {
         let decision = if self.allowed { "allowed" } else { "denied" };
         match &self.why {
             Why::Rule(rule) => write!(f, "{decision} by the rule {rule}"),
-            Why::Unlisted => write!(f, "{decision}: no allow rule matches"),
             Why::Class(address, Class::Metadata) => {
                 write!(f, "{decision}: {address} is {}, and no allow rule is that address", Class::Metadata)
             }

@@ -1,0 +1,186 @@
+//! Where users come in: what the HTTP proxy, SOCKS5 and forwarded ports have in common.
+
+pub mod http;
+pub mod socks;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::gateway::{NoStream, Opening, Shared};
+use crate::proto::frame::{Opened, RefuseCode, ResetCode};
+use crate::proto::session::Refused;
+use crate::record::{AccessRecord, End, Ingress, Phase, Proto, Text, Timers, Who};
+use crate::tunnel::{Broken, Stream};
+
+/// One user's stream on its way to its access line.
+#[derive(Debug)]
+pub(crate) struct Journey {
+    record: AccessRecord,
+    /// When the user came, or began this request.
+    begun: Instant,
+    asked: Instant,
+    answered: Option<Instant>,
+}
+
+impl Journey {
+    pub(crate) fn new(proto: Proto, ingress: Ingress, cli: Option<SocketAddr>, begun: Instant) -> Journey {
+        let mut record = AccessRecord::new(SystemTime::now(), proto, ingress, End::EOF);
+        record.cli = cli;
+        Journey { record, begun, asked: Instant::now(), answered: None }
+    }
+
+    /// The user has said where to.
+    pub(crate) fn asked(&mut self, host: &str, port: u16, user: Option<&str>) {
+        self.asked = Instant::now();
+        self.record.dst = Text::new(dst(host, port));
+        self.record.user = user.map(Text::new).unwrap_or_default();
+    }
+
+    /// A stream was opened for it. Gives the stream.
+    pub(crate) fn opening(&mut self, opening: Opening, group: &str) -> Stream {
+        self.record.conn_id = Text::new(crate::conn_label(opening.conn_id));
+        self.record.via = Text::new(opening.via.as_bytes());
+        self.record.group = Text::new(group);
+        self.record.tun = Text::new(opening.stream.tunnel().label());
+        self.record.timers.tw = Some(Duration::ZERO);
+        opening.stream
+    }
+
+    /// The client has said how it went with the target.
+    pub(crate) fn answer(&mut self, answer: &Result<Opened, Refused>) {
+        let (resolve_us, connect_us) = match answer {
+            Ok(opened) => {
+                self.record.ip = opened.addr;
+                self.answered = Some(Instant::now());
+                (opened.resolve_us, Some(opened.connect_us))
+            }
+            Err(refused) => {
+                (refused.resolve_us, Some(refused.connect_us).filter(|_| connected_late(refused.code)))
+            }
+        };
+        self.record.timers.td = Some(Duration::from_micros(resolve_us.into()));
+        self.record.timers.tc = connect_us.map(|us| Duration::from_micros(us.into()));
+    }
+
+    /// The stream's first byte back.
+    pub(crate) fn first_byte(&mut self) {
+        if let Some(answered) = self.answered
+            && self.record.timers.tfb.is_none()
+        {
+            self.record.timers.tfb = Some(answered.elapsed());
+        }
+    }
+
+    /// The end: writes the line.
+    pub(crate) fn end(mut self, shared: &Shared, code: Option<u16>, bytes: (u64, u64), end: End) {
+        let AccessRecord { timers: Timers { ta, th, tq, tt, .. }, .. } = &mut self.record;
+        (*ta, *th) = (Some(Duration::ZERO), Some(Duration::ZERO));
+        *tq = Some(self.asked.saturating_duration_since(self.begun));
+        *tt = Some(self.begun.elapsed());
+        self.record.time = SystemTime::now();
+        self.record.code = code;
+        (self.record.up, self.record.down) = bytes;
+        self.record.act = shared.registry.stream_count() as u32;
+        self.record.end = end;
+        if self.record.conn_id == Text::default() {
+            self.record.conn_id = Text::new(crate::conn_label(shared.next_conn_id()));
+        }
+        shared.access.write(self.record);
+    }
+}
+
+fn connected_late(code: RefuseCode) -> bool {
+    matches!(code, RefuseCode::Refused | RefuseCode::Unreachable | RefuseCode::Timeout)
+}
+
+/// A target as the log has it.
+pub(crate) fn dst(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// What a user is told of a target that was not reached, in the words of every ingress.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) status: u16,
+    pub(crate) text: &'static str,
+    pub(crate) reply: crate::proto::socks5::ReplyCode,
+    pub(crate) end: End,
+}
+
+impl From<RefuseCode> for Verdict {
+    fn from(code: RefuseCode) -> Verdict {
+        use crate::proto::socks5::ReplyCode as Reply;
+        let (status, text, reply, who, phase, why) = match code {
+            RefuseCode::Refused => {
+                (502, "the target refused the connection", Reply::Refused, Who::TargetReset, Phase::Connect, "refused")
+            }
+            RefuseCode::Unreachable => {
+                let text = "there is no way to the target";
+                (502, text, Reply::HostUnreachable, Who::TargetReset, Phase::Connect, "unreachable")
+            }
+            RefuseCode::Timeout => {
+                let text = "the target did not answer in time";
+                (504, text, Reply::TimedOut, Who::TargetTimeout, Phase::Connect, "timeout")
+            }
+            RefuseCode::Dns => {
+                let text = "the target's name was not found";
+                (502, text, Reply::NameUnresolved, Who::TargetReset, Phase::Name, "dns_nx")
+            }
+            RefuseCode::Forbidden => {
+                let text = "the client's rules forbid this target";
+                (403, text, Reply::Forbidden, Who::Refused, Phase::Connect, "acl")
+            }
+            RefuseCode::Limit => {
+                (503, "the client is at a limit", Reply::Failed, Who::Exhausted, Phase::Queue, "limit")
+            }
+            RefuseCode::Draining => {
+                (503, "the client is stopping", Reply::Failed, Who::Refused, Phase::Queue, "drain")
+            }
+        };
+        Verdict { status, text, reply, end: End::new(who, phase, why) }
+    }
+}
+
+impl From<NoStream> for Verdict {
+    fn from(why: NoStream) -> Verdict {
+        use crate::proto::socks5::ReplyCode as Reply;
+        let (status, text, who, why) = match why {
+            NoStream::NoClient => (503, "no client of this group is connected", Who::TunnelLost, "no_client"),
+            NoStream::Limit => (503, "the tunnel is at its limit of streams", Who::Exhausted, "max_streams"),
+            NoStream::Host => (400, "the target is no valid host", Who::Refused, "bad_host"),
+        };
+        Verdict { status, text, reply: Reply::Failed, end: End::new(who, Phase::Queue, why) }
+    }
+}
+
+/// How a stream that broke is written down.
+pub(crate) fn broken_end(broken: Broken, phase: Phase) -> End {
+    match broken {
+        Broken::Lost => End::new(Who::TunnelLost, phase, "tunnel_lost"),
+        Broken::Reset(code) | Broken::Stopped(code) => match code {
+            ResetCode::Reset => End::new(Who::TargetReset, phase, "rst"),
+            ResetCode::Timeout => End::new(Who::TargetTimeout, phase, "timeout"),
+            ResetCode::Cancelled => End::new(Who::TargetReset, phase, "cancelled"),
+            ResetCode::Stopping => End::new(Who::Killed, phase, "drain"),
+            ResetCode::Forbidden => End::new(Who::Refused, phase, "acl"),
+            ResetCode::Limit => End::new(Who::Exhausted, phase, "limit"),
+            ResetCode::Internal => End::new(Who::Internal, phase, "internal"),
+        },
+    }
+}
+
+/// How a user's connection that closed in the middle is written down.
+pub(crate) fn closed_end(reason: &poller::Reason, phase: Phase) -> End {
+    match reason {
+        poller::Reason::Peer => End::new(Who::UserReset, phase, "eof"),
+        poller::Reason::Error(_) => End::new(Who::UserReset, phase, "rst"),
+        poller::Reason::Timeout => End::new(Who::UserTimeout, phase, "timeout"),
+        poller::Reason::Shutdown => End::new(Who::Killed, phase, "drain"),
+        poller::Reason::User => End::new(Who::Local, phase, "closed"),
+        poller::Reason::Handler(_) | poller::Reason::Panic => End::new(Who::Internal, phase, "internal"),
+    }
+}
+
+/// What every ingress handler holds.
+pub(crate) type Gate = Arc<Shared>;

@@ -1,0 +1,288 @@
+//! The public side: takes clients' tunnels in, and users.
+//!
+//! ```text
+//!   users ──▶ HTTP proxy, SOCKS5, forwarded ports ──▶ registry ──▶ a client's tunnel ──▶ (client) ──▶ target
+//! ```
+
+pub mod forward;
+pub mod ingress;
+pub mod registry;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use poller::{Listener, Remote};
+
+use crate::access::AccessLog;
+use crate::proto::credentials::Credentials;
+use crate::proto::frame::{GoAwayCode, OpenRequest};
+use crate::proto::session::{Event, GatewayConfig, OpenError, Session};
+use crate::proto::ws::WebSocket;
+use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
+use forward::Forwards;
+use registry::{Joined, Member, Registry};
+
+/// Where a gateway listens, and for whom.
+pub struct Config {
+    /// Clients' tunnels.
+    pub tunnel: SocketAddr,
+    /// The HTTP proxy.
+    pub http: SocketAddr,
+    /// The SOCKS5 proxy.
+    pub socks: Option<SocketAddr>,
+    /// What clients prove; open when there is no group.
+    pub clients: Arc<Credentials>,
+    /// What users are asked for; nothing when there is no group.
+    pub users: Arc<Credentials>,
+    /// The group whose clients serve users that are not asked.
+    pub group: String,
+    /// Where access lines go.
+    pub access: AccessLog,
+}
+
+/// A running gateway. Its connections end with the event loop that it runs on.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    tunnel: Listener,
+    http: Listener,
+    socks: Option<Listener>,
+}
+
+/// What the gateway's connections share.
+pub struct Shared {
+    /// The event loop.
+    pub remote: Remote,
+    /// Connected clients.
+    pub registry: Registry,
+    /// What users are asked for.
+    pub users: Arc<Credentials>,
+    clients: Arc<Credentials>,
+    group: String,
+    /// Where access lines go.
+    pub access: AccessLog,
+    forwards: Forwards,
+    sessions: AtomicU64,
+    /// Starts every conn_id of this process, so that a restart does not repeat them.
+    seed: u64,
+    streams: AtomicU64,
+}
+
+impl Gateway {
+    /// Binds every listener and starts to serve.
+    ///
+    /// # Errors
+    /// When an address cannot be bound; the error names it.
+    pub fn start(remote: Remote, config: Config) -> io::Result<Gateway> {
+        let tunnel = bind("tunnel", config.tunnel)?;
+        let http = bind("http", config.http)?;
+        let socks = config.socks.map(|addr| bind("socks", addr)).transpose()?;
+        let shared = Arc::new(Shared {
+            forwards: Forwards::new(config.tunnel.ip()),
+            registry: Registry::default(),
+            users: config.users,
+            clients: config.clients,
+            group: config.group,
+            access: config.access,
+            sessions: AtomicU64::new(1),
+            seed: crate::random()?,
+            streams: AtomicU64::new(0),
+            remote: remote.clone(),
+        });
+        let side = Arc::new(GatewaySide(shared.clone()));
+        let gateway = Gateway {
+            tunnel: remote.serve(tunnel, Carrier(side))?,
+            http: remote.serve(http, ingress::http::Http::new(shared.clone()))?,
+            socks: match socks {
+                Some(socks) => Some(remote.serve(socks, ingress::socks::Socks::new(shared.clone()))?),
+                None => None,
+            },
+            shared,
+        };
+        Ok(gateway)
+    }
+
+    /// Says where it listens.
+    pub fn announce(&self) {
+        crate::announce("tunnel", self.tunnel_addr());
+        crate::announce("http", self.http_addr());
+        if let Some(addr) = self.socks_addr() {
+            crate::announce("socks", addr);
+        }
+    }
+
+    /// Where clients' tunnels arrive.
+    pub fn tunnel_addr(&self) -> SocketAddr {
+        self.tunnel.local_addr()
+    }
+
+    /// Where the HTTP proxy listens.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.local_addr()
+    }
+
+    /// Where the SOCKS5 proxy listens.
+    pub fn socks_addr(&self) -> Option<SocketAddr> {
+        self.socks.as_ref().map(Listener::local_addr)
+    }
+
+    /// Clients that are connected.
+    pub fn client_count(&self) -> usize {
+        self.shared.registry.client_count()
+    }
+
+    /// Streams that are open.
+    pub fn stream_count(&self) -> usize {
+        self.shared.registry.stream_count()
+    }
+}
+
+/// Binds a listener; an error names it and its address.
+pub(crate) fn bind(name: &str, addr: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(addr)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen for {name} on {addr}: {error}")))
+}
+
+/// Why no stream was opened for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoStream {
+    /// No client of the group is connected.
+    NoClient,
+    /// The tunnel has as many streams as it may, or is about to end.
+    Limit,
+    /// The host is no name that the tunnel carries.
+    Host,
+}
+
+impl From<OpenError> for NoStream {
+    fn from(error: OpenError) -> NoStream {
+        match error {
+            OpenError::NotUp | OpenError::Role => NoStream::NoClient,
+            OpenError::Limit | OpenError::Draining | OpenError::Exhausted => NoStream::Limit,
+            OpenError::Host => NoStream::Host,
+        }
+    }
+}
+
+/// Who carries a stream, for the access line.
+pub struct Opening {
+    /// The stream.
+    pub stream: Stream,
+    /// The client that carries it.
+    pub via: Arc<str>,
+    /// Its label in the logs, on both sides.
+    pub conn_id: u64,
+}
+
+impl Shared {
+    /// Opens a stream through the least busy client of a group.
+    ///
+    /// # Errors
+    /// See [`NoStream`].
+    pub fn open(
+        &self,
+        group: &str,
+        mut request: OpenRequest,
+        watcher: Watcher,
+    ) -> Result<Opening, NoStream> {
+        let conn_id = self.next_conn_id();
+        request.conn_id = conn_id;
+        let member = self.registry.pick(group).ok_or(NoStream::NoClient)?;
+        match member.tunnel.open(request, watcher) {
+            Ok(stream) => Ok(Opening { stream, via: member.name, conn_id }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The group of a user: the one that was proved, or the one for users that are not asked.
+    pub fn group_of<'a>(&'a self, user: Option<&'a str>) -> &'a str {
+        user.unwrap_or(&self.group)
+    }
+
+    /// A label that no other stream of this process has, and hardly one of another.
+    pub fn next_conn_id(&self) -> u64 {
+        // An odd multiplier runs through all numbers before it repeats one.
+        let turn = self.streams.fetch_add(1, Ordering::Relaxed);
+        self.seed.wrapping_add(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+}
+
+/// The gateway's end of the tunnels.
+struct GatewaySide(Arc<Shared>);
+
+impl Side for GatewaySide {
+    fn begin(&self, _peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
+        let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
+        let config = GatewayConfig {
+            credentials: self.0.clients.clone(),
+            session_id: number,
+            nonce: crate::nonce()?,
+        };
+        let session = Session::gateway(config, Instant::now());
+        Ok((WebSocket::server(), Tunnel::new(session, format!("t{number}"))))
+    }
+
+    fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
+        let Some(peer) = tunnel.exchange(|session| session.peer().cloned()) else { return };
+        let member = Member {
+            tunnel: tunnel.clone(),
+            name: peer.name.as_str().into(),
+            instance: peer.instance,
+            generation: peer.generation,
+        };
+        let addr = tunnel.carrier().and_then(poller::Handle::peer_addr);
+        let (via, group) = (peer.name.as_str(), peer.group.as_str());
+        let refused = match self.0.registry.join(group, member) {
+            Joined::First => {
+                log::info!(event = "group_up", group; "the group's first client is here");
+                None
+            }
+            Joined::Another => None,
+            Joined::Replaced(former) => {
+                former.tunnel.exchange(|session| session.close(GoAwayCode::Replaced, "a newer connection"));
+                None
+            }
+            Joined::Stale => Some("a newer connection of this client is there"),
+            Joined::Full => Some("the group has as many clients as it may"),
+        };
+        match refused {
+            None => log::info!(event = "tun_up", tun = tunnel.label(), peer:? = addr, via, group,
+                version = peer.version, generation = peer.generation; "a client is here"),
+            Some(why) => {
+                log::warn!(event = "refuse", tun = tunnel.label(), peer:? = addr, via, group; "{why}");
+                tunnel.exchange(|session| session.close(GoAwayCode::Replaced, why));
+            }
+        }
+    }
+
+    fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event) {
+        match event {
+            Event::PortRequested(request) => self.0.forwards.open(&self.0, tunnel, request),
+            Event::PortClosed { network, port } => self.0.forwards.close(tunnel, network, port),
+            event => log::debug!(event = "tunnel", tun = tunnel.label(); "not for a gateway: {event:?}"),
+        }
+    }
+
+    fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {
+        self.0.forwards.close_all(tunnel);
+        let peer = tunnel.exchange(|session| session.peer().cloned());
+        let group = peer.as_ref().map_or("", |peer| peer.group.as_str());
+        let left = self.0.registry.leave(group, tunnel);
+        let via = peer.as_ref().map_or("-", |peer| peer.name.as_str());
+        let (down_bytes, up_bytes) = down.bytes;
+        if !down.was_up {
+            // A stranger at the door, or a client that may not in: no reason to wake anybody.
+            let event = if down.fatal { "tun_auth_fail" } else { "refuse" };
+            log::info!(event, tun = tunnel.label(), peer:? = down.peer, via; "{}", down.why);
+            return;
+        }
+        let level = if down.on_purpose { log::Level::Info } else { log::Level::Warn };
+        log::log!(level, event = "tun_down", tun = tunnel.label(), peer:? = down.peer, via, group,
+            dur_ms = down.lived.as_millis() as u64, up = up_bytes, down = down_bytes; "{}", down.why);
+        if left == Some(0) {
+            log::log!(level, event = "group_empty", group; "no client is left");
+        }
+    }
+}

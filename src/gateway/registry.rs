@@ -1,0 +1,103 @@
+//! Which clients of which group are connected, and which of them carries the next stream.
+//!
+//! * A client is known by its instance, a number it draws when its process starts; each of its connections has a
+//!   higher generation. A higher generation takes the place of a lower one at once.
+//! * Who leaves is named by its tunnel, so the clean-up of an older generation touches nothing of the newer.
+//! * The least busy client is picked, the longest unpicked when several are equal.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::limits::CLIENTS_PER_GROUP_MAX;
+use crate::tunnel::Tunnel;
+
+/// One connected client.
+#[derive(Clone)]
+pub struct Member {
+    /// Its tunnel.
+    pub tunnel: Arc<Tunnel>,
+    /// The name that it gave.
+    pub name: Arc<str>,
+    /// The number of its process.
+    pub instance: u64,
+    /// The number of its connection.
+    pub generation: u64,
+}
+
+/// What became of a client that joined.
+#[must_use]
+pub enum Joined {
+    /// It is the group's first.
+    First,
+    /// The group had others.
+    Another,
+    /// It took the place of its own older connection, which is to be closed.
+    Replaced(Member),
+    /// A newer connection of the same client is there already; this one is to be closed.
+    Stale,
+    /// The group is full; this one is to be closed.
+    Full,
+}
+
+/// The groups and their clients.
+#[derive(Default)]
+pub struct Registry {
+    groups: Mutex<HashMap<String, Vec<Member>>>,
+}
+
+impl Registry {
+    /// Adds a client to a group.
+    pub fn join(&self, group: &str, member: Member) -> Joined {
+        let mut groups = self.groups.lock();
+        let members = groups.entry(group.to_owned()).or_default();
+        if let Some(index) = members.iter().position(|known| known.instance == member.instance) {
+            if members[index].generation > member.generation {
+                return Joined::Stale;
+            }
+            return Joined::Replaced(std::mem::replace(&mut members[index], member));
+        }
+        if members.len() >= CLIENTS_PER_GROUP_MAX {
+            return Joined::Full;
+        }
+        members.push(member);
+        if members.len() == 1 { Joined::First } else { Joined::Another }
+    }
+
+    /// Removes the client that has this tunnel; says how many the group has left, or `None` when it was not there.
+    pub fn leave(&self, group: &str, tunnel: &Arc<Tunnel>) -> Option<usize> {
+        let mut groups = self.groups.lock();
+        let members = groups.get_mut(group)?;
+        let index = members.iter().position(|member| Arc::ptr_eq(&member.tunnel, tunnel))?;
+        members.remove(index);
+        let left = members.len();
+        if left == 0 {
+            groups.remove(group);
+        }
+        Some(left)
+    }
+
+    /// The client that carries the next stream of a group.
+    pub fn pick(&self, group: &str) -> Option<Member> {
+        let mut groups = self.groups.lock();
+        let members = groups.get_mut(group)?;
+        let (index, _) =
+            members.iter().enumerate().min_by_key(|(_, member)| member.tunnel.stream_count())?;
+        // To the back, so that equals take turns.
+        let member = members.remove(index);
+        members.push(member.clone());
+        Some(member)
+    }
+
+    /// Clients that are connected.
+    pub fn client_count(&self) -> usize {
+        self.groups.lock().values().map(Vec::len).sum()
+    }
+
+    /// Streams that are open, in all tunnels.
+    pub fn stream_count(&self) -> usize {
+        let groups = self.groups.lock();
+        groups.values().flatten().map(|member| member.tunnel.stream_count()).sum()
+    }
+}

@@ -1,0 +1,260 @@
+//! The roles of the program: what each starts, in which order, and how it stops.
+//!
+//! ```text
+//!   bind every listener ──▶ ready ──▶ wait for a signal ──▶ stopping ──▶ grace ──▶ flush the access log ──▶ exit 0
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+use poller::EventLoop;
+
+use crate::access::AccessLog;
+use crate::cli;
+use crate::client;
+use crate::gateway::{self, Gateway};
+use crate::limits::{FIRST_TUNNEL_MS, STOP_GRACE_MS};
+use crate::logfmt::Stamp;
+use crate::proto::credentials::{Credentials, Secret};
+use crate::proto::frame::{Network, PortRequest};
+use crate::proto::target::{Host, Rules, Target};
+use crate::serve;
+use crate::service::{signals, systemd};
+
+/// Why a role did not start, or ended badly.
+#[derive(Debug)]
+pub enum Fault {
+    /// What was asked for makes no sense: exit status 2.
+    Usage(String),
+    /// Something failed: exit status 1.
+    Failed(String),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Fault {
+        Fault::Failed(error.to_string())
+    }
+}
+
+/// What every role has: an event loop, an access log, and signals that end it.
+struct Program {
+    event_loop: EventLoop,
+    access: AccessLog,
+    signals: Receiver<signals::Signal>,
+    /// Kept to the end: without it, signals would be taken and ignored.
+    _watch: signals::Watch,
+}
+
+impl Program {
+    fn start(role: &'static str) -> io::Result<Program> {
+        // First, so that a signal during the start is not lost.
+        let (watch, signals) = signals::watch()?;
+        let event_loop = EventLoop::builder().name("anyproxy").build()?;
+        let access = AccessLog::start(Box::new(io::stderr()), Stamp::of_stderr())?;
+        let version = env!("CARGO_PKG_VERSION");
+        log::info!(event = "start", role, version, pid = std::process::id(); "");
+        Ok(Program { event_loop, access, signals, _watch: watch })
+    }
+
+    /// Works until a signal, then stops gracefully.
+    fn run(self, status: &str) {
+        log::info!(event = "ready"; "{status}");
+        systemd::ready(status);
+        // The watch lives as long as this, so there is always somebody to send.
+        if let Ok(signal) = self.signals.recv() {
+            log::info!(event = "stop", signal = signal.name(); "stopping");
+        }
+        systemd::stopping();
+        let graceful = self.event_loop.shutdown(Duration::from_millis(STOP_GRACE_MS));
+        if !self.access.close() || self.access.dropped() > 0 {
+            log::warn!(event = "stop", log_drop = self.access.dropped(); "access lines were lost");
+        }
+        match graceful {
+            true => log::info!(event = "stopped"; "everything had ended by itself"),
+            false => log::info!(event = "stopped"; "what was open after {STOP_GRACE_MS} ms was closed"),
+        }
+    }
+}
+
+/// `anyproxy serve`.
+///
+/// # Errors
+/// When it cannot start.
+pub fn serve(config: &cli::Serve) -> Result<(), Fault> {
+    let program = Program::start("serve")?;
+    let listener = serve::start(&program.event_loop, config.listen)?;
+    crate::announce("serve", listener.local_addr());
+    let status = format!("serving http://{}/", listener.local_addr());
+    program.run(&status);
+    Ok(())
+}
+
+/// `anyproxy gateway`.
+///
+/// # Errors
+/// When it cannot start.
+pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
+    let mut credentials = Credentials::new();
+    if let Some(group) = &config.group {
+        let secret = secret(group)?;
+        credentials
+            .insert(group.name.as_str(), secret)
+            .map_err(|error| Fault::Usage(format!("--group: {error}")))?;
+    }
+    let credentials = Arc::new(credentials);
+    let program = Program::start("gateway")?;
+    let gateway = Gateway::start(
+        program.event_loop.remote(),
+        gateway::Config {
+            tunnel: config.tunnel,
+            http: config.http,
+            socks: config.socks,
+            clients: credentials.clone(),
+            users: credentials,
+            group: String::new(),
+            access: program.access.clone(),
+        },
+    )?;
+    gateway.announce();
+    let status = format!("clients at {}, HTTP proxy at {}", gateway.tunnel_addr(), gateway.http_addr());
+    program.run(&status);
+    Ok(())
+}
+
+/// `anyproxy client`.
+///
+/// # Errors
+/// When it cannot start, or a forward leads where its rules do not.
+pub fn client(config: &cli::Client) -> Result<(), Fault> {
+    let rules = Rules::parse(&config.allow, &config.deny)
+        .map_err(|error| Fault::Usage(format!("--allow, --deny: {error}")))?;
+    let forwards = config.forwards.iter().map(|forward| port_request(forward, &rules));
+    let forwards = forwards.collect::<Result<Vec<_>, _>>().map_err(Fault::Usage)?;
+    let gateway = Target::new(&config.gateway.host, config.gateway.port)
+        .map_err(|error| Fault::Usage(format!("--gateway: {error}")))?;
+    let (group, secret) = match &config.group {
+        Some(group) => (group.name.as_str().to_owned(), Some(secret(group)?)),
+        None => (String::new(), None),
+    };
+    let name = match &config.name {
+        Some(name) => name.as_str().to_owned(),
+        None => host_name(),
+    };
+    let program = Program::start("client")?;
+    let status = format!("a client of {gateway}");
+    let on_up = Box::new(|| systemd::status("the tunnel is up"));
+    client::start(
+        program.event_loop.remote(),
+        client::Config { gateway, group, secret, name, rules, forwards, on_up },
+    )?;
+    program.run(&status);
+    Ok(())
+}
+
+/// `anyproxy standalone`: gateway, client and origin in one process, over a real tunnel.
+///
+/// # Errors
+/// When it cannot start, or its own tunnel does not come up.
+pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
+    const GROUP: &str = "standalone";
+    let program = Program::start("standalone")?;
+    // The tunnel's port is on loopback, but other users of this machine are no clients of ours.
+    let secret = Secret::new(crate::nonce()?).map_err(|error| Fault::Failed(error.to_string()))?;
+    let mut clients = Credentials::new();
+    clients.insert(GROUP, secret.clone()).map_err(|error| Fault::Failed(error.to_string()))?;
+    let remote = program.event_loop.remote();
+    let gateway = Gateway::start(
+        remote.clone(),
+        gateway::Config {
+            tunnel: config.tunnel,
+            http: config.http,
+            socks: Some(config.socks),
+            clients: Arc::new(clients),
+            users: Arc::new(Credentials::new()),
+            group: GROUP.into(),
+            access: program.access.clone(),
+        },
+    )?;
+    let serve = serve::start(&remote, config.serve)?;
+    let (up, is_up) = bounded(1);
+    client::start(
+        remote,
+        client::Config {
+            gateway: target_of(gateway.tunnel_addr())?,
+            group: GROUP.into(),
+            secret: Some(secret),
+            name: "local".into(),
+            rules: Rules::open_local(),
+            forwards: Vec::new(),
+            // Only the first time is waited for.
+            on_up: Box::new(move || {
+                up.try_send(()).ok();
+            }),
+        },
+    )?;
+    if is_up.recv_timeout(Duration::from_millis(FIRST_TUNNEL_MS)).is_err() {
+        return Err(Fault::Failed("the tunnel inside this process did not come up".into()));
+    }
+    gateway.announce();
+    crate::announce("serve", serve.local_addr());
+    let status = standalone_status(&gateway, serve.local_addr());
+    program.run(&status);
+    Ok(())
+}
+
+/// What listens where, and a line to try; printed to standard output for the person who started it.
+fn standalone_status(gateway: &Gateway, serve: SocketAddr) -> String {
+    let http = gateway.http_addr();
+    let mut lines = vec![
+        format!("HTTP proxy   http://{http}"),
+        format!("page to try  http://{serve}/"),
+        String::new(),
+        format!("  curl -x http://{http} http://{serve}/"),
+    ];
+    if let Some(socks) = gateway.socks_addr() {
+        lines.insert(1, format!("SOCKS5       {socks}"));
+        lines.push(format!("  curl --socks5-hostname {socks} http://{serve}/"));
+    }
+    println!("{}\n", lines.join("\n"));
+    format!("HTTP proxy at {http}, page at http://{serve}/")
+}
+
+fn target_of(addr: SocketAddr) -> Result<Target, Fault> {
+    Target::from_address(addr.ip(), addr.port()).map_err(|error| Fault::Failed(error.to_string()))
+}
+
+fn secret(group: &cli::Group) -> Result<Secret, Fault> {
+    Secret::new(group.password.as_bytes())
+        .map_err(|error| Fault::Usage(format!("--password-file: {error}")))
+}
+
+/// A forward as the gateway is asked for it. One that leads to an address that the rules forbid can never work.
+fn port_request(forward: &cli::Forward, rules: &Rules) -> Result<PortRequest, String> {
+    let cli::Forward { network, port, host, target_port } = forward;
+    let target = Target::new(host, *target_port).map_err(|error| format!("--forward {port}: {error}"))?;
+    let verdict = rules.name(&target);
+    if !verdict.allowed {
+        let add = match target.host() {
+            Host::Address(_) => format!("; add --allow {target} if it may be reached"),
+            Host::Name(_) => String::new(),
+        };
+        return Err(format!("--forward {port} leads to {target}: {verdict}{add}"));
+    }
+    let network = match network {
+        cli::Network::Tcp => Network::Tcp,
+        cli::Network::Udp => Network::Udp,
+    };
+    Ok(PortRequest { network, port: *port, host: host.clone(), target_port: *target_port })
+}
+
+/// This machine's name, as far as a client's name may hold it.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim().parse::<cli::Name>() {
+        Ok(name) => name.as_str().to_owned(),
+        Err(_) => "client".into(),
+    }
+}
