@@ -16,7 +16,7 @@ pub enum Reason {
     Peer,
     /// The connection broke, or a dial failed; the errno is kept.
     Error(Fault),
-    /// A limit passed: the connect timeout of a dial, or unsent output that did not move during a close.
+    /// A limit passed: the connect timeout of a dial.
     Timeout,
     /// The event loop stopped.
     Shutdown,
@@ -85,7 +85,8 @@ pub struct Closed {
     pub bytes_in: u64,
     /// Bytes that the kernel took.
     pub bytes_out: u64,
-    /// Bytes that were written by the handler or a handle and never left.
+    /// Bytes that were written by the handler or a handle and never left: an abort, a broken connection, or a close whose
+    /// output did not move for too long. The peer sees a reset then.
     pub unsent: u64,
     /// Whether `on_connect` ran and said Ok.
     pub connected: bool,

@@ -17,9 +17,11 @@ use mio::unix::SourceFd;
 use socket2::Socket;
 use std::os::fd::AsRawFd;
 
+use crate::close::Fault;
 use crate::handle::{Handle, Shared};
 use crate::limits;
 use crate::state::Closer;
+use crate::timer;
 use crate::token::Token;
 
 /// One accepted or dialed socket with its buffers, in the hands of its handler.
@@ -46,6 +48,12 @@ pub struct Connection {
     /// Output was seen above the high watermark and has not been below the low one since.
     pub(crate) above_high: bool,
     pub(crate) wake_on_progress: bool,
+    /// Sending failed. What the peer had sent before is still read and handed over, then the connection closes.
+    pub(crate) broken: Option<Fault>,
+    /// Output bytes that were dropped because sending failed.
+    pub(crate) dropped: usize,
+    /// `on_shutdown` runs: a close has that reason.
+    pub(crate) stopping: bool,
     pub(crate) deadlines: Deadlines,
     pub(crate) opened: Instant,
 }
@@ -106,6 +114,9 @@ impl Connection {
             shutdown_write: ShutdownWrite::Open,
             above_high: false,
             wake_on_progress: false,
+            broken: None,
+            dropped: 0,
+            stopping: false,
             deadlines: Deadlines::default(),
             opened: Instant::now(),
         }
@@ -161,10 +172,10 @@ impl Connection {
     }
 
     /// Closes when the output has left (L-23): what is queued is still sent, unless none of it moves for
-    /// [`CLOSE_STALL_MS`](crate::limits::CLOSE_STALL_MS). Takes effect when the handler returns.
+    /// [`CLOSE_STALL_MS`](crate::limits::CLOSE_STALL_MS) (builder: `close_stall`). Takes effect when the handler returns.
     pub fn close(&mut self) {
-        // This thread owns the connection, so the verdict is always "somebody owns it".
-        self.shared().state.close_as_owner(Closer::User, false);
+        let closer = if self.stopping { Closer::Shutdown } else { Closer::User };
+        self.shared().state.close_as_owner(closer, false);
     }
 
     /// Closes at once, dropping what is queued; the peer sees a reset. Takes effect when the handler returns.
@@ -172,14 +183,18 @@ impl Connection {
         self.shared().state.close_as_owner(Closer::User, true);
     }
 
-    /// Ends our stream after what is queued; reading goes on.
+    /// Ends our stream after what is queued here and was sent by handles; reading goes on, and a handle's next send is
+    /// refused. Writing more afterwards is a mistake that breaks the connection.
     pub fn shutdown_write(&mut self) {
         if self.shutdown_write == ShutdownWrite::Open {
             self.shutdown_write = ShutdownWrite::Asked;
+            let shared = self.shared();
+            shared.outbox.lock().ended = true;
+            shared.collect(self);
         }
     }
 
-    /// Keeps (or stops keeping) the connection open after the peer ended its stream.
+    /// Keeps (or stops keeping) the connection open after the peer ended its stream, until our stream has ended too.
     pub fn set_half_close(&mut self, on: bool) {
         self.half_close = on;
     }
@@ -210,7 +225,7 @@ impl Connection {
     /// Runs [`on_timer`](crate::Handler::on_timer) after `delay`. There is one timer per connection; setting it
     /// again replaces it.
     pub fn set_timer(&mut self, delay: Duration) {
-        self.set_timer_at(Instant::now() + delay);
+        self.set_timer_at(timer::later(delay));
     }
 
     /// As [`set_timer`](Connection::set_timer), at an instant.
@@ -233,6 +248,10 @@ impl Connection {
     }
 
     pub(crate) fn flush_for(&mut self, shared: &Shared) -> io::Result<()> {
+        if let Some(fault) = self.broken {
+            self.drop_output(shared);
+            return Err(fault.into());
+        }
         let Some(socket) = &self.socket else { return Ok(()) };
         let mut sent_all = 0u64;
         let outcome = loop {
@@ -263,14 +282,35 @@ impl Connection {
         if sent_all > 0 || self.output.is_empty() {
             self.note_progress(shared, sent_all);
         }
-        outcome?;
+        if let Err(error) = outcome {
+            self.break_off(shared, Fault::from(&error));
+            return Err(error);
+        }
         if self.output.is_empty() && self.shutdown_write == ShutdownWrite::Asked {
             self.shutdown_write = ShutdownWrite::Done;
-            if let Some(socket) = &self.socket {
-                socket.shutdown(std::net::Shutdown::Write)?;
+            if let Some(socket) = &self.socket
+                && socket.shutdown(std::net::Shutdown::Write).is_err()
+            {
+                // The peer has reset the connection: a read says so, after what is left to read.
+                self.readable = true;
+                self.hup = true;
             }
         }
         Ok(())
+    }
+
+    /// Nothing can be sent any more. The system tells an error once, so it is kept, and reads go on to the end.
+    pub(crate) fn break_off(&mut self, shared: &Shared, fault: Fault) {
+        self.broken = Some(fault);
+        self.readable = true;
+        self.hup = true;
+        self.drop_output(shared);
+    }
+
+    fn drop_output(&mut self, shared: &Shared) {
+        self.dropped += self.output.len();
+        self.output = LinkBuffer::new();
+        shared.unsent.store(0, Relaxed);
     }
 
     fn note_progress(&mut self, shared: &Shared, sent: u64) {
@@ -279,7 +319,7 @@ impl Connection {
         shared.unsent.store(self.output.len(), Relaxed);
         if sent > 0 {
             if self.deadlines.close.is_some() {
-                self.deadlines.close = Some(Instant::now() + Duration::from_millis(limits::CLOSE_STALL_MS));
+                self.deadlines.close = Some(timer::later(shared.poll.close_stall));
             }
             if std::mem::take(&mut self.wake_on_progress) {
                 shared.wake_owner();
@@ -305,6 +345,11 @@ impl Connection {
         self.socket.as_ref().map(|socket| socket.as_raw_fd())
     }
 
+    /// Whether the output has passed the high watermark and is below the low one again.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.above_high && self.output.len() <= limits::OUTPUT_LOW_BYTES
+    }
+
     /// Whether a read should be tried now.
     pub(crate) fn wants_read(&self) -> bool {
         self.readable
@@ -324,6 +369,10 @@ impl Connection {
         let mut socket = socket;
         loop {
             match socket.read(space) {
+                Ok(0) if self.broken.is_some() => {
+                    self.readable = false;
+                    return Ok(None);
+                }
                 Ok(0) => {
                     self.input_ended = true;
                     self.readable = false;

@@ -3,15 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::close::Fault;
 use crate::handle::{Handle, Phase, Shared};
 use crate::handler::{Handler, Prepare, prepare};
-use crate::poll::{Job, PollShared};
+use crate::job::Job;
+use crate::poll::PollShared;
 use crate::state::{Closer, News};
+use crate::timer;
 
 /// Starts to connect. What goes wrong after `on_prepare` reaches `on_close`, at once or later.
 pub(crate) fn dial<H: Handler>(
@@ -43,7 +45,7 @@ pub(crate) fn dial<H: Handler>(
             shared.state.note_as_owner(News::WRITABLE);
         }
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-            shared.core.lock().conn.deadlines.connect = Some(Instant::now() + timeout);
+            shared.core.lock().conn.deadlines.connect = Some(timer::later(timeout));
         }
         Err(error) => {
             shared.core.lock().details.fault = Some(Fault::from(&error));

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use crate::dialer;
 use crate::handle::Handle;
 use crate::handler::Handler;
+use crate::job::Job;
 use crate::limits;
 use crate::listener::{Listener, ListenerShared};
-use crate::poll::{Job, PollShared};
-use crate::timer::Key;
+use crate::poll::PollShared;
+use crate::timer::{self, Key};
 use crate::udp::{DatagramHandler, Datagrams, UdpShared};
 use crate::worker::{self, Live, Pool, Work};
 
@@ -24,6 +25,7 @@ pub struct Builder {
     standby_max: usize,
     tasks_max: usize,
     connections_max: usize,
+    close_stall: Duration,
 }
 
 impl Default for Builder {
@@ -34,6 +36,7 @@ impl Default for Builder {
             standby_max: limits::STANDBY_MAX,
             tasks_max: limits::TASKS_MAX,
             connections_max: limits::CONNECTIONS_MAX,
+            close_stall: Duration::from_millis(limits::CLOSE_STALL_MS),
         }
     }
 }
@@ -63,9 +66,15 @@ impl Builder {
         self
     }
 
-    /// Connections, accepted and dialed together. One more is not accepted, and not dialed.
+    /// Connections, accepted and dialed together. One more is closed at once, or not dialed, and accepting rests a while.
     pub fn connections_max(mut self, connections: usize) -> Builder {
         self.connections_max = connections;
+        self
+    }
+
+    /// How long a close waits for unsent output to leave while nothing of it moves.
+    pub fn close_stall(mut self, limit: Duration) -> Builder {
+        self.close_stall = limit;
         self
     }
 
@@ -82,7 +91,7 @@ impl Builder {
         let tasks = Pool::new(format!("{}-task", self.name), self.tasks_max, limits::TASK_QUEUE_MAX);
         let live = Live::new(self.connections_max);
         let polls = (0..self.polls)
-            .map(|_| PollShared::new(workers.clone(), live.clone()))
+            .map(|_| PollShared::new(workers.clone(), live.clone(), self.close_stall))
             .collect::<io::Result<Vec<_>>>()?;
         for poll in &polls {
             if workers.submit(Work::Lead(poll.clone())).is_err() {
@@ -155,12 +164,13 @@ impl EventLoop {
             return true;
         }
         assert!(!worker::is_worker(), "an event loop cannot be stopped from one of its own threads");
-        let deadline = Instant::now() + grace;
+        let deadline = timer::later(grace);
         let tell = |job: fn() -> Job| runtime.polls.iter().for_each(|poll| poll.push(job()));
         tell(|| Job::Shutdown);
         let graceful = runtime.live.wait_until_none(deadline);
         tell(|| Job::Kill);
-        while !runtime.live.wait_until_none(Instant::now() + Duration::from_secs(1)) {
+        while !(runtime.live.wait_until_none(Instant::now() + Duration::from_secs(1)) && runtime.live.close())
+        {
             // Connections that were still being opened meanwhile, and handlers that block.
             log::warn!(event = "stop", conns = runtime.live.count(); "waiting for handlers to return");
             tell(|| Job::Kill);
@@ -217,7 +227,11 @@ impl Remote {
     ///
     /// # Errors
     /// When the listener's options cannot be set, or the event loop is stopping.
-    pub fn serve<H: Handler>(&self, listener: TcpListener, handler: impl Into<Arc<H>>) -> io::Result<Listener> {
+    pub fn serve<H: Handler>(
+        &self,
+        listener: TcpListener,
+        handler: impl Into<Arc<H>>,
+    ) -> io::Result<Listener> {
         self.check_running()?;
         // The listener lives on one poll, its connections go round all of them.
         let mut targets = self.runtime.polls.clone();
@@ -279,7 +293,7 @@ impl Remote {
     pub fn after(&self, delay: Duration, task: impl FnOnce() + Send + 'static) -> io::Result<Timer> {
         self.check_running()?;
         let poll = self.next_poll().clone();
-        match poll.arm_task(Instant::now() + delay, Box::new(task)) {
+        match poll.arm_task(timer::later(delay), Box::new(task)) {
             Some(key) => Ok(Timer { poll, key }),
             None => Err(io::Error::other(format!("{} timers wait already", limits::TASK_TIMERS_MAX))),
         }

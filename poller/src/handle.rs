@@ -14,11 +14,12 @@ use bytes::Bytes;
 use linkbuffer::LinkBuffer;
 use parking_lot::Mutex;
 
-use crate::close::{Closed, Details, Fault};
+use crate::close::{Closed, Details};
 use crate::connection::Connection;
 use crate::handler::Session;
+use crate::job::Job;
 use crate::limits;
-use crate::poll::{Job, PollShared};
+use crate::poll::PollShared;
 use crate::state::{Closer, News, OnNotify, OnRelease, State};
 
 /// One connection as everyone sees it.
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) session: Option<Box<dyn Session>>,
     pub(crate) phase: Phase,
     pub(crate) details: Details,
+    /// What came while the dial was under way and is looked at after `on_connect`.
+    pub(crate) early: News,
 }
 
 /// The phases in which an owner meets a connection; creation and preparation come before there is an owner.
@@ -70,6 +73,8 @@ pub(crate) struct Outbox {
     pub(crate) callbacks: Vec<CloseCallback>,
     /// Handles to wake when there is room. Invariant: waiters.len() <= DRAIN_WAITERS_MAX.
     pub(crate) waiters: Vec<Handle>,
+    /// Our stream has ended, or will after what is queued: sends are refused.
+    pub(crate) ended: bool,
     /// Set by clean-up, before the callbacks run.
     pub(crate) closed: Option<Arc<Closed>>,
 }
@@ -96,27 +101,38 @@ impl Shared {
 
     /// Moves the outbox behind the output.
     pub(crate) fn collect(&self, conn: &mut Connection) {
-        let sent = std::mem::take(&mut self.outbox.lock().bytes);
-        conn.output.append(sent);
+        let mut outbox = self.outbox.lock();
+        conn.output.append(std::mem::take(&mut outbox.bytes));
+        // Under the lock, so that a sender never sees the bytes in neither place.
         self.unsent.store(conn.output.len(), Relaxed);
     }
 
+    /// Wakes the handles that wait for room, if there is some.
+    pub(crate) fn wake_waiters(&self, conn: &Connection) {
+        if conn.output.len() <= limits::OUTPUT_LOW_BYTES {
+            // Bound first: a woken connection may be this one.
+            let waiters = std::mem::take(&mut self.outbox.lock().waiters);
+            waiters.iter().for_each(Handle::wake);
+        }
+    }
+
     /// Sends the outbox on the calling thread, which has just become the owner. No callback runs here: whatever
-    /// else there is to do goes to the poll.
-    fn send_now(self: &Arc<Shared>) {
+    /// else there is to do goes to the poll, also the news that came with the ownership.
+    fn send_now(self: &Arc<Shared>, news: News) {
         {
             let mut core = self.core.lock();
             if matches!(core.phase, Phase::Working) {
                 self.collect(&mut core.conn);
-                if let Err(error) = core.conn.flush_for(self) {
-                    core.details.fault.get_or_insert(Fault::from(&error));
-                    // Owned by this thread: released below, where the close is found.
-                    self.state.close_as_owner(Closer::Error, true);
+                if core.conn.flush_for(self).is_err() {
+                    // Released below, where the poll is told to look at the broken connection.
+                    self.state.note_as_owner(News::HUP);
                 }
+                self.wake_waiters(&core.conn);
             } else {
                 self.state.note_as_owner(News::SENT);
             }
         }
+        self.state.note_as_owner(news.without(News::SENT));
         if let OnRelease::Again = self.state.release() {
             self.poll.push(Job::Run(self.clone()));
         }
@@ -187,11 +203,12 @@ impl Handle {
     /// idle, and otherwise when its owner lets go.
     ///
     /// # Errors
-    /// [`SendError::WouldBlock`] above the high watermark, [`SendError::Closed`] when closing has begun.
+    /// [`SendError::WouldBlock`] above the high watermark, [`SendError::Closed`] when closing has begun or our stream was
+    /// ended by [`Connection::shutdown_write`].
     pub fn send(&self, bytes: Bytes) -> Result<(), SendError> {
         {
             let mut outbox = self.0.outbox.lock();
-            if outbox.closed.is_some() || self.0.state.closing().is_some() {
+            if outbox.closed.is_some() || outbox.ended || self.0.state.closing().is_some() {
                 return Err(SendError::Closed(bytes));
             }
             if outbox.bytes.len() + self.0.unsent.load(Relaxed) > limits::OUTPUT_HIGH_BYTES {
@@ -199,8 +216,8 @@ impl Handle {
             }
             outbox.bytes.write_bytes(bytes);
         }
-        if self.0.state.acquire(News::SENT).is_some() {
-            self.0.send_now();
+        if let Some(news) = self.0.state.acquire(News::SENT) {
+            self.0.send_now(news);
         }
         Ok(())
     }

@@ -26,12 +26,14 @@
 //! [`Handler`] shows a complete server.
 #![forbid(unsafe_code)]
 
+mod cleanup;
 mod close;
 mod connection;
 mod dialer;
 mod event_loop;
 mod handle;
 mod handler;
+mod job;
 pub mod limits;
 mod listener;
 mod operator;

@@ -48,11 +48,26 @@ pub const TASKS_MAX: usize = 16;
 /// Blocking tasks that wait for a thread; one more is refused.
 pub const TASK_QUEUE_MAX: usize = 4096;
 
-/// Milliseconds that a graceful close waits for unsent output to leave while nothing of it moves.
+/// Milliseconds that a graceful close waits for unsent output to leave while nothing of it moves (builder: `close_stall`).
 pub const CLOSE_STALL_MS: u64 = 30_000;
 
 /// Largest datagram that is received: the most that UDP can carry.
 pub const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// Calls of `on_drain` that one connection gets in a turn: a producer whose output the kernel always takes shares its thread.
+pub const DRAINS_TURN_MAX: usize = 8;
+
+/// Milliseconds for which a listener that cannot accept is silent after it said so.
+pub const ACCEPT_WARN_MS: u64 = 10_000;
+
+/// Seconds that a timer or a timeout reaches into the future; a longer one is cut to this (ten years).
+pub const DELAY_SECONDS_MAX: u64 = 10 * 365 * 24 * 3600;
+
+/// Milliseconds that a poll waits in one call: the kernel counts them in 32 bits. Nothing is due then; it waits again.
+pub const WAIT_MS_MAX: u64 = 3_600_000;
+
+/// Milliseconds that a stopping event loop gives idle task threads to end after its deadline.
+pub const JOIN_MS: u64 = 100;
 
 /// Datagrams taken from one socket in a turn.
 pub const DATAGRAMS_TURN_MAX: usize = 64;

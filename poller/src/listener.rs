@@ -16,9 +16,10 @@ use socket2::Socket;
 use crate::connection::Connection;
 use crate::handle::{Core, Outbox, Phase, Shared};
 use crate::handler::{Handler, Prepare, Reject, Session, prepare};
+use crate::job::Job;
 use crate::limits;
-use crate::poll::{Job, PollShared};
-use crate::state::{Closer, OnNotify, OnRelease, State};
+use crate::poll::PollShared;
+use crate::state::{Closer, News, OnNotify, OnRelease, State};
 use crate::timer::Due;
 use crate::token::Token;
 
@@ -33,6 +34,15 @@ pub(crate) struct ListenerShared {
     preparer: Box<dyn Prepares>,
     /// The owner's part: `None` once closed.
     socket: Mutex<Option<(mio::net::TcpListener, Option<Token>)>>,
+    /// The owner's part. While accepting rests one timer stands for it, whatever events come.
+    rest: Mutex<Rest>,
+}
+
+#[derive(Default)]
+struct Rest {
+    until: Option<Instant>,
+    /// When it was last said that accepting rests.
+    warned: Option<Instant>,
 }
 
 /// A handler whose types are forgotten, as far as accepting needs it.
@@ -64,6 +74,8 @@ impl ListenerShared {
         let socket = Socket::from(listener);
         // Accepted sockets inherit it, which saves a call for each.
         socket.set_tcp_nodelay(true)?;
+        // The standard library listens with a short queue; listening again only changes its length.
+        socket.listen(limits::LISTEN_BACKLOG_MAX)?;
         let listener = std::net::TcpListener::from(socket);
         Ok(Arc::new(ListenerShared {
             state: State::new(),
@@ -73,6 +85,7 @@ impl ListenerShared {
             next: AtomicUsize::new(0),
             preparer,
             socket: Mutex::new(Some((mio::net::TcpListener::from_std(listener), None))),
+            rest: Mutex::new(Rest::default()),
         }))
     }
 
@@ -105,18 +118,13 @@ impl ListenerShared {
                 self.clean_up();
                 return;
             }
-            match self.accept() {
+            match if self.rests() { Accepted::Drained } else { self.accept() } {
                 Accepted::One => {}
                 Accepted::Closed => return,
                 Accepted::Exhausted => {
                     let at = Instant::now() + Duration::from_millis(limits::ACCEPT_PAUSE_MS);
+                    self.rest.lock().until = Some(at);
                     self.poll.arm(None, at, Due::Accept(Arc::downgrade(self)));
-                    match self.state.release() {
-                        OnRelease::Idle => return,
-                        // A close, or an event that the pause makes pointless; the timer stays armed.
-                        OnRelease::Again => self.poll.push(Job::Accept(self.clone())),
-                    }
-                    return;
                 }
                 Accepted::Drained => match self.state.release() {
                     OnRelease::Idle => return,
@@ -129,6 +137,24 @@ impl ListenerShared {
         self.poll.push(Job::Accept(self.clone()));
     }
 
+    /// Whether accepting rests. Its timer is armed, so an event meanwhile may be forgotten.
+    fn rests(&self) -> bool {
+        let mut rest = self.rest.lock();
+        rest.until = rest.until.filter(|until| *until > Instant::now());
+        rest.until.is_some()
+    }
+
+    /// Says that accepting rests, but not each time.
+    fn warn(&self, limit: &str, why: &str) {
+        let mut rest = self.rest.lock();
+        let silence = Duration::from_millis(limits::ACCEPT_WARN_MS);
+        if rest.warned.is_none_or(|at| at.elapsed() >= silence) {
+            rest.warned = Some(Instant::now());
+            log::warn!(event = "limit_hit", limit = limit, addr:% = self.local_addr;
+                "accepting rests for {} ms at a time: {why}", limits::ACCEPT_PAUSE_MS);
+        }
+    }
+
     fn accept(&self) -> Accepted {
         let stream = match &*self.socket.lock() {
             None => return Accepted::Closed,
@@ -138,13 +164,24 @@ impl ListenerShared {
             Ok((stream, peer)) => self.welcome(Socket::from(std::net::TcpStream::from(stream)), peer),
             Err(error) => match error.raw_os_error() {
                 _ if error.kind() == io::ErrorKind::WouldBlock => Accepted::Drained,
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                    log::warn!(event = "limit_hit", limit = "descriptors", addr:% = self.local_addr;
-                        "accepting rests for {} ms: {error}", limits::ACCEPT_PAUSE_MS);
+                // The peer left before it was accepted, or its network did, or a signal came: the next one may do.
+                Some(
+                    libc::ECONNABORTED
+                    | libc::EINTR
+                    | libc::EPERM
+                    | libc::EPROTO
+                    | libc::ENOPROTOOPT
+                    | libc::EOPNOTSUPP
+                    | libc::ENETDOWN
+                    | libc::ENETUNREACH
+                    | libc::EHOSTUNREACH
+                    | libc::ETIMEDOUT,
+                ) => Accepted::One,
+                // Out of descriptors or memory, or something that trying again at once does not mend.
+                _ => {
+                    self.warn("descriptors", &error.to_string());
                     Accepted::Exhausted
                 }
-                // The peer left before it was accepted, or a signal came: neither concerns the others.
-                _ => Accepted::One,
             },
         }
     }
@@ -154,14 +191,15 @@ impl ListenerShared {
         let poll = &self.targets[turn % self.targets.len()];
         let mut conn = Prepare { socket: &socket, peer: Some(peer), half_close: false };
         let Some(id) = poll.live.enter() else {
-            log::warn!(event = "limit_hit", limit = "connections", addr:% = self.local_addr;
-                "a connection was closed: there are {} already", poll.live.connections_max);
+            let max = poll.live.connections_max;
+            self.warn("connections", &format!("a connection was closed, there are {max} already"));
             return Accepted::Exhausted;
         };
         match self.preparer.prepare(&mut conn) {
             Ok(session) => {
                 let half_close = conn.half_close;
-                let shared = Shared::create(id, socket, peer, half_close, poll.clone(), session, Phase::Connecting);
+                let shared =
+                    Shared::create(id, socket, peer, half_close, poll.clone(), session, Phase::Connecting);
                 poll.push(Job::Open(shared));
             }
             Err(reject) => {
@@ -170,6 +208,12 @@ impl ListenerShared {
             }
         }
         Accepted::One
+    }
+
+    /// Gives the socket back without a poll to tell.
+    pub(crate) fn discard(&self) {
+        self.socket.lock().take();
+        self.state.finish();
     }
 
     fn clean_up(&self) {
@@ -201,6 +245,7 @@ impl Shared {
                 session: Some(session),
                 phase,
                 details: Default::default(),
+                early: News::NONE,
             }),
             outbox: Mutex::new(Outbox::default()),
             bytes_in: Default::default(),
@@ -225,4 +270,3 @@ impl Listener {
         self.0.close();
     }
 }
-

@@ -8,18 +8,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use linkbuffer::{LinkBuffer, Node};
+use linkbuffer::Node;
 
-use crate::close::{Closed, Fault};
-use crate::connection::{Connection, Deadlines};
+use crate::close::Fault;
+use crate::connection::{Connection, Deadlines, ShutdownWrite};
 use crate::handle::{Core, Phase, Shared};
 use crate::handler::{Session, panic_text};
+use crate::job::Job;
 use crate::limits;
 use crate::listener::ListenerShared;
-use crate::poll::Job;
 use crate::state::{Close, Closer, News, OnRelease};
 use crate::timer::Due;
 use crate::udp::UdpShared;
@@ -52,7 +51,7 @@ impl Scratch {
 }
 
 /// How a turn ended.
-enum Turn {
+pub(crate) enum Turn {
     /// Nothing to do before there is news.
     Rest,
     /// A close waits for output to leave; this is the close that the turn saw.
@@ -107,11 +106,14 @@ impl Core {
     fn work(&mut self, shared: &Arc<Shared>, news: News, scratch: &mut Scratch) -> bool {
         if news.has(News::HUP) {
             self.conn.hup = true;
+            self.look_for_reset(shared);
         }
         self.conn.readable |= news.has(News::READABLE.with(News::HUP));
         if self.phase == Phase::Dialing && !self.dialed(shared, news) {
+            self.early = self.early.with(news.only(News::WOKEN.with(News::SENT)));
             return false;
         }
+        let news = news.with(std::mem::take(&mut self.early));
         if self.phase == Phase::Connecting && shared.state.closing().is_none() {
             if !self.call(shared, |session, conn| session.connect(conn)) {
                 return false;
@@ -132,24 +134,63 @@ impl Core {
             self.timer(shared);
         }
         if news.has(News::SHUTDOWN) && shared.state.closing().is_none() {
+            self.conn.stopping = true;
             self.call(shared, |session, conn| session.shutdown(conn));
+            self.conn.stopping = false;
             self.flush(shared);
         }
         let mut woken = news.has(News::WOKEN);
-        let mut read = 0;
-        loop {
-            while read < limits::TURN_BYTES_MAX && self.conn.wants_read() && shared.state.closing().is_none() {
+        let (mut read, mut drains) = (0, 0);
+        let budget_used = loop {
+            while read < limits::TURN_BYTES_MAX && self.conn.wants_read() && shared.state.closing().is_none()
+            {
                 read += self.read(shared, scratch, &mut woken);
             }
             if woken && shared.state.closing().is_none() {
                 woken = false;
                 self.request(shared);
             }
-            if !self.drained(shared) || !self.conn.wants_read() || read >= limits::TURN_BYTES_MAX {
-                break;
+            if self.conn.is_drained() && shared.state.closing().is_none() {
+                drains += 1;
+                self.drained(shared);
             }
+            // A callback may have made room for reading, or filled the output and found it drained again.
+            let more = self.conn.wants_read() || self.conn.is_drained();
+            if !more || shared.state.closing().is_some() {
+                break false;
+            }
+            if read >= limits::TURN_BYTES_MAX || drains >= limits::DRAINS_TURN_MAX {
+                break true;
+            }
+        };
+        self.end_of_itself(shared);
+        budget_used
+    }
+
+    /// A half-closed connection is not read any more, so a reset has to be asked for.
+    fn look_for_reset(&mut self, shared: &Shared) {
+        if self.conn.input_ended
+            && self.conn.broken.is_none()
+            && let Some(socket) = &self.conn.socket
+            && let Ok(Some(error)) | Err(error) = socket.take_error()
+        {
+            self.conn.break_off(shared, Fault::from(&error));
         }
-        self.conn.wants_read() && read >= limits::TURN_BYTES_MAX
+    }
+
+    /// Closes what has come to its end without anybody asking for it: a broken connection of which nothing is left to
+    /// read, and one whose peer has ended its stream and that has nothing more to say.
+    fn end_of_itself(&mut self, shared: &Arc<Shared>) {
+        let conn = &self.conn;
+        if let Some(fault) = conn.broken
+            && !conn.wants_read()
+        {
+            self.details.fault.get_or_insert(fault);
+            shared.state.close_as_owner(Closer::Error, true);
+        } else if conn.end_handled && (!conn.half_close || conn.shutdown_write == ShutdownWrite::Done) {
+            // The answer still goes out (L-22).
+            shared.state.close_as_owner(Closer::Peer, false);
+        }
     }
 
     /// One read and what it brings: a request, the end of the stream, or a broken connection.
@@ -178,25 +219,17 @@ impl Core {
             return;
         }
         self.flush(shared);
-        if ended && !self.conn.end_handled {
+        if ended {
             self.conn.end_handled = true;
-            if !self.conn.half_close {
-                // Its answer still goes out, then the connection closes (L-22).
-                shared.state.close_as_owner(Closer::Peer, false);
-            }
+            self.end_of_itself(shared);
         }
     }
 
-    /// Tells the handler that it may produce again; says whether it was told.
-    fn drained(&mut self, shared: &Arc<Shared>) -> bool {
-        let waiting = self.conn.output.len();
-        if !self.conn.above_high || waiting > limits::OUTPUT_LOW_BYTES || shared.state.closing().is_some() {
-            return false;
-        }
+    /// Tells the handler that it may produce again.
+    fn drained(&mut self, shared: &Arc<Shared>) {
         self.conn.above_high = false;
         self.call(shared, |session, conn| session.drain(conn));
         self.flush(shared);
-        true
     }
 
     fn timer(&mut self, shared: &Arc<Shared>) {
@@ -241,18 +274,17 @@ impl Core {
         false
     }
 
-    fn flush(&mut self, shared: &Arc<Shared>) {
-        if let Err(error) = self.conn.flush_for(shared) {
-            self.fail(shared, &error);
+    pub(crate) fn flush(&mut self, shared: &Arc<Shared>) {
+        if self.conn.flush_for(shared).is_err() {
+            // The connection remembers that it is broken, and closes when what the peer sent before was read (L-15).
+            debug_assert!(self.conn.broken.is_some(), "a flush that fails breaks the connection");
         }
-        if self.conn.output.len() <= limits::OUTPUT_LOW_BYTES {
-            let waiters = std::mem::take(&mut shared.outbox.lock().waiters);
-            waiters.iter().for_each(crate::Handle::wake);
-        }
+        shared.wake_waiters(&self.conn);
     }
 
     fn fail(&mut self, shared: &Arc<Shared>, error: &std::io::Error) {
-        self.details.fault.get_or_insert(Fault::from(error));
+        let fault = self.conn.broken.unwrap_or(Fault::from(error));
+        self.details.fault.get_or_insert(fault);
         shared.state.close_as_owner(Closer::Error, true);
     }
 
@@ -280,108 +312,17 @@ impl Core {
     }
 
     /// Puts the earliest deadline into the poll's timers, unless something as early stands there.
-    fn arm(&mut self, shared: &Arc<Shared>) {
+    pub(crate) fn arm(&mut self, shared: &Arc<Shared>) {
         let Some(next) = self.conn.deadlines.next() else { return };
         if self.conn.deadlines.armed.is_some_and(|armed| armed.0 <= next) {
             return;
         }
         let former = self.conn.deadlines.armed.take();
-        self.conn.deadlines.armed = Some(shared.poll.arm(former, next, Due::Connection(Arc::downgrade(shared))));
-    }
-
-    /// A close was asked for: waits for unsent output, or cleans up.
-    fn close(&mut self, shared: &Arc<Shared>, close: Close) -> Turn {
-        if self.phase != Phase::Closing {
-            if self.phase == Phase::Working && !close.abort {
-                shared.collect(&mut self.conn);
-                self.flush(shared);
-            }
-            let close_stall = Duration::from_millis(limits::CLOSE_STALL_MS);
-            self.conn.deadlines.close = Some(Instant::now() + close_stall);
-        }
-        // The flush may have found the connection broken.
-        let close = shared.state.closing().unwrap_or(close);
-        let waits = !self.conn.output.is_empty() && !close.abort;
-        if waits && matches!(self.phase, Phase::Working | Phase::Closing) {
-            self.phase = Phase::Closing;
-            let now = Instant::now();
-            self.conn.deadlines.fired(now);
-            if !Deadlines::due(&mut self.conn.deadlines.close, now) {
-                self.conn.deadlines.user = None;
-                self.arm(shared);
-                return Turn::Closing(close);
-            }
-        }
-        self.clean_up(shared, close);
-        Turn::Closed
-    }
-
-    /// The end, once: descriptor, callbacks, buffers, slot.
-    fn clean_up(&mut self, shared: &Arc<Shared>, close: Close) {
-        let connected = matches!(self.phase, Phase::Working | Phase::Closing);
-        self.phase = Phase::Closed;
-        let local = self.conn.local_addr();
-        if let Some(socket) = self.conn.socket.take()
-            && close.abort
-            && close.closer == Closer::User
-        {
-            // Best effort: without it the peer sees an ordinary end instead of a reset.
-            if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
-                log::debug!(event = "abort", conn = shared.id; "no reset: {error}");
-            }
-        }
-        if let Some(armed) = self.conn.deadlines.armed.take() {
-            shared.poll.disarm(armed);
-        }
-        let info = Arc::new(Closed {
-            reason: self.details.reason(close.closer),
-            id: shared.id,
-            peer: shared.peer,
-            local,
-            bytes_in: shared.bytes_in.load(Relaxed),
-            bytes_out: shared.bytes_out.load(Relaxed),
-            unsent: (self.conn.output.len() + shared.outbox.lock().bytes.len()) as u64,
-            connected,
-            lifetime: self.conn.opened.elapsed(),
-        });
-        self.conn.input = LinkBuffer::new();
-        self.conn.output = LinkBuffer::new();
-        let contained = |callback: &mut dyn FnMut()| {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
-                report_panic(shared, panic.as_ref());
-            }
-        };
-        let mut session = self.session.take();
-        if connected
-            && matches!(close.closer, Closer::Peer | Closer::Error)
-            && let Some(session) = &mut session
-        {
-            contained(&mut || session.disconnect(&info));
-        }
-        let (callbacks, waiters) = {
-            let mut outbox = shared.outbox.lock();
-            outbox.closed = Some(info.clone());
-            outbox.bytes = LinkBuffer::new();
-            (std::mem::take(&mut outbox.callbacks), std::mem::take(&mut outbox.waiters))
-        };
-        for callback in callbacks.into_iter().rev() {
-            let mut callback = Some(callback);
-            contained(&mut || {
-                if let Some(callback) = callback.take() {
-                    callback(&info);
-                }
-            });
-        }
-        if let Some(session) = &mut session {
-            contained(&mut || session.close(&info));
-        }
-        contained(&mut || drop(session.take()));
-        shared.state.finish();
-        waiters.iter().for_each(crate::Handle::wake);
-        shared.poll.retire(self.conn.token.take());
+        self.conn.deadlines.armed =
+            Some(shared.poll.arm(former, next, Due::Connection(Arc::downgrade(shared))));
     }
 }
 
-fn report_panic(shared: &Shared, panic: &(dyn std::any::Any + Send)) {
+pub(crate) fn report_panic(shared: &Shared, panic: &(dyn std::any::Any + Send)) {
     log::error!(event = "panic", conn = shared.id; "a callback panicked: {}", panic_text(panic));
 }

@@ -18,42 +18,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::atomic::AtomicCell;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Registry, Waker};
+use mio::{Events, Registry, Waker};
 use parking_lot::Mutex;
 
-use crate::close::Fault;
-use crate::handle::{Phase, Shared};
+use crate::handle::Shared;
+use crate::job::{Job, Jobs};
 use crate::limits;
 use crate::listener::ListenerShared;
 use crate::operator::{Operator, Scratch};
-use crate::state::{Closer, News};
+use crate::state::News;
 use crate::timer::{Due, Key, Timers};
 use crate::token::{Table, Token, WAKER};
 use crate::udp::UdpShared;
 use crate::worker::{self, Live, Pool};
-
-/// What other threads (or the leader itself) want done by the leader.
-pub(crate) enum Job {
-    /// Run a connection that the sender owns.
-    Run(Arc<Shared>),
-    /// Register a new connection that the sender owns, and run it.
-    Open(Arc<Shared>),
-    Listen(Arc<ListenerShared>),
-    /// Run a listener that the sender owns.
-    Accept(Arc<ListenerShared>),
-    Datagram(Arc<UdpShared>),
-    /// Run a datagram socket that the sender owns.
-    RunUdp(Arc<UdpShared>),
-    /// Free a slot.
-    Retire(Token),
-    /// Tell everyone that the event loop is stopping.
-    Shutdown,
-    /// Close everything that is left.
-    Kill,
-    /// Give up the lead for good.
-    Stop,
-}
 
 /// A poll as every thread sees it.
 pub(crate) struct PollShared {
@@ -63,11 +40,14 @@ pub(crate) struct PollShared {
     waker: Waker,
     /// The lead, while its holder runs a callback.
     slot: AtomicCell<Option<Box<Lead>>>,
-    /// Invariant: a connection, listener or socket stands here at most once, because its owner put it here.
-    jobs: Mutex<VecDeque<Job>>,
+    jobs: Mutex<Jobs>,
     /// The leader waits in the kernel, or is about to.
     asleep: AtomicBool,
     timers: Mutex<Timers>,
+    /// How long a graceful close waits for output that does not move.
+    pub(crate) close_stall: Duration,
+    /// A worker has been asked to take the lead, and has not looked yet: nobody needs to ask again.
+    pub(crate) lead_wanted: AtomicBool,
 }
 
 /// What the leader, and nobody else, may touch.
@@ -76,13 +56,18 @@ pub(crate) struct Lead {
     events: Events,
     batch: VecDeque<(Token, News)>,
     jobs: VecDeque<Job>,
-    operators: Table<Operator>,
-    stopping: bool,
-    stopped: bool,
+    pub(crate) operators: Table<Operator>,
+    /// When the last wait ended. Timers that are armed later wait for the next one, so none starves the events.
+    now: Instant,
+    /// Connections are told to end.
+    pub(crate) stopping: bool,
+    /// Connections are ended.
+    pub(crate) killing: bool,
+    pub(crate) stopped: bool,
 }
 
 /// The next thing to run with the lead in the slot.
-enum Work {
+pub(crate) enum Work {
     Connection(Arc<Shared>, News),
     Listener(Arc<ListenerShared>),
     Udp(Arc<UdpShared>),
@@ -92,14 +77,20 @@ enum Work {
 
 impl PollShared {
     /// A new poll, and the lead over it.
-    pub(crate) fn new(workers: Arc<Pool>, live: Arc<Live>) -> io::Result<Arc<PollShared>> {
+    pub(crate) fn new(
+        workers: Arc<Pool>,
+        live: Arc<Live>,
+        close_stall: Duration,
+    ) -> io::Result<Arc<PollShared>> {
         let poll = mio::Poll::new()?;
         let lead = Lead {
             events: Events::with_capacity(limits::EVENTS_MAX),
             batch: VecDeque::with_capacity(limits::EVENTS_MAX),
             jobs: VecDeque::new(),
             operators: Table::new(),
+            now: Instant::now(),
             stopping: false,
+            killing: false,
             stopped: false,
             poll,
         };
@@ -109,16 +100,25 @@ impl PollShared {
             workers,
             live,
             slot: AtomicCell::new(Some(Box::new(lead))),
-            jobs: Mutex::new(VecDeque::new()),
+            jobs: Mutex::new(Jobs::default()),
             asleep: AtomicBool::new(false),
             timers: Mutex::new(Timers::default()),
+            close_stall,
+            lead_wanted: AtomicBool::new(false),
         }))
     }
 
     /// Leaves a job for the leader, and wakes it if it sleeps.
     pub(crate) fn push(&self, job: Job) {
-        self.jobs.lock().push_back(job);
-        self.wake();
+        {
+            let mut jobs = self.jobs.lock();
+            if !jobs.ended {
+                jobs.queue.push_back(job);
+                drop(jobs);
+                return self.wake();
+            }
+        }
+        job.discard();
     }
 
     fn wake(&self) {
@@ -149,7 +149,7 @@ impl PollShared {
     pub(crate) fn arm_task(&self, at: Instant, task: Box<dyn FnOnce() + Send>) -> Option<Key> {
         let (key, earliest) = {
             let mut timers = self.timers.lock();
-            if timers.tasks >= limits::TASK_TIMERS_MAX {
+            if timers.ended || timers.tasks >= limits::TASK_TIMERS_MAX {
                 return None;
             }
             timers.insert(at, Due::Task(task))
@@ -162,7 +162,9 @@ impl PollShared {
 
     /// Takes an entry back; says whether it had not fired.
     pub(crate) fn disarm(&self, key: Key) -> bool {
-        self.timers.lock().remove(key).is_some()
+        // Bound first: a task is anybody's closure and is dropped with the lock off.
+        let due = self.timers.lock().remove(key);
+        due.is_some()
     }
 
     /// A connection has cleaned up: its slot may be used again.
@@ -217,28 +219,45 @@ impl Lead {
                     return work;
                 }
             }
-            let now = Instant::now();
             loop {
                 // Bound first: the timers must not stay locked while an entry is looked at.
-                let due = poll.timers.lock().pop(now);
+                let due = poll.timers.lock().pop(self.now);
                 let Some((_, due)) = due else { break };
                 if let Some(work) = due.work() {
                     return work;
                 }
             }
             if self.stopped {
-                poll.timers.lock().clear();
-                return Work::Stop;
+                if self.end(poll) {
+                    return Work::Stop;
+                }
+                continue;
             }
             self.wait(poll);
         }
     }
 
+    /// Ends the poll, unless there is work left from the stopping, which is taken.
+    fn end(&mut self, poll: &PollShared) -> bool {
+        {
+            let mut jobs = poll.jobs.lock();
+            std::mem::swap(&mut self.jobs, &mut jobs.queue);
+            if !self.jobs.is_empty() {
+                return false;
+            }
+            jobs.ended = true;
+        }
+        let dropped = poll.timers.lock().end();
+        drop(dropped);
+        true
+    }
+
     /// Waits for events, or for a job, or for the next deadline; then takes the jobs that have come.
     fn wait(&mut self, poll: &PollShared) {
         poll.asleep.store(true, Ordering::SeqCst);
-        let timeout = if poll.jobs.lock().is_empty() {
-            poll.timers.lock().next().map(|at| at.saturating_duration_since(Instant::now()))
+        let timeout = if poll.jobs.lock().queue.is_empty() {
+            let longest = Duration::from_millis(limits::WAIT_MS_MAX);
+            poll.timers.lock().next().map(|at| at.saturating_duration_since(Instant::now()).min(longest))
         } else {
             Some(Duration::ZERO)
         };
@@ -267,7 +286,8 @@ impl Lead {
             // The selector itself is broken, which no input can bring about.
             Err(error) => panic!("the selector failed: {error}"),
         }
-        std::mem::swap(&mut self.jobs, &mut *poll.jobs.lock());
+        self.now = Instant::now();
+        std::mem::swap(&mut self.jobs, &mut poll.jobs.lock().queue);
     }
 
     /// What an event asks for: nothing when its tenant has left, or another thread owns it and will look again.
@@ -280,98 +300,6 @@ impl Lead {
                 listener.state.acquire(news).map(|_| Work::Listener(listener.clone()))
             }
             Operator::Udp(socket) => socket.state.acquire(news).map(|_| Work::Udp(socket.clone())),
-        }
-    }
-
-    fn job(&mut self, poll: &Arc<PollShared>, job: Job) -> Option<Work> {
-        match job {
-            Job::Run(shared) => {
-                let news = shared.state.take();
-                return Some(Work::Connection(shared, news));
-            }
-            Job::Open(shared) => {
-                let news = self.open(poll, &shared);
-                return Some(Work::Connection(shared, news));
-            }
-            Job::Accept(listener) => return Some(Work::Listener(listener)),
-            Job::RunUdp(socket) => return Some(Work::Udp(socket)),
-            Job::Listen(listener) => {
-                let token = self.operators.insert(Operator::Listener(listener.clone()));
-                if let Err(error) = listener.register(&poll.registry, token) {
-                    log::error!(event = "listen", addr:% = listener.local_addr; "cannot be registered: {error}");
-                }
-                return Some(Work::Listener(listener));
-            }
-            Job::Datagram(socket) => {
-                let token = self.operators.insert(Operator::Udp(socket.clone()));
-                if let Err(error) = socket.register(&poll.registry, token) {
-                    log::error!(event = "listen", addr:% = socket.local_addr; "cannot be registered: {error}");
-                }
-                return Some(Work::Udp(socket));
-            }
-            Job::Retire(token) => {
-                self.operators.remove(token);
-            }
-            Job::Shutdown => {
-                self.stopping = true;
-                for operator in self.operators.iter() {
-                    match operator {
-                        Operator::Connection(shared) => shared.notify(News::SHUTDOWN),
-                        Operator::Listener(listener) => listener.close(),
-                        Operator::Udp(_) => {}
-                    }
-                }
-            }
-            Job::Kill => {
-                for operator in self.operators.iter() {
-                    match operator {
-                        Operator::Connection(shared) => shared.close(Closer::Shutdown, true),
-                        Operator::Listener(listener) => listener.close(),
-                        Operator::Udp(socket) => socket.close(),
-                    }
-                }
-            }
-            Job::Stop => self.stopped = true,
-        }
-        None
-    }
-
-    /// Gives a new connection its slot and registers it. What goes wrong closes the connection, like any error.
-    fn open(&mut self, poll: &PollShared, shared: &Arc<Shared>) -> News {
-        let token = self.operators.insert(Operator::Connection(shared.clone()));
-        let mut core = shared.core.lock();
-        core.conn.token = Some(token);
-        let dialing = core.phase == Phase::Dialing;
-        let interest = if dialing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        core.conn.interest_write = dialing;
-        let registered = match core.conn.fd() {
-            Some(fd) => poll.registry.register(&mut SourceFd(&fd), token.to_mio(), interest),
-            None => Ok(()),
-        };
-        if let Err(error) = registered {
-            core.details.fault.get_or_insert(Fault::from(&error));
-            // The job owns the connection, which is run next and finds this.
-            shared.state.close_as_owner(Closer::Error, true);
-        }
-        let news = shared.state.take();
-        if self.stopping { news.with(News::SHUTDOWN) } else { news }
-    }
-}
-
-impl Due {
-    fn work(self) -> Option<Work> {
-        match self {
-            Due::Connection(shared) => {
-                let shared = shared.upgrade()?;
-                let news = shared.state.acquire(News::TIMER)?;
-                Some(Work::Connection(shared, news))
-            }
-            Due::Accept(listener) => {
-                let listener = listener.upgrade()?;
-                listener.state.acquire(News::READABLE)?;
-                Some(Work::Listener(listener))
-            }
-            Due::Task(task) => Some(Work::Task(task)),
         }
     }
 }

@@ -59,6 +59,14 @@ impl News {
     pub(crate) fn has(self, other: News) -> bool {
         self.0 & other.0 != 0
     }
+
+    pub(crate) fn only(self, other: News) -> News {
+        News(self.0 & other.0)
+    }
+
+    pub(crate) fn without(self, other: News) -> News {
+        News(self.0 & !other.0)
+    }
 }
 
 /// Who closed first (L-12). The reason that callbacks see is built from this and what the owner knows.

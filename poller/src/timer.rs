@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Weak;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::handle::Shared;
 use crate::listener::ListenerShared;
@@ -21,12 +21,19 @@ pub(crate) enum Due {
     Task(Box<dyn FnOnce() + Send>),
 }
 
+/// The instant after `delay`. One beyond [`DELAY_SECONDS_MAX`](crate::limits::DELAY_SECONDS_MAX) is as good as that.
+pub(crate) fn later(delay: Duration) -> Instant {
+    Instant::now() + delay.min(Duration::from_secs(crate::limits::DELAY_SECONDS_MAX))
+}
+
 #[derive(Default)]
 pub(crate) struct Timers {
     entries: BTreeMap<Key, Due>,
     sequence: u64,
     /// Entries that are tasks. Invariant: tasks <= TASK_TIMERS_MAX.
     pub(crate) tasks: usize,
+    /// The poll has stopped: nothing fires any more, so no task is kept.
+    pub(crate) ended: bool,
 }
 
 impl Timers {
@@ -57,16 +64,18 @@ impl Timers {
         self.remove(key).map(|due| (key, due))
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
+    /// Ends for good. The entries are dropped by the caller, with the lock off: they are anybody's closures.
+    #[must_use]
+    pub(crate) fn end(&mut self) -> BTreeMap<Key, Due> {
+        self.ended = true;
         self.tasks = 0;
+        std::mem::take(&mut self.entries)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn entries_fire_in_order_and_only_when_due() {

@@ -72,7 +72,6 @@ impl<T> Table<T> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().map(|(_, (_, operator))| operator)
     }
-
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use mio::{Interest, Registry};
 use parking_lot::RwLock;
 
 use crate::handler::panic_text;
+use crate::job::Job;
 use crate::limits;
 use crate::operator::Scratch;
-use crate::poll::{Job, PollShared};
+use crate::poll::PollShared;
 use crate::state::{Closer, OnNotify, OnRelease, State};
 use crate::token::Token;
 
@@ -97,6 +98,12 @@ impl UdpShared {
             }
         }
         self.poll.push(Job::RunUdp(self.clone()));
+    }
+
+    /// Gives the socket back without a poll to tell.
+    pub(crate) fn discard(&self) {
+        self.socket.write().take();
+        self.state.finish();
     }
 
     fn clean_up(&self) {

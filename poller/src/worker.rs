@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
 
 use crate::handler::panic_text;
+use crate::limits;
 use crate::operator::Scratch;
 use crate::poll::{self, PollShared};
 
@@ -52,7 +53,8 @@ pub(crate) struct Full;
 impl Pool {
     pub(crate) fn new(name: String, threads_max: usize, queue_max: usize) -> Arc<Pool> {
         let (sender, receiver) = crossbeam_channel::unbounded();
-        let state = Mutex::new(PoolState { sender: Some(sender), idle: 0, unclaimed: 0, threads: Vec::new() });
+        let state =
+            Mutex::new(PoolState { sender: Some(sender), idle: 0, unclaimed: 0, threads: Vec::new() });
         Arc::new(Pool { name, threads_max, queue_max, receiver, state, starved: AtomicU64::new(0) })
     }
 
@@ -95,6 +97,8 @@ impl Pool {
             let Ok(work) = self.receiver.recv() else { return };
             let run = || match work {
                 Work::Lead(poll) => {
+                    // Before the look into the slot: who blocks after it asks again.
+                    poll.lead_wanted.store(false, Ordering::SeqCst);
                     if let Some(lead) = poll.take_lead() {
                         LEADING.set(Some(poll.clone()));
                         poll::lead(&poll, lead, &mut scratch);
@@ -121,6 +125,8 @@ impl Pool {
             state.sender = None;
             std::mem::take(&mut state.threads)
         };
+        // Threads with nothing to do end at once, but not in no time.
+        let deadline = deadline.map(|at| at.max(Instant::now() + Duration::from_millis(limits::JOIN_MS)));
         let mut left = 0;
         for thread in threads {
             while deadline.is_some_and(|deadline| Instant::now() < deadline) && !thread.is_finished() {
@@ -178,6 +184,7 @@ pub fn blocking<T>(run: impl FnOnce() -> T) -> T {
     if LENT.replace(false) {
         LEADING.with_borrow(|leading| {
             if let Some(poll) = leading
+                && !poll.lead_wanted.swap(true, Ordering::SeqCst)
                 && poll.workers.submit(Work::Lead(poll.clone())).is_err()
             {
                 log::debug!(event = "stop"; "a handler blocks while its event loop ends");
@@ -186,6 +193,9 @@ pub fn blocking<T>(run: impl FnOnce() -> T) -> T {
     }
     run()
 }
+
+/// Added to the count when no connection may come any more.
+const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// How many connections live, and a way to wait for the last to go.
 pub(crate) struct Live {
@@ -198,7 +208,7 @@ pub(crate) struct Live {
 impl Live {
     pub(crate) fn new(connections_max: usize) -> Arc<Live> {
         Arc::new(Live {
-            connections_max,
+            connections_max: connections_max.min(CLOSED - 1),
             connections: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
             gone: (Mutex::new(()), Condvar::new()),
@@ -207,6 +217,7 @@ impl Live {
 
     /// A number for a new connection; `None` when there are as many as there may be.
     pub(crate) fn enter(&self) -> Option<u64> {
+        // Closed is a number above every maximum.
         if self.connections.fetch_add(1, Ordering::AcqRel) >= self.connections_max {
             self.leave();
             return None;
@@ -222,7 +233,12 @@ impl Live {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.connections.load(Ordering::Acquire)
+        self.connections.load(Ordering::Acquire) & !CLOSED
+    }
+
+    /// Lets no connection in any more; false when there is one.
+    pub(crate) fn close(&self) -> bool {
+        self.connections.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Waits until there is no connection; false at the deadline.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use poller::{Closed, Connection, EventLoop, Handle, Handler, Prepare, Reject};
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A callback, or the drop of the context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,14 +120,8 @@ impl Probe {
     }
 
     fn end(&self, at: At, info: &Closed) {
-        let event = Event {
-            id: info.id,
-            at,
-            input: 0,
-            ended: false,
-            handle: None,
-            closed: Some(info.clone()),
-        };
+        let event =
+            Event { id: info.id, at, input: 0, ended: false, handle: None, closed: Some(info.clone()) };
         self.events.send(event).ok();
         (self.after)(at, info);
     }
