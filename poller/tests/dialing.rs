@@ -1,0 +1,201 @@
+//! Dialed connections: the same phases, and the ways in which a dial fails.
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use poller::{EventLoop, Fault, Reason};
+use support::*;
+
+/// A port on which nobody listens.
+fn closed_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+/// A listener that takes no more connections: dials to it wait. The streams keep its queue full.
+fn full_listener() -> (SocketAddr, socket2::Socket, Vec<socket2::Socket>) {
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    listener.listen(0).expect("listens");
+    let addr = listener.local_addr().expect("an address").as_socket().expect("IPv4");
+    let streams = (0..4)
+        .map(|_| {
+            let stream =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            stream.set_nonblocking(true).expect("non-blocking");
+            stream.connect(&addr.into()).ok();
+            stream
+        })
+        .collect();
+    (addr, listener, streams)
+}
+
+// proves L-01, L-02, L-03 for dialed connections
+#[test]
+fn a_dialed_connection_passes_the_phases_in_order() {
+    let event_loop = event_loop();
+    let (addr, server_log) = Probe::echo().serve(&event_loop);
+    let (probe, log) = Probe::new(|at, conn| {
+        match at {
+            At::Connect => conn.output().write(b"question"),
+            At::Request if conn.input().len() == 8 => conn.close(),
+            _ => {}
+        }
+        Ok(())
+    })
+    .start();
+    let handle = event_loop.dial::<Probe>(addr, PATIENCE, probe).expect("dialed");
+    log.expect(&[At::Prepare, At::Connect]);
+    let closed = log.closed();
+    assert_eq!((closed.id, closed.peer), (handle.id(), Some(addr)));
+    assert_eq!((closed.reason, closed.bytes_in, closed.bytes_out), (Reason::User, 8, 8));
+    assert!(closed.connected && closed.local.is_some());
+    log.expect(&[At::Dropped]);
+    assert_eq!(server_log.closed().reason, Reason::Peer);
+    wait_until_none(&event_loop);
+}
+
+// proves L-32, L-18
+#[test]
+fn a_refused_dial_keeps_its_errno() {
+    let event_loop = event_loop();
+    let (probe, log) = Probe::echo().start();
+    event_loop.dial::<Probe>(closed_port(), PATIENCE, probe).expect("begun");
+    log.expect(&[At::Prepare]);
+    let closed = log.expect(&[At::Close]).closed.expect("told");
+    let fault = Fault { kind: std::io::ErrorKind::ConnectionRefused, errno: Some(libc::ECONNREFUSED) };
+    assert_eq!((closed.reason, closed.connected), (Reason::Error(fault), false));
+    log.expect(&[At::Dropped]);
+    wait_until_none(&event_loop);
+}
+
+// proves L-32, L-11
+#[test]
+fn a_dial_times_out_when_it_says() {
+    let event_loop = event_loop();
+    let (addr, _listener, _streams) = full_listener();
+    let timeout = Duration::from_millis(30);
+    let start = Instant::now();
+    let (probe, log) = Probe::echo().start();
+    event_loop.dial::<Probe>(addr, timeout, probe).expect("begun");
+    log.expect(&[At::Prepare]);
+    let closed = log.expect(&[At::Close]).closed.expect("told");
+    assert_eq!((closed.reason, closed.connected), (Reason::Timeout, false));
+    assert!(start.elapsed() >= timeout);
+    wait_until_none(&event_loop);
+}
+
+// proves L-12, L-18: closing a dial that is under way
+#[test]
+fn a_dial_can_be_given_up() {
+    for abort in [false, true] {
+        let event_loop = event_loop();
+        let (addr, _listener, _streams) = full_listener();
+        let (probe, log) = Probe::echo().start();
+        let handle = event_loop.dial::<Probe>(addr, PATIENCE, probe).expect("begun");
+        match abort {
+            false => handle.close(),
+            true => handle.abort(),
+        }
+        log.expect(&[At::Prepare]);
+        let closed = log.expect(&[At::Close]).closed.expect("told");
+        assert_eq!((closed.reason, closed.connected), (Reason::User, false));
+        log.expect(&[At::Dropped]);
+    }
+}
+
+// proves L-29: a dial that is under way does not hold up the stopping
+#[test]
+fn a_dial_under_way_ends_with_the_event_loop() {
+    let event_loop = event_loop();
+    let (addr, _listener, _streams) = full_listener();
+    let (probe, log) = Probe::echo().start();
+    event_loop.dial::<Probe>(addr, PATIENCE, probe).expect("begun");
+    assert!(event_loop.shutdown(PATIENCE));
+    assert_eq!(log.closed().reason, Reason::Shutdown);
+}
+
+// What is sent or asked for before the connection stands is not forgotten when it does.
+#[test]
+fn sends_and_wakes_during_a_dial_are_kept() {
+    let event_loop = one_poll();
+    let (addr, listener, streams) = full_listener();
+    let (probe, log) = Probe::echo().start();
+    let handle = event_loop.dial::<Probe>(addr, PATIENCE, probe).expect("begun");
+    // The poll has seen the dial, which waits, and lets others take the connection.
+    let (echo_addr, _echo_log) = Probe::echo().serve(&event_loop);
+    ask(&mut connect(echo_addr), b"barrier");
+    handle.send(Bytes::from_static(b"early")).expect("open");
+    handle.wake();
+    ask(&mut connect(echo_addr), b"barrier");
+    log.expect(&[At::Prepare]);
+    assert!(log.rest().is_empty());
+    let local = accept_until(&listener, &log, streams);
+    log.until(At::Request);
+    let mut local = local;
+    let mut early = [0; 5];
+    std::io::Read::read_exact(&mut local, &mut early).expect("sent");
+    assert_eq!(&early, b"early");
+}
+
+/// Accepts until the dial has connected; gives its other end.
+fn accept_until(listener: &socket2::Socket, log: &Log, streams: Vec<socket2::Socket>) -> TcpStream {
+    let others: Vec<_> = streams.iter().filter_map(|stream| stream.local_addr().ok()?.as_socket()).collect();
+    drop(streams);
+    loop {
+        let (stream, peer) = listener.accept().expect("accepted");
+        if peer.as_socket().is_some_and(|peer| !others.contains(&peer)) {
+            log.until(At::Connect);
+            let stream = TcpStream::from(stream);
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            return stream;
+        }
+    }
+}
+
+// proves L-02 for dialed connections
+#[test]
+fn a_dial_refused_in_on_prepare_leaves_nothing() {
+    let event_loop = event_loop();
+    let (addr, _log) = Probe::echo().serve(&event_loop);
+    let (probe, log) = Probe::echo().before(|_| Err("not there".into())).start();
+    let error = event_loop.dial::<Probe>(addr, PATIENCE, probe).expect_err("refused");
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    log.expect(&[At::Prepare]);
+    assert_eq!(event_loop.connections(), 0);
+}
+
+// proves that connections_max holds for dialed and accepted connections, and that accepting goes on afterwards
+#[test]
+fn connections_are_bounded() {
+    let event_loop = EventLoop::builder().polls(1).connections_max(2).build().expect("an event loop");
+    let (addr, _log) = Probe::echo().serve(&event_loop);
+    let mut first = connect(addr);
+    ask(&mut first, b"one");
+    let mut second = connect(addr);
+    ask(&mut second, b"two");
+    let (probe, _dial_log) = Probe::echo().start();
+    assert!(event_loop.dial::<Probe>(addr, PATIENCE, probe).is_err());
+    assert_eq!(read_all(&mut connect(addr)), b"", "the third is closed at once");
+    assert_eq!(event_loop.connections(), 2);
+    drop(first);
+    wait_until("one has gone", || event_loop.connections() == 1);
+    ask(&mut connect(addr), b"there is room again");
+    ask(&mut second, b"and the others live");
+}
+
+// proves DESIGN 2.6: a dialed connection on the poll of another
+#[test]
+fn a_connection_can_be_dialed_near_another() {
+    let event_loop = event_loop();
+    let (addr, log) = Probe::echo().serve(&event_loop);
+    let _user = connect(addr);
+    let near = log.handle();
+    let (probe, dial_log) = Probe::echo().start();
+    event_loop.dial_near::<Probe>(&near, addr, PATIENCE, probe).expect("dialed");
+    dial_log.until(At::Connect);
+}
