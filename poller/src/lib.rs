@@ -53,3 +53,8 @@ pub use linkbuffer::LinkBuffer;
 pub use listener::Listener;
 pub use udp::{DatagramHandler, Datagrams};
 pub use worker::blocking;
+
+/// The examples of the README are compiled and run with the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -14,7 +14,7 @@
 //!   common dispatch costs two read-modify-writes: zero to `OWNED`, and back.
 //! * The first closer is recorded in the same word; later ones find it there.
 //!
-//! The loom test at the bottom runs every interleaving of notifiers, closers and owners.
+//! The loom tests (`state/loom_tests.rs`) run every interleaving of notifiers, closers, senders and owners.
 
 #[cfg(poller_loom)]
 use loom::sync::atomic::{AtomicU32, Ordering};
@@ -282,112 +282,4 @@ mod tests {
 }
 
 #[cfg(all(test, poller_loom))]
-mod loom_tests {
-    use super::*;
-    use loom::sync::{Arc, Mutex};
-
-    /// The connection: its word, and what only an owner may touch (two owners at once find the lock taken).
-    struct Model {
-        state: State,
-        seen: Mutex<u32>,
-        cleaned: loom::sync::atomic::AtomicU32,
-    }
-
-    impl Model {
-        fn idle() -> Arc<Model> {
-            let model = Model {
-                state: State::new(),
-                seen: Mutex::new(0),
-                cleaned: loom::sync::atomic::AtomicU32::new(0),
-            };
-            assert_eq!(model.state.release(), OnRelease::Idle);
-            Arc::new(model)
-        }
-
-        /// What an owner does: looks at the news, cleans up when closing, lets go.
-        fn run(&self, mut news: News) {
-            loop {
-                self.touch(news.0);
-                if self.state.closing().is_some() {
-                    self.cleaned.fetch_add(1, Ordering::Relaxed);
-                    self.state.finish();
-                    return;
-                }
-                match self.state.release() {
-                    OnRelease::Idle => return,
-                    OnRelease::Again => news = self.state.take(),
-                }
-            }
-        }
-
-        fn touch(&self, bits: u32) {
-            *self.seen.try_lock().expect("one owner at a time") |= bits;
-        }
-
-        fn seen(&self) -> u32 {
-            *self.seen.lock().expect("no panic")
-        }
-    }
-
-    // proves L-04, L-07 (nothing notified is lost, nobody runs together)
-    #[test]
-    fn loom_every_notification_is_seen_by_one_owner() {
-        loom::model(|| {
-            let model = Model::idle();
-            let threads: Vec<_> = [News::READABLE, News::WOKEN]
-                .into_iter()
-                .map(|news| {
-                    let model = model.clone();
-                    loom::thread::spawn(move || {
-                        if let Some(news) = model.state.acquire(news) {
-                            model.run(news);
-                        }
-                    })
-                })
-                .collect();
-            if let OnNotify::Own = model.state.notify(News::SENT) {
-                model.run(model.state.take());
-            }
-            for thread in threads {
-                thread.join().expect("no panic");
-            }
-            assert_eq!(model.seen(), News::READABLE.with(News::WOKEN).with(News::SENT).0);
-            assert_eq!(model.state.acquire(News::NONE), Some(News::NONE), "left idle");
-        });
-    }
-
-    // proves L-12, L-16
-    #[test]
-    fn loom_two_closers_one_reason_one_cleanup() {
-        loom::model(|| {
-            let model = Model::idle();
-            let peer = {
-                let model = model.clone();
-                loom::thread::spawn(move || {
-                    if let Some(news) = model.state.acquire(News::HUP) {
-                        model.touch(news.0);
-                        // The owner itself closes for the peer.
-                        model.state.close_as_owner(Closer::Peer, false);
-                        model.run(News::NONE);
-                    }
-                })
-            };
-            let user = {
-                let model = model.clone();
-                loom::thread::spawn(move || {
-                    if let OnNotify::Own = model.state.close(Closer::User, false) {
-                        model.run(model.state.take());
-                    }
-                })
-            };
-            peer.join().expect("no panic");
-            user.join().expect("no panic");
-            assert_eq!(model.cleaned.load(Ordering::Relaxed), 1);
-            assert!(model.state.is_done());
-            assert!(matches!(
-                model.state.closing(),
-                Some(Close { closer: Closer::Peer | Closer::User, abort: false })
-            ));
-        });
-    }
-}
+mod loom_tests;
