@@ -335,7 +335,8 @@ impl Connection {
         }
         if let Some((fd, token)) = self.fd().zip(self.token) {
             let interest = Interest::READABLE | Interest::WRITABLE;
-            shared.poll.registry.reregister(&mut SourceFd(&fd), token.to_mio(), interest)?;
+            let mut source = SourceFd(&fd);
+            shared.poll.registry(|registry| registry.reregister(&mut source, token.to_mio(), interest))?;
             self.interest_write = true;
         }
         Ok(())

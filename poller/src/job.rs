@@ -75,7 +75,7 @@ impl Lead {
                 let token = self.operators.insert(Operator::Listener(listener.clone()));
                 if self.stopping {
                     listener.close();
-                } else if let Err(error) = listener.register(&poll.registry, token) {
+                } else if let Err(error) = poll.registry(|registry| listener.register(registry, token)) {
                     log::error!(event = "listen", addr:% = listener.local_addr; "cannot be registered: {error}");
                 }
                 return Some(Work::Listener(listener));
@@ -84,7 +84,7 @@ impl Lead {
                 let token = self.operators.insert(Operator::Udp(socket.clone()));
                 if self.killing {
                     socket.close();
-                } else if let Err(error) = socket.register(&poll.registry, token) {
+                } else if let Err(error) = poll.registry(|registry| socket.register(registry, token)) {
                     log::error!(event = "listen", addr:% = socket.local_addr; "cannot be registered: {error}");
                 }
                 return Some(Work::Udp(socket));
@@ -126,7 +126,9 @@ impl Lead {
         let interest = if dialing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         core.conn.interest_write = dialing;
         let registered = match core.conn.fd() {
-            Some(fd) => poll.registry.register(&mut SourceFd(&fd), token.to_mio(), interest),
+            Some(fd) => {
+                poll.registry(|registry| registry.register(&mut SourceFd(&fd), token.to_mio(), interest))
+            }
             None => Ok(()),
         };
         if let Err(error) = registered {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::atomic::AtomicCell;
 use mio::{Events, Registry, Waker};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::handle::Shared;
 use crate::job::{Job, Jobs};
@@ -34,10 +34,11 @@ use crate::worker::{self, Live, Pool};
 
 /// A poll as every thread sees it.
 pub(crate) struct PollShared {
-    pub(crate) registry: Registry,
     pub(crate) workers: Arc<Pool>,
     pub(crate) live: Arc<Live>,
-    waker: Waker,
+    /// What registers with the selector and wakes it. `None` once the poll has stopped: handles may be kept for long
+    /// and keep no descriptor with them.
+    selector: RwLock<Option<(Registry, Waker)>>,
     /// The lead, while its holder runs a callback.
     slot: AtomicCell<Option<Box<Lead>>>,
     jobs: Mutex<Jobs>,
@@ -95,8 +96,10 @@ impl PollShared {
             poll,
         };
         Ok(Arc::new(PollShared {
-            registry: lead.poll.registry().try_clone()?,
-            waker: Waker::new(lead.poll.registry(), WAKER)?,
+            selector: RwLock::new(Some((
+                lead.poll.registry().try_clone()?,
+                Waker::new(lead.poll.registry(), WAKER)?,
+            ))),
             workers,
             live,
             slot: AtomicCell::new(Some(Box::new(lead))),
@@ -124,9 +127,18 @@ impl PollShared {
     fn wake(&self) {
         // The leader sets the flag before it looks at the jobs for the last time, so one of the two sees the other.
         if self.asleep.swap(false, Ordering::SeqCst)
-            && let Err(error) = self.waker.wake()
+            && let Some((_, waker)) = &*self.selector.read()
+            && let Err(error) = waker.wake()
         {
             log::error!(event = "waker"; "a poll could not be woken: {error}");
+        }
+    }
+
+    /// Does something with the selector's registry.
+    pub(crate) fn registry(&self, change: impl FnOnce(&Registry) -> io::Result<()>) -> io::Result<()> {
+        match &*self.selector.read() {
+            Some((registry, _)) => change(registry),
+            None => Err(io::Error::other("the event loop has stopped")),
         }
     }
 
@@ -247,6 +259,7 @@ impl Lead {
             }
             jobs.ended = true;
         }
+        poll.selector.write().take();
         let dropped = poll.timers.lock().end();
         drop(dropped);
         true

@@ -11,7 +11,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use bytes::Bytes;
-use poller::{DatagramHandler, Datagrams, EventLoop, LinkBuffer, Prepare};
+use poller::{DatagramHandler, Datagrams, EventLoop, Handle, LinkBuffer, Listener, Prepare, Remote};
 use support::*;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -113,13 +113,17 @@ fn check_life(id: u64, life: &[At]) {
     }
 }
 
-fn storm(connections: u64, seed: u64) {
+/// What users may keep when the event loop has stopped: no descriptor hangs on it.
+type Kept = (Remote, Vec<Handle>, Listener, Datagrams);
+
+fn storm(connections: u64, seed: u64) -> Kept {
     let event_loop = EventLoop::builder().polls(2).build().expect("an event loop");
     let (probe, log) = Probe::new(obey).before(options).start();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let listener = event_loop.serve::<Probe>(listener, probe.clone()).expect("served");
     let addr = listener.local_addr();
-    let _socket =
+    let mut handles = Vec::new();
+    let socket =
         event_loop.datagrams(UdpSocket::bind("127.0.0.1:0").expect("a port"), Nothing).expect("given");
     event_loop.after(Duration::MAX, || ()).expect("a timer that never fires");
     std::thread::scope(|scope| {
@@ -149,8 +153,10 @@ fn storm(connections: u64, seed: u64) {
             // Two echoes would talk to each other for ever.
             handle.add_close_callback(|info| assert!(info.id > 0));
             handle.close();
+            handles.push(handle);
         }
     });
+    let remote = event_loop.remote();
     wait_until("no connection is left", || event_loop.connections() == 0);
     assert!(event_loop.shutdown(PATIENCE));
     drop(probe);
@@ -175,6 +181,7 @@ fn storm(connections: u64, seed: u64) {
     }
     assert_eq!(unborn, 0, "every context was dropped with its connection");
     assert!(prepared >= connections / 2);
+    (remote, handles, listener, socket)
 }
 
 // proves L-01, L-16, L-18, L-19, L-29: one life, one end, and no descriptor, thread or connection is left
@@ -184,10 +191,11 @@ fn a_storm_leaves_nothing_behind() {
     let connections = setting("STORM_CONNECTIONS", 1_000);
     eprintln!("STORM_SEED={seed} STORM_CONNECTIONS={connections}");
     // What the first use of anything opens for good is not counted.
-    storm(20, seed);
+    drop(storm(20, seed));
     let before = (count("/proc/self/fd"), count("/proc/self/task"));
-    storm(connections, seed);
+    let kept = storm(connections, seed);
     // A joined thread may be listed for a moment more.
     wait_until("the threads are gone", || count("/proc/self/task") <= before.1);
     assert_eq!(count("/proc/self/fd"), before.0, "descriptors");
+    drop(kept);
 }
