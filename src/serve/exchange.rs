@@ -9,6 +9,7 @@ use poller::limits::OUTPUT_HIGH_BYTES;
 use super::Times;
 use super::answer::{self, Answer, Date, Persist, Ready};
 use super::routes::{Route, pattern_piece};
+use crate::limits::http::{FIELDS_MAX_BYTES, METHOD_MAX_BYTES, TARGET_MAX_BYTES};
 use crate::limits::{
     SERVE_AHEAD_BYTES_MAX, SERVE_HEAD_BYTES_MAX, SERVE_STALL_BODY_BYTES_MIN, SERVE_UNSENT_BYTES_MAX,
 };
@@ -314,6 +315,9 @@ impl Exchange {
         }
     }
 }
+
+/// The parser gives its verdict before that many bytes: method, target and fields with the text between them.
+const _: () = assert!(METHOD_MAX_BYTES + TARGET_MAX_BYTES + FIELDS_MAX_BYTES + 64 <= SERVE_HEAD_BYTES_MAX);
 
 const TOO_SLOW: Reject = Reject { status: 408, why: "the request took too long to arrive" };
 

@@ -107,10 +107,9 @@ fn every_route_and_method() {
             "",
             answer(
                 "400 Bad Request",
-                &format!("{text}Content-Length: 37"),
+                &format!("{text}Content-Length: 34"),
                 "that is longer than any delay here",
-            )
-            .replace("37", "34"),
+            ),
         ),
         (
             "DELETE /plaintext",
@@ -179,7 +178,6 @@ fn refused_requests_get_their_status_and_the_end() {
         ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request"),
         ("GET / HTTP/1.1\r\nBad Header : x\r\n\r\n", "400 Bad Request"),
         ("GET / HTTP/1.1\nHost: x\n\n", "400 Bad Request"),
-        ("GET / HTTP/3.0\r\n\r\n", "400 Bad Request"),
         ("GET / HTTP/0.9\r\n\r\n", "505 HTTP Version Not Supported"),
         (long.as_str(), "414 URI Too Long"),
         (wide.as_str(), "431 Request Header Fields Too Large"),
@@ -194,9 +192,6 @@ fn refused_requests_get_their_status_and_the_end() {
             "400 Bad Request",
         ),
     ] {
-        if status == "400 Bad Request" && request.contains("HTTP/3.0") {
-            continue;
-        }
         let mut stream = connect(&listener);
         stream.write_all(request.as_bytes()).unwrap();
         // What follows is read and dropped: with it unread, a reset could overtake the answer.
@@ -286,15 +281,12 @@ fn pipelines_are_answered_in_order() {
     check(&listener, &requests, &want);
     // Far more than one read takes and than the output may hold.
     let many = 20_000;
-    let mut stream = connect(&listener);
+    let stream = connect(&listener);
     let mut sender = stream.try_clone().unwrap();
     let sending = std::thread::spawn(move || {
         sender.write_all("GET /plaintext HTTP/1.1\r\nHost: x\r\n\r\n".repeat(many).as_bytes()).unwrap();
         sender.shutdown(Shutdown::Write).unwrap();
     });
-    // Behind a slow start, so that a great deal waits unanswered.
-    let mut first = [0; 1];
-    stream.read_exact(&mut first).unwrap();
     assert_eq!(until_end(&stream).matches(HELLO).count(), many);
     sending.join().unwrap();
 }
@@ -348,6 +340,41 @@ fn bytes_arrive_whole_at_quick_and_slow_readers() {
         assert_eq!(sum((&stream).take(len), pause), want, "{len} bytes");
         assert_eq!(until_end(&stream), hello("Connection: close\r\n"));
     }
+}
+
+/// More than the input may hold comes while the output is full: it has to be read once the output is not.
+#[test]
+fn what_is_sent_ahead_of_a_download_is_answered_after_it() {
+    let (_event_loop, listener) = running(Serve::default());
+    let many = 80_000;
+    for len in [1, MIB, 16 * MIB] {
+        let mut stream = connect(&listener);
+        let mut sender = stream.try_clone().unwrap();
+        let sending = std::thread::spawn(move || {
+            sender.write_all(format!("GET /bytes/{len} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+            sender.write_all("GET /plaintext HTTP/1.1\r\nHost: x\r\n\r\n".repeat(many).as_bytes()).unwrap();
+            sender.shutdown(Shutdown::Write).unwrap();
+        });
+        assert_eq!(read_head(&mut stream).1, Some(len));
+        assert_eq!(sum((&stream).take(len), None), sum(&pattern(len)[..], None));
+        assert_eq!(until_end(&stream).matches(HELLO).count(), many, "after {len} bytes");
+        sending.join().unwrap();
+    }
+}
+
+/// As long as a head may be, and in many reads.
+#[test]
+fn the_longest_head_is_read() {
+    let (_event_loop, listener) = running(Serve::default());
+    let target = format!("/plaintext?{}", "q".repeat((8 << 10) - 11));
+    let mut request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+    let fields_len = request.len() - target.len() - "GET  HTTP/1.1\r\n".len();
+    request += &format!("A: {}\r\n\r\n", "b".repeat((32 << 10) - fields_len - 5));
+    let mut stream = connect(&listener);
+    for piece in request.as_bytes().chunks(1_000) {
+        stream.write_all(piece).unwrap();
+    }
+    assert_eq!(until_end(&stream), hello("Connection: close\r\n"));
 }
 
 #[test]
@@ -419,6 +446,12 @@ fn impatient(change: impl FnOnce(&mut Times)) -> Serve {
     Serve { times }
 }
 
+fn wait_until_none(event_loop: &EventLoop) {
+    while event_loop.connections() > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 const SHORT: Duration = Duration::from_millis(30);
 
 #[test]
@@ -455,14 +488,19 @@ fn exchanges_that_do_not_move_are_ended() {
     // Answers that nobody takes: a large one, and many small ones.
     for requests in [
         "GET /bytes/1000000000000 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
-        "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4_000),
+        "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20_000),
     ] {
         let mut stream = connect(&listener);
-        stream.write_all(requests.as_bytes()).unwrap();
-        while event_loop.connections() > 0 {
-            std::thread::yield_now();
-        }
-        assert!(std::io::copy(&mut stream, &mut std::io::sink()).is_err(), "the end of it looks orderly");
+        let ends_with = |stream: &mut TcpStream| {
+            stream.write_all(requests.as_bytes())?;
+            // It has been accepted once something is there; it is left there until the server gives up.
+            stream.peek(&mut [0])?;
+            wait_until_none(&event_loop);
+            io::copy(stream, &mut io::sink())
+        };
+        let end = ends_with(&mut stream).map_err(|error| error.kind());
+        let reset = matches!(end, Err(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe));
+        assert!(reset, "the end looks orderly: {end:?}");
     }
 }
 
@@ -473,9 +511,7 @@ fn lingering_ends() {
     stream.write_all(b"GET /plaintext HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     assert_eq!(until_end(&stream), hello("Connection: close\r\n"));
     // The client keeps its side open; the server does not wait for ever.
-    while event_loop.connections() > 0 {
-        std::thread::yield_now();
-    }
+    wait_until_none(&event_loop);
 }
 
 #[test]
@@ -493,8 +529,8 @@ fn a_delay_holds_up_its_own_connection_only_and_what_is_sent_ahead_waits() {
         sender.write_all("GET /plaintext HTTP/1.1\r\nHost: x\r\n\r\n".repeat(many).as_bytes()).unwrap();
         sender.shutdown(Shutdown::Write).unwrap();
     });
-    let delayed = vec![0; read_head(&mut stream).1.unwrap() as usize];
-    stream.read_exact(&mut delayed.clone()).unwrap();
+    let mut delayed = vec![0; read_head(&mut stream).1.unwrap() as usize];
+    stream.read_exact(&mut delayed).unwrap();
     assert_eq!(until_end(&stream).matches(HELLO).count(), many);
     sending.join().unwrap();
     drop((waiting, event_loop));
@@ -515,8 +551,10 @@ fn shutdown_lets_answers_finish_and_ends_idle_connections() {
     assert_eq!(read_head(&mut echo).1, Some(2));
     let stopping = std::thread::spawn(move || event_loop.shutdown(PATIENCE));
     assert_eq!(until_end(&idle), "");
-    let text = "Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 13";
-    assert_eq!(until_end(&delayed), answer("200 OK", text, "here you are\n"));
+    // On a busy machine the delay may be over before the stop: then the answer does not announce the end.
+    let text = "Content-Type: text/plain; charset=utf-8\r\nContent-Length: 13";
+    let got = until_end(&delayed).replace("Connection: close\r\n", "");
+    assert_eq!(got, answer("200 OK", text, "here you are\n"));
     echo.write_all(b"b").unwrap();
     assert_eq!(until_end(&echo), "ab");
     let len = sum(&large, None).1;

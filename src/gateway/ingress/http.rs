@@ -169,15 +169,17 @@ impl Http {
                 moved = true;
             }
             if !moved {
-                break;
+                conn.flush()?;
+                // The kernel may have made room for what did not fit.
+                if !conn.output().is_empty() || cx.proxy.to_user().is_empty() {
+                    return self.settle(cx, conn);
+                }
             }
         }
-        self.settle(cx, conn)
     }
 
-    /// Sends, gives credit, and says what to wait for.
+    /// Gives credit, and says what to wait for.
     fn settle(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
-        conn.flush()?;
         let unsent = conn.output().len() + cx.proxy.to_user().len();
         if let Stage::Exchanging(upstream) = &cx.stage
             && !upstream.stream.is_closed()
@@ -186,7 +188,7 @@ impl Http {
             let delivered = upstream.read.saturating_sub((unsent + upstream.input.len()) as u64);
             upstream.stream.exchange(|session, id| session.delivered(id, delivered));
         }
-        if unsent > 0 {
+        if !conn.output().is_empty() {
             conn.wake_on_progress();
         }
         // What is not wanted now stays in the kernel, but a little is read so that a user who leaves is noticed.
@@ -347,7 +349,13 @@ impl Http {
 
     fn relay(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
         let Stage::Relaying(relay, _) = &mut cx.stage else { return Ok(()) };
-        let end = match relay.pump(conn)? {
+        let flow = relay.pump(conn)?;
+        if relay.bytes_read() > 0
+            && let Some(journey) = &mut cx.journey
+        {
+            journey.first_byte();
+        }
+        let end = match flow {
             Flow::Open => return Ok(()),
             Flow::Done => {
                 conn.close();
