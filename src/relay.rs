@@ -22,6 +22,8 @@ pub struct Relay {
     stream: Stream,
     /// Bytes read from the session. Invariant: delivered <= read.
     read: u64,
+    /// Of those, bytes that were not for the connection as they are. Invariant: handled <= read.
+    handled: u64,
     /// Bytes written into the session.
     sent: u64,
     /// What goes into the session before the connection's input.
@@ -44,7 +46,15 @@ pub enum Flow {
 impl Relay {
     /// Joins a stream that was accepted.
     pub fn new(stream: Stream) -> Relay {
-        Relay { stream, read: 0, sent: 0, before: LinkBuffer::new(), finished: false, ended: false }
+        Relay {
+            stream,
+            read: 0,
+            handled: 0,
+            sent: 0,
+            before: LinkBuffer::new(),
+            finished: false,
+            ended: false,
+        }
     }
 
     /// Joins a stream that was in use: `read` bytes of it were read, of which `input` are still to go to the
@@ -57,8 +67,9 @@ impl Relay {
         before: LinkBuffer,
         conn: &mut Connection,
     ) -> Relay {
+        let handled = read.saturating_sub(input.len() as u64);
         conn.output().append(input);
-        Relay { stream, read, sent: 0, before, finished: false, ended }
+        Relay { stream, read, handled, sent: 0, before, finished: false, ended }
     }
 
     /// The stream.
@@ -66,9 +77,9 @@ impl Relay {
         &self.stream
     }
 
-    /// Bytes that came out of the tunnel.
+    /// Bytes that came out of the tunnel for the connection.
     pub fn bytes_read(&self) -> u64 {
-        self.read
+        self.read - self.handled
     }
 
     /// Bytes that went into the tunnel.
