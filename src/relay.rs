@@ -10,9 +10,10 @@
 //! session, and no byte is dropped.
 
 use linkbuffer::LinkBuffer;
-use poller::Connection;
+use poller::{Connection, Reason};
 
 use crate::limits::RELAY_OUTPUT_BYTES;
+use crate::proto::frame::ResetCode;
 use crate::proto::session::StreamError;
 use crate::tunnel::{Broken, Stream};
 
@@ -121,6 +122,19 @@ impl Relay {
             Some(broken) => Ok(Flow::Broken(broken)),
             None => Ok(Flow::Open),
         }
+    }
+
+    /// The connection closed. Unless both directions had ended, the other side is told that it broke.
+    pub fn abandon(&self, reason: &Reason) {
+        if self.finished && self.ended {
+            return;
+        }
+        self.stream.reset(match reason {
+            Reason::Shutdown => ResetCode::Stopping,
+            Reason::Timeout => ResetCode::Timeout,
+            Reason::Handler(_) | Reason::Panic => ResetCode::Internal,
+            _ => ResetCode::Reset,
+        });
     }
 
     /// The end that was asked for may still wait to be sent: the stream leaves by itself.

@@ -210,12 +210,7 @@ impl Handler for Dial {
                 };
                 reaching.next(code);
             }
-            Stage::Relaying(relay) => relay.stream().reset(match info.reason {
-                Reason::Shutdown => ResetCode::Stopping,
-                Reason::Timeout => ResetCode::Timeout,
-                Reason::Handler(_) | Reason::Panic => ResetCode::Internal,
-                _ => ResetCode::Reset,
-            }),
+            Stage::Relaying(relay) => relay.abandon(&info.reason),
             Stage::Over => {}
         }
         log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id), up = info.bytes_out, down = info.bytes_in; "closed: {}", info.reason);

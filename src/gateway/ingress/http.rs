@@ -124,6 +124,7 @@ impl Handler for Http {
     fn on_close(&self, cx: &mut User, info: &Closed) {
         match std::mem::replace(&mut cx.stage, Stage::Lingering) {
             Stage::Relaying(relay, record) => {
+                relay.abandon(&info.reason);
                 let end = closed_end(&info.reason, Phase::Data);
                 self.relayed(cx, &relay, &record, end);
             }
