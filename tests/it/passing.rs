@@ -242,6 +242,27 @@ fn an_answer_that_is_cut_short_is_never_made_to_look_whole() {
 }
 
 #[test]
+fn a_request_that_is_cut_short_is_never_made_to_look_whole() {
+    let (sink, news) = mpsc::channel();
+    let origin = Origin::new(move |mut wire| {
+        wire.take(20);
+        sink.send(None).expect("the test waits for it");
+        sink.send(Some(wire.to_end().1)).expect("the test waits for it");
+    });
+    let programs = start();
+    let (url, addr) = (origin.url("/"), origin.addr());
+    for framing in ["Content-Length: 11", "Transfer-Encoding: chunked"] {
+        let mut wire = Wire::connect(programs.0.addr("http"));
+        wire.send(format!("POST {url} HTTP/1.1\r\nHost: {addr}\r\n{framing}\r\n\r\n5\r\nhello\r\n"));
+        assert_eq!(news.recv_timeout(support::PATIENCE), Ok(None), "{framing}");
+        wire.reset();
+        assert_eq!(news.recv_timeout(support::PATIENCE), Ok(Some(Ended::Reset)), "{framing}");
+    }
+    programs.0.wait_nth(&["event=access", "end=CD", "why=rst"], 2);
+    stop(programs);
+}
+
+#[test]
 fn a_user_who_waits_for_100_gets_it_from_the_target() {
     let origin = Origin::http(|request, wire| {
         assert!(request.head.contains("\r\nExpect: 100-continue\r\n"), "{}", request.head);
@@ -314,7 +335,10 @@ fn a_target_that_takes_six_seconds_is_waited_for() {
             scope.spawn(move || {
                 let origin = Origin::slow(Duration::from_secs(seconds));
                 let begun = Instant::now();
-                assert_eq!(Wire::connect(http).get(&origin.url("/late")).text(), "/late");
+                let mut wire = Wire::connect(http);
+                let patience = Some(Duration::from_secs(2 * seconds));
+                wire.writer().set_read_timeout(patience).expect("not zero");
+                assert_eq!(wire.get(&origin.url("/late")).text(), "/late");
                 assert!(begun.elapsed() >= Duration::from_secs(seconds));
             });
         }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use crate::support::{self, Origin, Program, Wire, ok};
 
 /// A port of which nobody takes connections, for as long as it is held.
-fn refusing() -> (socket2::Socket, SocketAddr) {
+pub(crate) fn refusing() -> (socket2::Socket, SocketAddr) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback has free ports");
     let addr = socket.local_addr().expect("it is bound").as_socket().expect("of IPv4");

@@ -21,7 +21,7 @@ pub(crate) use process::{Program, field, gateway, gateway_and_client, standalone
 pub(crate) use wire::{Ended, Response, Wire, basic};
 
 /// How long a test waits for what has to happen. Only a failing test ever waits so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether long transfers, long silences and timed assertions were asked for (`ANYPROXY_FULL=1`).
 pub(crate) fn full() -> bool {

@@ -1,17 +1,17 @@
 //! Targets on threads of the test.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use super::{Ended, Wire};
+use super::{Ended, PATIENCE, Wire};
 
 /// A listening target. Dropped, it takes no more connections.
 pub(crate) struct Origin {
     addr: SocketAddr,
     stop: Arc<AtomicBool>,
-    accepted: Arc<AtomicUsize>,
+    accepted: Arc<(Mutex<usize>, Condvar)>,
     /// Request heads in the order they came, for those that speak HTTP.
     heads: Arc<Mutex<Vec<String>>>,
 }
@@ -41,7 +41,7 @@ impl Origin {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let addr = listener.local_addr().expect("it is bound");
         let stop = Arc::new(AtomicBool::new(false));
-        let accepted = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::new((Mutex::new(0), Condvar::new()));
         let (stopped, counted, serve) = (stop.clone(), accepted.clone(), Arc::new(serve));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -49,7 +49,8 @@ impl Origin {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                counted.fetch_add(1, Ordering::SeqCst);
+                *counted.0.lock().expect("no holder panics") += 1;
+                counted.1.notify_all();
                 let serve = serve.clone();
                 std::thread::spawn(move || serve(Wire::new(stream)));
             }
@@ -142,7 +143,17 @@ impl Origin {
 
     /// Connections so far.
     pub(crate) fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
+        *self.accepted.0.lock().expect("no holder panics")
+    }
+
+    /// Waits for the connection with this number.
+    pub(crate) fn wait_accepted(&self, count: usize) {
+        let mut accepted = self.accepted.0.lock().expect("no holder panics");
+        while *accepted < count {
+            let (guard, waited) = self.accepted.1.wait_timeout(accepted, PATIENCE).expect("no holder panics");
+            assert!(!waited.timed_out(), "{} connections, want {count}", *guard);
+            accepted = guard;
+        }
     }
 
     /// Request heads so far, taken out.

@@ -197,6 +197,14 @@ impl Wire {
         !self.input.is_empty()
     }
 
+    /// Whether nothing has come, and no end, up to this moment.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("it is a socket");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("it is a socket");
+        self.input.is_empty() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Everything up to the end, and which kind of end it was.
     #[track_caller]
     pub(crate) fn to_end(&mut self) -> (Vec<u8>, Ended) {
