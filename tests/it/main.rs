@@ -1,3 +1,6 @@
 //! Behaviour of the real program, one file each.
 
 mod cli;
+mod standalone;
+#[allow(dead_code, unused_imports, reason = "what one file has no use for, another has")]
+mod support;
