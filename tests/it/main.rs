@@ -1,6 +1,8 @@
 //! Behaviour of the real program, one file each.
 
+mod aborts;
 mod cli;
+mod garbage;
 mod kill;
 mod standalone;
 mod stop;
