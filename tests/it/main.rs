@@ -2,6 +2,7 @@
 
 mod aborts;
 mod cli;
+mod closing;
 mod garbage;
 mod kill;
 mod standalone;
