@@ -13,4 +13,5 @@ mod statuses;
 mod stop;
 #[allow(dead_code, unused_imports, reason = "what one file has no use for, another has")]
 mod support;
+mod transfer;
 mod tunnels;

@@ -142,10 +142,19 @@ impl Program {
 
     /// Its resident memory.
     pub(crate) fn rss_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most that its resident memory has been.
+    pub(crate) fn rss_peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.pid());
         let status = std::fs::read_to_string(path).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        let value = status.lines().find_map(|line| line.strip_prefix(name)).expect("it has memory");
+        value.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// Sends it a signal: `TERM`, `KILL`, ...
