@@ -1,6 +1,7 @@
 //! Behaviour of the real program, one file each.
 
 mod aborts;
+mod access;
 mod auth;
 mod cli;
 mod closing;
