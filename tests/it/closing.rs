@@ -5,15 +5,15 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyproxy::proto::credentials::Credentials;
 use anyproxy::proto::frame::{GoAwayCode, Network, OpenRequest, Opened, ResetCode};
 use anyproxy::proto::session::{ClientConfig, Event, GatewayConfig, OpenError, Session, StreamId};
 use anyproxy::proto::ws::{TUNNEL_PATH, WebSocket};
-use anyproxy::tunnel::{Carrier, Down, Side, Stream, StreamWatcher, Tunnel, Watcher};
+use anyproxy::tunnel::{Broken, Carrier, Down, Side, Stream, StreamWatcher, Tunnel, Watcher};
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use poller::EventLoop;
+use poller::{Closed, Connection, EventLoop, Handler, Prepare, Reason, Reject};
 
 use crate::support::{PATIENCE, full};
 
@@ -27,6 +27,8 @@ struct Heard {
 /// One end of every tunnel here: counts, and hands out what comes up.
 struct Counting {
     client: bool,
+    /// The tunnel, by number, in which a stream to be opened hits a fault of ours.
+    faulty: Option<u64>,
     tunnels: AtomicUsize,
     heard: Mutex<HashMap<String, Heard>>,
     ups: Sender<Arc<Tunnel>>,
@@ -64,6 +66,7 @@ impl Side for Counting {
 
     fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event) {
         if let Event::Opened(id, _) = event {
+            assert!(self.faulty.is_none_or(|number| tunnel.label() != number.to_string()), "a fault of ours");
             self.opened.send((tunnel.clone(), id)).ok();
         }
     }
@@ -109,7 +112,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Bench {
+    fn new(faulty: Option<u64>) -> Bench {
         let event_loop = EventLoop::builder().name("closing").polls(2).build().expect("there are threads");
         let (opened_tx, opened) = unbounded();
         let side = |client| {
@@ -117,6 +120,7 @@ impl Bench {
             let (downs, down) = unbounded();
             let side = Counting {
                 client,
+                faulty,
                 tunnels: AtomicUsize::new(0),
                 heard: Mutex::default(),
                 ups,
@@ -178,7 +182,7 @@ fn end(tunnel: &Tunnel, way: usize) {
 // from both ends at once, a tunnel ends once on each side, and so does each of its streams
 #[test]
 fn a_tunnel_closed_by_everybody_at_once_ends_once() {
-    let bench = Bench::new();
+    let bench = Bench::new(None);
     let rounds = if full() { 2000 } else { 200 };
     for round in 0..rounds {
         let tunnel = bench.tunnel();
@@ -231,4 +235,97 @@ fn a_tunnel_closed_by_everybody_at_once_ends_once() {
         let heard = side.heard.lock().expect("no holder panics");
         assert_eq!((heard.len(), heard.values().filter(|heard| heard.down == 1).count()), (rounds, rounds));
     }
+}
+
+/// Keeps what is said at ERROR in this process.
+struct Errors(Mutex<Vec<String>>);
+
+static ERRORS: Errors = Errors(Mutex::new(Vec::new()));
+
+impl log::Log for Errors {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() == log::Level::Error
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.lock().expect("no holder panics").push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+// proves S-29, S-19, S-39: a fault of ours is said once and ends its own tunnel; nobody catches it and goes on with that one
+#[test]
+fn a_fault_of_ours_shows_and_ends_one_tunnel() {
+    log::set_logger(&ERRORS).expect("nobody else here has one");
+    log::set_max_level(log::LevelFilter::Error);
+    let bench = Bench::new(Some(0));
+    let faulty = bench.tunnel();
+    let sound = bench.tunnel();
+    let ends = Arc::new(Ends::default());
+    let stream = faulty[1].open(request(), Watcher::Call(ends.clone())).expect("it is up");
+    *ends.stream.lock().expect("no holder panics") = Some(stream);
+    for (side, downs) in bench.downs.iter().enumerate() {
+        assert_eq!(downs.recv_timeout(PATIENCE).expect("both ends go down"), faulty[side].label());
+    }
+    let stream = ends.stream.lock().expect("no holder panics").take().expect("it was opened");
+    assert_eq!(stream.broken(), Some(Broken::Lost));
+    let said = ERRORS.0.lock().expect("no holder panics").clone();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("a fault of ours"), "{said:?}");
+    for ends in bench.stream(&sound) {
+        drop(ends.stream.lock().expect("no holder panics").take());
+    }
+    assert!(bench.event_loop.shutdown(PATIENCE));
+}
+
+/// Asks for a deadline when it has closed already.
+struct Late(Sender<&'static str>);
+
+impl Handler for Late {
+    type Context = ();
+
+    fn on_prepare(&self, _conn: &mut Prepare<'_>) -> Result<(), Reject> {
+        Ok(())
+    }
+
+    fn on_connect(&self, _cx: &mut (), conn: &mut Connection) -> poller::Result {
+        conn.close();
+        conn.set_timer(Duration::ZERO);
+        Ok(())
+    }
+
+    fn on_request(&self, _cx: &mut (), _conn: &mut Connection) -> poller::Result {
+        Ok(())
+    }
+
+    fn on_timer(&self, _cx: &mut (), _conn: &mut Connection) -> poller::Result {
+        self.0.send("timer").ok();
+        Ok(())
+    }
+
+    fn on_close(&self, _cx: &mut (), info: &Closed) {
+        self.0.send(if info.reason == Reason::User { "closed" } else { "closed otherwise" }).ok();
+    }
+}
+
+// proves S-04: a deadline for what is closed already is no fault: it is closed, and that is all
+#[test]
+fn a_deadline_on_a_closed_connection_is_nothing() {
+    let event_loop = EventLoop::new().expect("there are threads");
+    let (told, heard) = unbounded();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let addr = event_loop.serve(listener, Late(told)).expect("it runs").local_addr();
+    let users: Vec<_> = (0..50).map(|_| std::net::TcpStream::connect(addr).expect("it listens")).collect();
+    for _ in &users {
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok("closed"));
+    }
+    let remote = event_loop.remote();
+    assert!(event_loop.shutdown(PATIENCE));
+    // And one for an event loop that has stopped is refused with words.
+    let refused = remote.after(Duration::ZERO, || ()).err().expect("nobody would look at it");
+    assert_eq!(refused.to_string(), "the event loop is stopping");
+    assert_eq!(heard.try_iter().count(), 0);
 }

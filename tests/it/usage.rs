@@ -58,6 +58,10 @@ fn every_flag_is_checked() {
     check_flag(client, "--deny", "x", &"p".repeat(300), true);
     check_flag(client, "--forward", "1:h:1", "1:h", true);
     check_flag(client, "--forward", "1:h:1", "1:h:1/sctp", true);
+    check(
+        &format!("{client} --forward 1:h:1 --forward 2:h:1 --forward 1:h:2"),
+        "--forward 1: given twice for tcp",
+    );
     // A forward that its own rules forbid can never work.
     check(&format!("{client} --forward 1:127.0.0.1:1"), "--allow");
     check_flag("serve", "--listen", ADDR, "8080", false);
