@@ -603,7 +603,12 @@ impl<S: Side> Carrier<S> {
             cx.transmit(conn)?;
             cx.ws.close(code, &words);
             cx.ws.poll_output(conn.output());
-            conn.close();
+            conn.flush()?;
+            match conn.output().is_empty() {
+                true => conn.close(),
+                // Who does not read hears no last words. The side is told now, and not when the close gives up.
+                false => conn.abort(),
+            }
             return Ok(());
         }
         cx.transmit(conn)?;
