@@ -10,9 +10,10 @@
 //! session, and no byte is dropped.
 
 use linkbuffer::LinkBuffer;
-use poller::Connection;
+use poller::{Connection, Reason};
 
 use crate::limits::RELAY_OUTPUT_BYTES;
+use crate::proto::frame::ResetCode;
 use crate::proto::session::StreamError;
 use crate::tunnel::{Broken, Stream};
 
@@ -22,6 +23,8 @@ pub struct Relay {
     stream: Stream,
     /// Bytes read from the session. Invariant: delivered <= read.
     read: u64,
+    /// Of those, bytes that were not for the connection as they are. Invariant: handled <= read.
+    handled: u64,
     /// Bytes written into the session.
     sent: u64,
     /// What goes into the session before the connection's input.
@@ -44,7 +47,15 @@ pub enum Flow {
 impl Relay {
     /// Joins a stream that was accepted.
     pub fn new(stream: Stream) -> Relay {
-        Relay { stream, read: 0, sent: 0, before: LinkBuffer::new(), finished: false, ended: false }
+        Relay {
+            stream,
+            read: 0,
+            handled: 0,
+            sent: 0,
+            before: LinkBuffer::new(),
+            finished: false,
+            ended: false,
+        }
     }
 
     /// Joins a stream that was in use: `read` bytes of it were read, of which `input` are still to go to the
@@ -57,8 +68,9 @@ impl Relay {
         before: LinkBuffer,
         conn: &mut Connection,
     ) -> Relay {
+        let handled = read.saturating_sub(input.len() as u64);
         conn.output().append(input);
-        Relay { stream, read, sent: 0, before, finished: false, ended }
+        Relay { stream, read, handled, sent: 0, before, finished: false, ended }
     }
 
     /// The stream.
@@ -66,9 +78,9 @@ impl Relay {
         &self.stream
     }
 
-    /// Bytes that came out of the tunnel.
+    /// Bytes that came out of the tunnel for the connection.
     pub fn bytes_read(&self) -> u64 {
-        self.read
+        self.read - self.handled
     }
 
     /// Bytes that went into the tunnel.
@@ -110,6 +122,19 @@ impl Relay {
             Some(broken) => Ok(Flow::Broken(broken)),
             None => Ok(Flow::Open),
         }
+    }
+
+    /// The connection closed. Unless both directions had ended, the other side is told that it broke.
+    pub fn abandon(&self, reason: &Reason) {
+        if self.finished && self.ended {
+            return;
+        }
+        self.stream.reset(match reason {
+            Reason::Shutdown => ResetCode::Stopping,
+            Reason::Timeout => ResetCode::Timeout,
+            Reason::Handler(_) | Reason::Panic => ResetCode::Internal,
+            _ => ResetCode::Reset,
+        });
     }
 
     /// The end that was asked for may still wait to be sent: the stream leaves by itself.

@@ -126,7 +126,13 @@ impl Inner {
                     Event::Refused(_, refused) => notes.answer = Some(Err(refused)),
                     Event::Reset(_, code) => notes.broken = Some(Broken::Reset(code)),
                     Event::Stopped(_, code) => notes.broken = Some(Broken::Stopped(code)),
-                    Event::Closed(_) => notes.closed = true,
+                    Event::Closed(_) => {
+                        notes.closed = true;
+                        if self.session.end().is_some() {
+                            // The session took it along: nobody said anything about the stream itself.
+                            notes.broken.get_or_insert(Broken::Lost);
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -144,8 +150,13 @@ impl Inner {
         let carrier = self.session.wants_transmit()
             || !self.events.is_empty()
             || !self.calls.is_empty()
-            || (self.stopping && self.streams.is_empty());
+            || self.is_done();
         Settled { woken, carrier }
+    }
+
+    /// It is stopping, and no stream is left, not even one whose target is still being reached.
+    fn is_done(&self) -> bool {
+        self.stopping && self.session.stream_count() == 0
     }
 }
 
@@ -204,6 +215,12 @@ impl Tunnel {
         self.inner.lock().streams.len()
     }
 
+    /// Whether a stream can be opened: it is up, and neither side is stopping.
+    pub fn takes_streams(&self) -> bool {
+        let inner = self.inner.lock();
+        !inner.stopping && inner.session.is_up() && !inner.session.is_draining()
+    }
+
     /// Uses the session, then wakes whomever that concerns.
     pub fn exchange<R>(&self, with: impl FnOnce(&mut Session) -> R) -> R {
         let (result, settled) = {
@@ -251,6 +268,19 @@ impl Tunnel {
             return None;
         }
         Some(self.enter(&mut inner, id, watcher))
+    }
+
+    /// Whether the session still has this stream.
+    pub fn contains(&self, id: StreamId) -> bool {
+        self.inner.lock().session.contains(id)
+    }
+
+    /// Tells `watcher` of a stream that the peer opened, until somebody takes it on.
+    pub fn watch(&self, id: StreamId, watcher: Arc<dyn StreamWatcher>) {
+        let mut inner = self.inner.lock();
+        if !inner.lost && inner.session.contains(id) {
+            inner.streams.insert(id, Entry { watcher: Watcher::Call(watcher), notes: Arc::default() });
+        }
     }
 
     fn enter(self: &Arc<Tunnel>, inner: &mut Inner, id: StreamId, watcher: Watcher) -> Stream {
@@ -451,7 +481,12 @@ impl<S: Side> Handler for Carrier<S> {
     }
 
     fn on_shutdown(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
-        cx.tunnel.inner.lock().stopping = true;
+        {
+            let mut inner = cx.tunnel.inner.lock();
+            inner.stopping = true;
+            // The other side is told, so that it asks for nothing that would not be done any more.
+            inner.session.drain();
+        }
         self.advance(cx, conn)
     }
 
@@ -461,7 +496,10 @@ impl<S: Side> Handler for Carrier<S> {
             Some(End::Session(error)) => !error.retry(),
             _ => false,
         };
-        let on_purpose = matches!(cx.end, Some(End::Purpose | End::Peer(_))) || info.reason == poller::Reason::Shutdown;
+        let said = cx.tunnel.inner.lock().session.is_draining();
+        let on_purpose = said
+            || matches!(cx.end, Some(End::Purpose | End::Peer(_)))
+            || info.reason == poller::Reason::Shutdown;
         let why = match &cx.end {
             Some(end) => end.to_string(),
             None => info.reason.to_string(),
@@ -565,14 +603,19 @@ impl<S: Side> Carrier<S> {
             cx.transmit(conn)?;
             cx.ws.close(code, &words);
             cx.ws.poll_output(conn.output());
-            conn.close();
+            conn.flush()?;
+            match conn.output().is_empty() {
+                true => conn.close(),
+                // Who does not read hears no last words. The side is told now, and not when the close gives up.
+                false => conn.abort(),
+            }
             return Ok(());
         }
         cx.transmit(conn)?;
         let (settled, deadline, done) = {
             let mut inner = cx.tunnel.inner.lock();
             let settled = inner.settle();
-            (settled, inner.session.poll_timeout(), inner.stopping && inner.streams.is_empty())
+            (settled, inner.session.poll_timeout(), inner.is_done())
         };
         let events = settled.carrier;
         settled.wake_streams();

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use poller::{Closed, Connection, DatagramHandler, Datagrams, Handler, Prepare, Reason, Reject, Remote};
+use poller::{
+    Closed, Connection, DatagramHandler, Datagrams, Handle, Handler, Prepare, Reason, Reject, Remote,
+};
 
 use super::resolve::{NoAddress, resolve};
 use crate::limits::CONNECT_TIMEOUT_MS;
@@ -38,6 +40,24 @@ struct Reaching {
     /// Allowed addresses that were not tried.
     left: VecDeque<SocketAddr>,
     deadline: Instant,
+    /// The dial that is under way, for whoever learns that nobody waits for it any more.
+    dialed: Arc<Mutex<Option<Handle>>>,
+}
+
+/// Ends a dial that nobody waits for any more: the user has left, or the tunnel is gone.
+struct Leaver {
+    tunnel: Arc<Tunnel>,
+    dialed: Arc<Mutex<Option<Handle>>>,
+}
+
+impl StreamWatcher for Leaver {
+    fn on_stream(&self, id: StreamId) {
+        if !self.tunnel.contains(id)
+            && let Some(dialed) = &*self.dialed.lock()
+        {
+            dialed.abort();
+        }
+    }
 }
 
 /// Reaches the target of a stream.
@@ -68,7 +88,9 @@ pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: Stre
         dialing: now,
         left: VecDeque::new(),
         deadline: now + Duration::from_millis(CONNECT_TIMEOUT_MS),
+        dialed: Arc::default(),
     };
+    tunnel.watch(id, Arc::new(Leaver { tunnel: tunnel.clone(), dialed: reaching.dialed.clone() }));
     let rules = rules.clone();
     resolve(remote, &target, move |found| {
         reaching.resolve_us = micros(reaching.begun);
@@ -125,6 +147,9 @@ impl Reaching {
 
     /// Tries the next address; `code` is what the last one came to.
     fn next(mut self, code: RefuseCode) {
+        if !self.tunnel.contains(self.id) {
+            return;
+        }
         let left = self.deadline.saturating_duration_since(Instant::now());
         let Some(addr) = self.left.pop_front().filter(|_| !left.is_zero()) else {
             return self.refuse(code);
@@ -133,11 +158,23 @@ impl Reaching {
             return udp(self, addr);
         }
         let Some(carrier) = self.tunnel.carrier().cloned() else { return };
-        let remote = self.remote.clone();
-        let dial = Dial(Mutex::new(Some((self, addr))));
-        // A refused dial has dropped the stream's state with its context; there is nobody left to answer but here.
-        if let Err(error) = remote.dial_near(&carrier, addr, left, dial) {
-            log::warn!(event = "limit_hit", dst:% = addr; "no connection to a target: {error}");
+        let (remote, tunnel, id) = (self.remote.clone(), self.tunnel.clone(), self.id);
+        let (conn_id, resolve_us, dialed) = (self.conn_id, self.resolve_us, self.dialed.clone());
+        match remote.dial_near(&carrier, addr, left, Dial(Mutex::new(Some((self, addr))))) {
+            Ok(handle) => {
+                *dialed.lock() = Some(handle);
+                // The stream may have gone before there was anything to end.
+                Leaver { tunnel, dialed }.on_stream(id);
+            }
+            Err(error) => {
+                // What would have answered went with the dial.
+                let (level, code) = match remote.is_stopping() {
+                    true => (log::Level::Debug, RefuseCode::Draining),
+                    false => (log::Level::Warn, RefuseCode::Limit),
+                };
+                log::log!(level, event = "limit_hit", conn_id = crate::conn_label(conn_id), dst:% = addr; "no connection to a target: {error}");
+                tunnel.exchange(|session| answered(session.refuse(id, code, resolve_us, 0)));
+            }
         }
     }
 }
@@ -210,12 +247,7 @@ impl Handler for Dial {
                 };
                 reaching.next(code);
             }
-            Stage::Relaying(relay) => relay.stream().reset(match info.reason {
-                Reason::Shutdown => ResetCode::Stopping,
-                Reason::Timeout => ResetCode::Timeout,
-                Reason::Handler(_) | Reason::Panic => ResetCode::Internal,
-                _ => ResetCode::Reset,
-            }),
+            Stage::Relaying(relay) => relay.abandon(&info.reason),
             Stage::Over => {}
         }
         log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id), up = info.bytes_out, down = info.bytes_in; "closed: {}", info.reason);
@@ -248,8 +280,7 @@ struct UdpTarget {
 fn udp(reaching: Reaching, addr: SocketAddr) {
     let any: SocketAddr =
         if addr.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let target =
-        Arc::new(UdpTarget { addr, stream: Mutex::new(None), socket: Mutex::new(None) });
+    let target = Arc::new(UdpTarget { addr, stream: Mutex::new(None), socket: Mutex::new(None) });
     // Connected, so that the kernel drops what comes from anybody else.
     let socket = UdpSocket::bind(any)
         .and_then(|socket| socket.connect(addr).map(|()| socket))

@@ -265,7 +265,10 @@ impl Handler for Tcp {
 
     fn on_close(&self, cx: &mut TcpUser, info: &Closed) {
         let (phase, bytes) = match &cx.stage {
-            Stage::Relaying(relay) => (Phase::Data, (relay.bytes_sent(), relay.bytes_read())),
+            Stage::Relaying(relay) => {
+                relay.abandon(&info.reason);
+                (Phase::Data, (relay.bytes_sent(), relay.bytes_read()))
+            }
             _ => (Phase::Connect, (0, 0)),
         };
         self.end(cx, bytes, closed_end(&info.reason, phase));

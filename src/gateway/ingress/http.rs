@@ -124,16 +124,23 @@ impl Handler for Http {
     fn on_close(&self, cx: &mut User, info: &Closed) {
         match std::mem::replace(&mut cx.stage, Stage::Lingering) {
             Stage::Relaying(relay, record) => {
+                relay.abandon(&info.reason);
                 let end = closed_end(&info.reason, Phase::Data);
                 self.relayed(cx, &relay, &record, end);
             }
             Stage::Lingering => {}
-            Stage::Between | Stage::Opening(_) | Stage::Exchanging(_) => {
+            stage @ (Stage::Between | Stage::Opening(_) | Stage::Exchanging(_)) => {
                 cx.proxy.handle_user_reset(clock());
                 while let Some(event) = cx.proxy.poll_event() {
-                    if let Event::Done(record) = event {
-                        let end = closed_end(&info.reason, phase_of(record.end));
-                        self.done(cx, &record, Some(end));
+                    match (event, &stage) {
+                        (Event::Done(record), _) => {
+                            let end = closed_end(&info.reason, phase_of(record.end));
+                            self.done(cx, &record, Some(end));
+                        }
+                        (Event::CloseUpstream { abort: true }, Stage::Exchanging(upstream)) => {
+                            upstream.stream.reset(ResetCode::Reset);
+                        }
+                        _ => {}
                     }
                 }
             }

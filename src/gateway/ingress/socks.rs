@@ -85,7 +85,10 @@ impl Handler for Socks {
         let (phase, bytes) = match &cx.stage {
             Stage::Handshake => (Phase::Request, (0, 0)),
             Stage::Opening(_) => (Phase::Connect, (0, 0)),
-            Stage::Relaying(relay) => (Phase::Data, (relay.bytes_sent(), relay.bytes_read())),
+            Stage::Relaying(relay) => {
+                relay.abandon(&info.reason);
+                (Phase::Data, (relay.bytes_sent(), relay.bytes_read()))
+            }
             Stage::Lingering => (Phase::LastData, (0, 0)),
         };
         // Who came and went without a word, such as a health check, made no stream.
