@@ -78,12 +78,12 @@ impl Registry {
         Some(left)
     }
 
-    /// The client that carries the next stream of a group.
+    /// The client that carries the next stream of a group: one that is about to leave only when there is no other.
     pub fn pick(&self, group: &str) -> Option<Member> {
         let mut groups = self.groups.lock();
         let members = groups.get_mut(group)?;
-        let (index, _) =
-            members.iter().enumerate().min_by_key(|(_, member)| member.tunnel.stream_count())?;
+        let busy = |member: &Member| (!member.tunnel.takes_streams(), member.tunnel.stream_count());
+        let (index, _) = members.iter().enumerate().min_by_key(|(_, member)| busy(member))?;
         // To the back, so that equals take turns.
         let member = members.remove(index);
         members.push(member.clone());
