@@ -221,6 +221,17 @@ pub const TUNNEL_OUTPUT_BYTES: usize = 64 * 1024;
 pub const TUNNEL_TURN_BYTES_MAX: usize = 1024 * 1024;
 /// Unsent bytes of a relayed connection below which its stream is read.
 pub const RELAY_OUTPUT_BYTES: usize = 64 * 1024;
+/// Connections at the tunnel's port that have not proved themselves; one more is turned away.
+pub const PRE_AUTH_MAX: usize = 1_000;
+/// What such a connection may send before it has: many times what the upgrade and the handshake are.
+pub const PRE_AUTH_BYTES_MAX: u64 = 32 * 1024;
+/// How long the last words of a tunnel may take to leave before its connection is cut.
+pub const TUNNEL_GOODBYE_MS: u64 = 2_000;
+/// Bytes that have reached the kernel and were not reported to the session yet. Small against half a window, which
+/// is what credit is given back in.
+pub const RELAY_CREDIT_BYTES: u64 = 32 * 1024;
+/// Bytes that one relay brings to its connection before the others of its poll get their turn.
+pub const RELAY_TURN_BYTES_MAX: u64 = 1024 * 1024;
 /// Clients of one group.
 pub const CLIENTS_PER_GROUP_MAX: usize = 1024;
 /// How long what a user still sends is read and dropped after the last answer, so that no reset overtakes it.
@@ -243,8 +254,10 @@ pub const UDP_EARLY_MAX: usize = 16;
 pub const UDP_IDLE_MS: u64 = 60_000;
 /// How often UDP flows are looked at.
 pub const UDP_SWEEP_MS: u64 = 10_000;
-/// How long a client waits before it asks again for a port that it did not get.
+/// How long a client waits before it asks again for a port that it did not get; twice as long each time.
 pub const PORT_RETRY_MS: u64 = 500;
+/// The longest such wait.
+pub const PORT_RETRY_MAX_MS: u64 = 30_000;
 /// How long the standalone program waits for its own tunnel.
 pub const FIRST_TUNNEL_MS: u64 = 5_000;
 /// How long what is under way may take after a stop was asked for.
