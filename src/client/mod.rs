@@ -21,7 +21,7 @@ use poller::Remote;
 
 use crate::limits::{GATEWAY_CONNECT_TIMEOUT_MS, PORT_RETRY_MS};
 use crate::proto::credentials::Secret;
-use crate::proto::frame::{PortError, PortRequest};
+use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Session};
 use crate::proto::target::{Rules, Target};
 use crate::proto::ws::{TUNNEL_PATH, WebSocket};
@@ -58,6 +58,7 @@ pub fn start(remote: Remote, config: Config) -> io::Result<()> {
         attempts: AtomicU64::new(0),
         reconnect: Mutex::new(Reconnect::new()),
         complained: AtomicBool::new(false),
+        refused: Mutex::default(),
         config,
         remote,
     });
@@ -77,6 +78,8 @@ struct ClientSide {
     reconnect: Mutex<Reconnect>,
     /// That the gateway cannot be reached was said, and nothing has changed.
     complained: AtomicBool,
+    /// Ports of which was said that they are refused, and they still are. Invariant: at most one for each forward.
+    refused: Mutex<Vec<(Network, u16)>>,
 }
 
 impl ClientSide {
@@ -136,8 +139,17 @@ impl ClientSide {
     }
 
     fn port_refused(self: &Arc<ClientSide>, tunnel: &Arc<Tunnel>, request: PortRequest, error: PortError) {
-        let port = request.port;
-        log::warn!(event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error:?}, trying again");
+        let PortRequest { network, port, .. } = request;
+        let is_news = {
+            let mut refused = self.refused.lock();
+            let is_news = !refused.contains(&(network, port));
+            if is_news {
+                refused.push((network, port));
+            }
+            is_news
+        };
+        let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error:?}, trying again");
         let (side, tunnel) = (self.clone(), tunnel.clone());
         let again = move || side.request_port(&tunnel, request);
         if let Err(error) = self.remote.after(Duration::from_millis(PORT_RETRY_MS), again) {
@@ -177,6 +189,7 @@ impl Side for ClientSide {
         match event {
             Event::Opened(id, request) => upstream::reach(&self.remote, &self.rules, tunnel, id, request),
             Event::PortOpened { network, port, actual } => {
+                self.refused.lock().retain(|refused| *refused != (network, port));
                 log::info!(event = "fwd_open", tun = tunnel.label(), net:? = network, port, actual; "the gateway opened a port");
             }
             Event::PortRefused { network, port, error } => {

@@ -17,7 +17,7 @@ use poller::{Closed, Connection, DatagramHandler, Datagrams, Handler, Listener, 
 
 use super::Opening;
 use super::ingress::{Gate, Journey, Verdict, broken_end, closed_end};
-use crate::limits::{UDP_EARLY_MAX, UDP_FLOWS_MAX, UDP_IDLE_MS, UDP_SWEEP_MS};
+use crate::limits::{PORTS_MAX, UDP_EARLY_MAX, UDP_FLOWS_MAX, UDP_IDLE_MS, UDP_SWEEP_MS};
 use crate::proto::frame::{Network, OpenRequest, PortError, PortRequest, ResetCode};
 use crate::proto::session::StreamId;
 use crate::record::{End, Ingress, Phase, Proto, Who};
@@ -30,6 +30,8 @@ pub(super) struct Forwards {
     ip: IpAddr,
     /// The session bounds how many ports a client may have.
     open: Mutex<Vec<Open>>,
+    /// Refusals that were said: clients ask again and again. Invariant: len <= PORTS_MAX.
+    refused: Mutex<Vec<(Arc<Tunnel>, Network, u16)>>,
 }
 
 struct Open {
@@ -66,7 +68,7 @@ impl Door {
 
 impl Forwards {
     pub(super) fn new(ip: IpAddr) -> Forwards {
-        Forwards { ip, open: Mutex::new(Vec::new()) }
+        Forwards { ip, open: Mutex::default(), refused: Mutex::default() }
     }
 
     /// Opens a port for a tunnel and answers the client.
@@ -76,12 +78,14 @@ impl Forwards {
         let answer = match self.bind(gate, tunnel, request) {
             Ok(door) => {
                 let addr = door.addr();
+                self.refused.lock().retain(|refused| !is_port(refused, tunnel, network, port));
                 self.open.lock().push(Open { tunnel: tunnel.clone(), network, port, door });
                 log::info!(event = "fwd_open", tun = tunnel.label(), net = word(network), addr:% = addr, dst = to; "a port is open");
                 Ok(addr.port())
             }
             Err(error) => {
-                log::warn!(event = "refuse", tun = tunnel.label(), net = word(network), port; "a client's port cannot be opened: {error}");
+                let level = if self.is_news(tunnel, network, port) { log::Level::Warn } else { log::Level::Debug };
+                log::log!(level, event = "refuse", tun = tunnel.label(), net = word(network), port; "a client's port cannot be opened: {error}");
                 Err(match error.kind() {
                     io::ErrorKind::AddrInUse => PortError::InUse,
                     io::ErrorKind::PermissionDenied => PortError::Forbidden,
@@ -92,6 +96,17 @@ impl Forwards {
         if tunnel.exchange(|session| session.answer_port(network, port, answer)).is_err() {
             self.close(tunnel, network, port);
         }
+    }
+
+    /// Whether this refusal was not said before.
+    fn is_news(&self, tunnel: &Arc<Tunnel>, network: Network, port: u16) -> bool {
+        let mut refused = self.refused.lock();
+        let is_known = refused.iter().any(|known| is_port(known, tunnel, network, port));
+        let is_news = !is_known && refused.len() < PORTS_MAX;
+        if is_news {
+            refused.push((tunnel.clone(), network, port));
+        }
+        is_news
     }
 
     fn bind(&self, gate: &Gate, tunnel: &Arc<Tunnel>, request: PortRequest) -> io::Result<Door> {
@@ -124,6 +139,7 @@ impl Forwards {
     /// Closes all ports of a tunnel.
     pub(super) fn close_all(&self, tunnel: &Arc<Tunnel>) {
         self.close_where(|open| Arc::ptr_eq(&open.tunnel, tunnel));
+        self.refused.lock().retain(|(of, ..)| !Arc::ptr_eq(of, tunnel));
     }
 
     fn close_where(&self, which: impl Fn(&Open) -> bool) {
@@ -134,6 +150,10 @@ impl Forwards {
                 addr:% = open.door.addr(); "a port is closed");
         }
     }
+}
+
+fn is_port((of, net, number): &(Arc<Tunnel>, Network, u16), tunnel: &Arc<Tunnel>, network: Network, port: u16) -> bool {
+    Arc::ptr_eq(of, tunnel) && *net == network && *number == port
 }
 
 fn word(network: Network) -> &'static str {
