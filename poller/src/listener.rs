@@ -32,7 +32,7 @@ pub(crate) struct ListenerShared {
     targets: Vec<Arc<PollShared>>,
     next: AtomicUsize,
     preparer: Box<dyn Prepares>,
-    /// The owner's part: `None` once closed.
+    /// The socket, which whoever closes it takes out, and the token, which is the owner's part.
     socket: Mutex<(Option<mio::net::TcpListener>, Option<Token>)>,
     /// The owner's part. While accepting rests one timer stands for it, whatever events come.
     rest: Mutex<Rest>,

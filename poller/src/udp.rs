@@ -32,7 +32,8 @@ pub(crate) struct UdpShared {
     pub(crate) local_addr: SocketAddr,
     poll: Arc<PollShared>,
     handler: Box<dyn DatagramHandler>,
-    /// `None` once closed. Sending takes the lock shared, so any thread may send.
+    /// The socket, which whoever closes it takes out, and the token, which is the owner's part. Sending takes the lock
+    /// shared, so any thread may send.
     socket: RwLock<(Option<UdpSocket>, Option<Token>)>,
 }
 
