@@ -46,6 +46,12 @@ pub const SOCKS5_MESSAGE_BYTES_MAX: usize = 513;
 
 /// One frame and one message, by the length that is declared.
 pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// The longest header of a frame: two bytes, a length of eight, a mask of four.
+pub const WEBSOCKET_HEADER_BYTES_MAX: usize = 14;
+/// The longest payload of a control frame (RFC 6455, section 5.5).
+pub const WEBSOCKET_CONTROL_BYTES_MAX: usize = 125;
+/// Less input than this at a time is copied behind what waits; it is what a linked piece may cost.
+pub const WEBSOCKET_PACKED_BYTES_MAX: usize = 4 << 10;
 /// The head of the upgrade, the empty line included.
 pub const WEBSOCKET_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Fields in the head of the upgrade.
@@ -107,6 +113,8 @@ pub mod http {
     pub const CHUNK_EXTENSION_MAX_BYTES: usize = 256;
     /// Most chunk framing beyond what the payload is worth, in one body (see `ChunkReader`).
     pub const CHUNK_EXCESS_MAX_BYTES: u64 = 16 << 10;
+    /// Framing that comes free with each chunk: a size, two line ends, and some more.
+    pub const CHUNK_FREE_BYTES: u64 = 16;
     /// Hexadecimal digits in a chunk size: what a u64 holds.
     pub const CHUNK_SIZE_MAX_DIGITS: u8 = 16;
     /// Longest trailer section, line ends included.
@@ -148,7 +156,6 @@ pub const GROUP_BYTES_MAX: usize = 64;
 
 /// Most bytes in a client's name.
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
-
 
 /// Most bytes in the reason that goes with a refusal or a farewell.
 pub const REASON_BYTES_MAX: usize = 128;
@@ -214,6 +221,17 @@ pub const TUNNEL_OUTPUT_BYTES: usize = 64 * 1024;
 pub const TUNNEL_TURN_BYTES_MAX: usize = 1024 * 1024;
 /// Unsent bytes of a relayed connection below which its stream is read.
 pub const RELAY_OUTPUT_BYTES: usize = 64 * 1024;
+/// Connections at the tunnel's port that have not proved themselves; one more is turned away.
+pub const PRE_AUTH_MAX: usize = 1_000;
+/// What such a connection may send before it has: many times what the upgrade and the handshake are.
+pub const PRE_AUTH_BYTES_MAX: u64 = 32 * 1024;
+/// How long the last words of a tunnel may take to leave before its connection is cut.
+pub const TUNNEL_GOODBYE_MS: u64 = 2_000;
+/// Bytes that have reached the kernel and were not reported to the session yet. Small against half a window, which
+/// is what credit is given back in.
+pub const RELAY_CREDIT_BYTES: u64 = 32 * 1024;
+/// Bytes that one relay brings to its connection before the others of its poll get their turn.
+pub const RELAY_TURN_BYTES_MAX: u64 = 1024 * 1024;
 /// Clients of one group.
 pub const CLIENTS_PER_GROUP_MAX: usize = 1024;
 /// How long what a user still sends is read and dropped after the last answer, so that no reset overtakes it.
@@ -236,8 +254,10 @@ pub const UDP_EARLY_MAX: usize = 16;
 pub const UDP_IDLE_MS: u64 = 60_000;
 /// How often UDP flows are looked at.
 pub const UDP_SWEEP_MS: u64 = 10_000;
-/// How long a client waits before it asks again for a port that it did not get.
+/// How long a client waits before it asks again for a port that it did not get; twice as long each time.
 pub const PORT_RETRY_MS: u64 = 500;
+/// The longest such wait.
+pub const PORT_RETRY_MAX_MS: u64 = 30_000;
 /// How long the standalone program waits for its own tunnel.
 pub const FIRST_TUNNEL_MS: u64 = 5_000;
 /// How long what is under way may take after a stop was asked for.
@@ -260,4 +280,3 @@ pub const SERVE_LINGER_MS: u64 = 1_000;
 pub const SERVE_DELAY_MS_MAX: u64 = 600_000;
 /// What a peer may send ahead during a delay before it is not read any more.
 pub const SERVE_AHEAD_BYTES_MAX: usize = 64 << 10;
-

@@ -8,23 +8,31 @@
 //! ```
 //! A slow connection holds back its own stream and nothing else: its bytes stay under the stream's window, in the
 //! session, and no byte is dropped.
+//!
+//! # Who wakes whom
+//! | what waits | for | and hears of it by |
+//! |---|---|---|
+//! | input, or an end behind it | window, or room in the stream's queue | `Writable` |
+//! | the stream's bytes | room in the output | progress of the output |
+//! | the peer's window | the kernel, here | progress of the output; less than [`RELAY_CREDIT_BYTES`] may stay unsaid, which is far from what the peer needs |
+//! | our end of stream | the output, and the input when that has ended | both of the above |
 
 use linkbuffer::LinkBuffer;
 use poller::{Connection, Reason};
 
-use crate::limits::RELAY_OUTPUT_BYTES;
+use crate::limits::{RELAY_CREDIT_BYTES, RELAY_OUTPUT_BYTES, RELAY_TURN_BYTES_MAX};
 use crate::proto::frame::ResetCode;
-use crate::proto::session::StreamError;
+use crate::proto::session::{Session, StreamId};
 use crate::tunnel::{Broken, Stream};
 
 /// The joint.
 #[derive(Debug)]
 pub struct Relay {
     stream: Stream,
-    /// Bytes read from the session. Invariant: delivered <= read.
+    /// Bytes read from the session. Invariant: credited <= delivered <= read.
     read: u64,
-    /// Of those, bytes that were not for the connection as they are. Invariant: handled <= read.
-    handled: u64,
+    /// What the session was told of those that reached the kernel.
+    credited: u64,
     /// Bytes written into the session.
     sent: u64,
     /// What goes into the session before the connection's input.
@@ -50,7 +58,7 @@ impl Relay {
         Relay {
             stream,
             read: 0,
-            handled: 0,
+            credited: 0,
             sent: 0,
             before: LinkBuffer::new(),
             finished: false,
@@ -68,19 +76,13 @@ impl Relay {
         before: LinkBuffer,
         conn: &mut Connection,
     ) -> Relay {
-        let handled = read.saturating_sub(input.len() as u64);
         conn.output().append(input);
-        Relay { stream, read, handled, sent: 0, before, finished: false, ended }
+        Relay { read, ended, before, ..Relay::new(stream) }
     }
 
-    /// The stream.
-    pub fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
-    /// Bytes that came out of the tunnel for the connection.
+    /// Bytes that came out of the tunnel.
     pub fn bytes_read(&self) -> u64 {
-        self.read - self.handled
+        self.read
     }
 
     /// Bytes that went into the tunnel.
@@ -88,140 +90,120 @@ impl Relay {
         self.sent
     }
 
-    /// Whether the tunnel's direction towards this connection has ended.
-    pub fn has_ended(&self) -> bool {
-        self.ended
-    }
-
-    /// Whether this connection's direction into the tunnel has ended.
-    pub fn has_finished(&self) -> bool {
-        self.finished
+    /// The connection has closed: breaks off what is left, so that the other side does not take it for all. Nothing
+    /// happens to a stream that was done.
+    pub fn abandon(&self, reason: &Reason) {
+        self.stream.abandon(match reason {
+            Reason::Shutdown => ResetCode::Stopping,
+            Reason::Timeout => ResetCode::Timeout,
+            Reason::Handler(_) | Reason::Panic => ResetCode::Internal,
+            Reason::User | Reason::Peer | Reason::Error(_) => ResetCode::Reset,
+        });
     }
 
     /// Moves what can be moved. Call it for every news of the connection or the stream.
     ///
-    /// # Errors
-    /// When the connection is broken.
-    pub fn pump(&mut self, conn: &mut Connection) -> poller::Result<Flow> {
-        self.upstream(conn);
-        let mut lost = self.downstream(conn)?;
-        if self.ended && conn.output().is_empty() {
-            conn.shutdown_write();
+    /// A connection that turns out to be broken is no flow of its own: it closes with its error by itself.
+    pub fn pump(&mut self, conn: &mut Connection) -> Flow {
+        let begun = self.read;
+        loop {
+            let room = RELAY_OUTPUT_BYTES.saturating_sub(conn.output().len());
+            let read = self.exchange(conn, room);
+            if conn.flush().is_err() {
+                return Flow::Open;
+            }
+            let uncredited = self.delivered(conn) - self.credited;
+            let more = read == room && !self.ended;
+            if !conn.output().is_empty() || !(more || uncredited >= RELAY_CREDIT_BYTES) {
+                break;
+            }
+            if self.read - begun >= RELAY_TURN_BYTES_MAX {
+                // Others first.
+                conn.handle().wake();
+                break;
+            }
         }
-        if self.finished && self.ended {
-            return Ok(self.done());
-        }
-        lost = lost.or(self.stream.broken());
-        match lost {
+        let stopped = match self.stream.broken() {
             // What it still sends is to be read; what we would send is not wanted.
-            Some(Broken::Stopped(_)) => {
-                self.finished = true;
-                conn.input().clear();
-                Ok(if self.ended { self.done() } else { Flow::Open })
-            }
-            Some(broken) => Ok(Flow::Broken(broken)),
-            None => Ok(Flow::Open),
-        }
-    }
-
-    /// The connection closed. Unless both directions had ended, the other side is told that it broke.
-    pub fn abandon(&self, reason: &Reason) {
-        if self.finished && self.ended {
-            return;
-        }
-        self.stream.reset(match reason {
-            Reason::Shutdown => ResetCode::Stopping,
-            Reason::Timeout => ResetCode::Timeout,
-            Reason::Handler(_) | Reason::Panic => ResetCode::Internal,
-            _ => ResetCode::Reset,
-        });
-    }
-
-    /// The end that was asked for may still wait to be sent: the stream leaves by itself.
-    fn done(&mut self) -> Flow {
-        self.stream.leave();
-        Flow::Done
-    }
-
-    /// From the connection into the tunnel.
-    fn upstream(&mut self, conn: &mut Connection) {
-        if self.finished {
+            Some(Broken::Stopped(_)) => true,
+            Some(broken) if !(self.finished && self.ended) => return Flow::Broken(broken),
+            _ => false,
+        };
+        if stopped {
+            self.finished = true;
             conn.input().clear();
-            return;
         }
-        let ended = conn.input_ended();
-        let (input, before) = (conn.input(), &mut self.before);
-        if input.is_empty() && before.is_empty() && !ended {
-            return;
-        }
-        let written = self.stream.exchange(|session, id| {
-            let mut written = 0;
-            for bytes in [&mut *before, &mut *input] {
-                if !bytes.is_empty() {
-                    written += session.write(id, bytes)?;
-                }
-            }
-            if ended && input.is_empty() && before.is_empty() {
-                session.finish(id);
-            }
-            Ok(written)
-        });
-        match written {
-            Ok(bytes) => {
-                self.sent += bytes as u64;
-                self.finished = ended && conn.input().is_empty() && self.before.is_empty();
-            }
-            Err(StreamError::Opening) => {}
-            // Broken or stopped: the notes say how.
-            Err(StreamError::Gone | StreamError::Finished) => {}
-        }
-        // The session takes more once there is room, and says so.
-        match conn.input().is_empty() {
+        // What is here already goes first: then the rest, and the end, are read.
+        match self.finished || (conn.input().is_empty() && self.before.is_empty()) {
             true => conn.resume(),
             false => conn.pause(),
         }
+        if self.finished && self.ended {
+            // The end that was asked for may still wait to be sent: the stream leaves by itself.
+            self.stream.leave();
+            return Flow::Done;
+        }
+        if !conn.output().is_empty() {
+            conn.wake_on_progress();
+        } else if self.ended && !conn.input_ended() {
+            // With both ends reached the connection would close by itself, though its input may still wait for the
+            // window: then the end waits for that.
+            conn.shutdown_write();
+        }
+        Flow::Open
     }
 
-    /// From the tunnel to the connection.
-    fn downstream(&mut self, conn: &mut Connection) -> poller::Result<Option<Broken>> {
-        loop {
-            let room = RELAY_OUTPUT_BYTES.saturating_sub(conn.output().len());
-            if room > 0 && !self.ended {
-                let output = conn.output();
-                match self.stream.exchange(|session, id| session.read(id, output, room)) {
-                    Ok(read) => {
-                        self.read += read.bytes as u64;
-                        self.ended |= read.end;
-                        if read.bytes > 0 {
-                            conn.flush()?;
-                            self.credit(conn);
-                            if conn.output().is_empty() && !self.ended {
-                                continue;
-                            }
-                        }
+    /// Of the bytes read, those that reached the kernel.
+    fn delivered(&self, conn: &mut Connection) -> u64 {
+        self.read.saturating_sub(conn.output().len() as u64)
+    }
+
+    /// All that there is to say to the session, in one go. Returns how much was read.
+    fn exchange(&mut self, conn: &mut Connection, room: usize) -> usize {
+        let delivered = self.delivered(conn);
+        let ended = conn.input_ended();
+        let credit = delivered > self.credited;
+        self.credited = delivered;
+        if self.finished {
+            conn.input().clear();
+        }
+        let reads = room > 0 && !self.ended;
+        let writes = !self.finished && (ended || !conn.input().is_empty() || !self.before.is_empty());
+        if !(reads || writes || credit) {
+            return 0;
+        }
+        let stream = &self.stream;
+        let (before, (input, output)) = (&mut self.before, conn.buffers());
+        let write = |session: &mut Session, id: StreamId| {
+            let mut written = 0;
+            for bytes in [before, input] {
+                if !bytes.is_empty() {
+                    // Gone, or not wanted: the notes say how.
+                    written += session.write(id, bytes).unwrap_or(0);
+                    if !bytes.is_empty() {
+                        return (written, false);
                     }
-                    // The end was read before, or the stream is gone: the notes say how.
-                    Err(_) if self.stream.is_closed() => {
-                        return Ok(Some(self.stream.broken().unwrap_or(Broken::Lost)));
-                    }
-                    Err(_) => {}
                 }
-            } else {
-                conn.flush()?;
-                self.credit(conn);
             }
-            if !conn.output().is_empty() {
-                conn.wake_on_progress();
+            let finished = ended && session.contains(id);
+            if finished {
+                session.finish(id);
             }
-            return Ok(None);
-        }
-    }
-
-    /// Gives back the window of what has reached the kernel.
-    fn credit(&self, conn: &mut Connection) {
-        let delivered = self.read.saturating_sub(conn.output().len() as u64);
-        if !self.stream.is_closed() {
-            self.stream.exchange(|session, id| session.delivered(id, delivered));
-        }
+            (written, finished)
+        };
+        let (written, finished, read) = stream.exchange(|session, id| {
+            if credit {
+                session.delivered(id, delivered);
+            }
+            let (written, finished) = if writes { write(session, id) } else { (0, false) };
+            // A stream that is gone gives nothing, and the notes say why.
+            let read = reads.then(|| session.read(id, output, room).ok()).flatten().unwrap_or_default();
+            (written, finished, read)
+        });
+        self.sent += written as u64;
+        self.finished |= finished;
+        self.read += read.bytes as u64;
+        self.ended |= read.end;
+        read.bytes
     }
 }

@@ -227,8 +227,7 @@ fn target_of(addr: SocketAddr) -> Result<Target, Fault> {
 }
 
 fn secret(group: &cli::Group) -> Result<Secret, Fault> {
-    Secret::new(group.password.as_bytes())
-        .map_err(|error| Fault::Usage(format!("--password-file: {error}")))
+    Secret::new(group.password.as_bytes()).map_err(|error| Fault::Usage(format!("--password-file: {error}")))
 }
 
 /// A forward as the gateway is asked for it. One that leads to an address that the rules forbid can never work.

@@ -10,18 +10,19 @@ pub mod reconnect;
 pub mod resolve;
 pub mod upstream;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use poller::Remote;
 
-use crate::limits::{GATEWAY_CONNECT_TIMEOUT_MS, PORT_RETRY_MS};
+use crate::limits::{GATEWAY_CONNECT_TIMEOUT_MS, PORT_RETRY_MAX_MS, PORT_RETRY_MS};
 use crate::proto::credentials::Secret;
-use crate::proto::frame::{PortError, PortRequest};
+use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Session};
 use crate::proto::target::{Rules, Target};
 use crate::proto::ws::{TUNNEL_PATH, WebSocket};
@@ -57,7 +58,8 @@ pub fn start(remote: Remote, config: Config) -> io::Result<()> {
         generation: AtomicU64::new(0),
         attempts: AtomicU64::new(0),
         reconnect: Mutex::new(Reconnect::new()),
-        complained: AtomicBool::new(false),
+        said: AtomicU8::new(SAID_NOTHING),
+        waits_for_ports: Mutex::default(),
         config,
         remote,
     });
@@ -75,9 +77,17 @@ struct ClientSide {
     generation: AtomicU64,
     attempts: AtomicU64,
     reconnect: Mutex<Reconnect>,
-    /// That the gateway cannot be reached was said, and nothing has changed.
-    complained: AtomicBool,
+    /// How much was said of a gateway that cannot be had, while nothing has changed: one of the `SAID`s.
+    said: AtomicU8,
+    /// How often each port was refused in a row. Invariant: as many entries as there are forwards, at most.
+    waits_for_ports: Mutex<HashMap<(Network, u16), u32>>,
 }
+
+const SAID_NOTHING: u8 = 0;
+/// That the gateway is not there.
+const SAID_GONE: u8 = 1;
+/// That it does not let this client in, which is worse, because waiting does not help.
+const SAID_REFUSED: u8 = 2;
 
 impl ClientSide {
     fn connect(self: &Arc<ClientSide>) {
@@ -101,10 +111,14 @@ impl ClientSide {
     /// No tunnel came of it: says so once, and tries again later.
     fn failed(self: &Arc<ClientSide>, why: &str, fatal: bool) {
         let gateway = &self.config.gateway;
-        match self.complained.swap(true, Ordering::Relaxed) || self.remote.is_stopping() {
-            true => log::debug!(event = "connect", gateway:% = gateway; "{why}"),
-            false if fatal => log::error!(event = "tun_auth_fail", gateway:% = gateway; "{why}: trying again, but somebody has to mend this"),
-            false => log::warn!(event = "connect", gateway:% = gateway; "{why}: trying again"),
+        let saying = if fatal { SAID_REFUSED } else { SAID_GONE };
+        let news = self.said.fetch_max(saying, Ordering::Relaxed) < saying && !self.remote.is_stopping();
+        match (news, fatal) {
+            (false, _) => log::debug!(event = "connect", gateway:% = gateway; "{why}"),
+            (true, true) => {
+                log::error!(event = "tun_auth_fail", gateway:% = gateway; "{why}: trying again, but somebody has to mend this")
+            }
+            (true, false) => log::warn!(event = "connect", gateway:% = gateway; "{why}: trying again"),
         }
         self.again(Ended::Failed);
     }
@@ -130,17 +144,28 @@ impl ClientSide {
 
     fn request_port(self: &Arc<ClientSide>, tunnel: &Arc<Tunnel>, request: PortRequest) {
         let port = request.port;
-        if let Err(error) = tunnel.exchange(|session| session.request_port(request)) {
+        let asked = tunnel.exchange(|session| session.is_up().then(|| session.request_port(request)));
+        // A tunnel that has gone has a successor that asks.
+        if let Some(Err(error)) = asked {
             log::warn!(event = "fwd_fail", port; "a port cannot be asked for: {error:?}");
         }
     }
 
+    /// Says so once, and asks again, less and less often.
     fn port_refused(self: &Arc<ClientSide>, tunnel: &Arc<Tunnel>, request: PortRequest, error: PortError) {
         let port = request.port;
-        log::warn!(event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error:?}, trying again");
+        let refusals = {
+            let mut waits = self.waits_for_ports.lock();
+            let refusals = waits.entry((request.network, port)).or_default();
+            *refusals = refusals.saturating_add(1);
+            *refusals
+        };
+        let level = if refusals == 1 { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error:?}, trying again");
+        let wait_ms = (PORT_RETRY_MS << (refusals - 1).min(16)).min(PORT_RETRY_MAX_MS);
         let (side, tunnel) = (self.clone(), tunnel.clone());
         let again = move || side.request_port(&tunnel, request);
-        if let Err(error) = self.remote.after(Duration::from_millis(PORT_RETRY_MS), again) {
+        if let Err(error) = self.remote.after(Duration::from_millis(wait_ms), again) {
             log::debug!(event = "fwd_fail", port; "not trying again: {error}");
         }
     }
@@ -164,7 +189,8 @@ impl Side for ClientSide {
     }
 
     fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
-        self.complained.store(false, Ordering::Relaxed);
+        self.said.store(SAID_NOTHING, Ordering::Relaxed);
+        self.waits_for_ports.lock().clear();
         log::info!(event = "tun_up", tun = tunnel.label(), gateway:% = self.config.gateway,
             group = self.config.group.as_str(); "the gateway is there");
         for request in &self.config.forwards {
@@ -177,6 +203,7 @@ impl Side for ClientSide {
         match event {
             Event::Opened(id, request) => upstream::reach(&self.remote, &self.rules, tunnel, id, request),
             Event::PortOpened { network, port, actual } => {
+                self.waits_for_ports.lock().remove(&(network, port));
                 log::info!(event = "fwd_open", tun = tunnel.label(), net:? = network, port, actual; "the gateway opened a port");
             }
             Event::PortRefused { network, port, error } => {
@@ -198,7 +225,7 @@ impl Side for ClientSide {
         log::log!(level, event = "tun_down", tun = tunnel.label(), gateway:% = self.config.gateway,
             dur_ms = down.lived.as_millis() as u64, up, down = received; "{}", down.why);
         // It was said that the gateway is gone; that it is still gone is not news.
-        self.complained.store(true, Ordering::Relaxed);
+        self.said.fetch_max(SAID_GONE, Ordering::Relaxed);
         self.again(Ended::Lost { lived: down.lived });
     }
 }

@@ -33,37 +33,40 @@ pub fn resolve(
         Host::Name(name) => (name.clone(), target.port()),
     };
     // Whoever comes first takes it: the answer, or the clock.
-    let then = Arc::new(Mutex::new(Some(then)));
-    let answer = {
-        let then = then.clone();
-        move || {
-            let found = look_up(&name, port);
-            if let Some(then) = take(&then) {
-                then(found);
-            }
+    let slot = Arc::new(Mutex::new(Some(then)));
+    let late = slot.clone();
+    let clock = remote.after(Duration::from_millis(RESOLVE_TIMEOUT_MS), move || {
+        give(&late, || Err(NoAddress::Timeout));
+    });
+    let clock = match clock {
+        Ok(clock) => clock,
+        Err(error) => {
+            log::debug!(event = "limit_hit", limit = "lookups"; "{error}");
+            return give(&slot, || Err(NoAddress::Busy));
         }
     };
-    if remote.spawn_blocking(answer).is_err() {
-        if let Some(then) = take(&then) {
-            then(Err(NoAddress::Busy));
-        }
-        return;
-    }
-    let late = then.clone();
-    let clock = remote.after(Duration::from_millis(RESOLVE_TIMEOUT_MS), move || {
-        if let Some(then) = take(&late) {
-            then(Err(NoAddress::Timeout));
+    let answer = slot.clone();
+    let looked = remote.spawn_blocking(move || {
+        // Nobody waits for a lookup that stood in the queue for too long.
+        if answer.lock().is_some() {
+            let found = look_up(&name, port);
+            clock.cancel();
+            give(&answer, || found);
         }
     });
-    if clock.is_err()
-        && let Some(then) = take(&then)
-    {
-        then(Err(NoAddress::Busy));
+    if let Err(error) = looked {
+        log::debug!(event = "limit_hit", limit = "lookups"; "{error}");
+        give(&slot, || Err(NoAddress::Busy));
     }
 }
 
-fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
-    slot.lock().take()
+/// Calls whoever waits in the slot, if nobody has before.
+fn give<T>(slot: &Mutex<Option<impl FnOnce(T)>>, what: impl FnOnce() -> T) {
+    // Bound first: nothing is called with the lock held.
+    let then = slot.lock().take();
+    if let Some(then) = then {
+        then(what());
+    }
 }
 
 fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>, NoAddress> {
@@ -79,7 +82,11 @@ fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>, NoAddress> {
         }
         Err(error) => {
             log::debug!(event = "resolve", name; "{error}");
-            Err(if error.kind() == io::ErrorKind::TimedOut { NoAddress::Timeout } else { NoAddress::NotFound })
+            Err(if error.kind() == io::ErrorKind::TimedOut {
+                NoAddress::Timeout
+            } else {
+                NoAddress::NotFound
+            })
         }
     }
 }

@@ -11,12 +11,13 @@ pub mod registry;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use poller::{Listener, Remote};
 
 use crate::access::AccessLog;
+use crate::limits::PRE_AUTH_MAX;
 use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, GatewayConfig, OpenError, Session};
@@ -65,6 +66,8 @@ pub struct Shared {
     pub access: AccessLog,
     forwards: Forwards,
     sessions: AtomicU64,
+    /// Connections at the tunnel's port that have not proved themselves. Invariant: pre_auth <= PRE_AUTH_MAX.
+    pre_auth: AtomicUsize,
     /// Starts every conn_id of this process, so that a restart does not repeat them.
     seed: u64,
     streams: AtomicU64,
@@ -87,6 +90,7 @@ impl Gateway {
             group: config.group,
             access: config.access,
             sessions: AtomicU64::new(1),
+            pre_auth: AtomicUsize::new(0),
             seed: crate::random()?,
             streams: AtomicU64::new(0),
             remote: remote.clone(),
@@ -150,8 +154,10 @@ pub(crate) fn bind(name: &str, addr: SocketAddr) -> io::Result<TcpListener> {
 pub enum NoStream {
     /// No client of the group is connected.
     NoClient,
-    /// The tunnel has as many streams as it may, or is about to end.
+    /// The tunnel has as many streams as it may.
     Limit,
+    /// Every client of the group is about to leave.
+    Draining,
     /// The host is no name that the tunnel carries.
     Host,
 }
@@ -160,7 +166,8 @@ impl From<OpenError> for NoStream {
     fn from(error: OpenError) -> NoStream {
         match error {
             OpenError::NotUp | OpenError::Role => NoStream::NoClient,
-            OpenError::Limit | OpenError::Draining | OpenError::Exhausted => NoStream::Limit,
+            OpenError::Limit | OpenError::Exhausted => NoStream::Limit,
+            OpenError::Draining => NoStream::Draining,
             OpenError::Host => NoStream::Host,
         }
     }
@@ -181,12 +188,7 @@ impl Shared {
     ///
     /// # Errors
     /// See [`NoStream`].
-    pub fn open(
-        &self,
-        group: &str,
-        mut request: OpenRequest,
-        watcher: Watcher,
-    ) -> Result<Opening, NoStream> {
+    pub fn open(&self, group: &str, mut request: OpenRequest, watcher: Watcher) -> Result<Opening, NoStream> {
         let conn_id = self.next_conn_id();
         request.conn_id = conn_id;
         let member = self.registry.pick(group).ok_or(NoStream::NoClient)?;
@@ -214,17 +216,21 @@ struct GatewaySide(Arc<Shared>);
 
 impl Side for GatewaySide {
     fn begin(&self, _peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
+        let nonce = crate::nonce()?;
+        let room = |strangers| (strangers < PRE_AUTH_MAX).then_some(strangers + 1);
+        if self.0.pre_auth.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+            return Err(io::Error::other(format!(
+                "{PRE_AUTH_MAX} connections have not proved themselves yet"
+            )));
+        }
         let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
-        let config = GatewayConfig {
-            credentials: self.0.clients.clone(),
-            session_id: number,
-            nonce: crate::nonce()?,
-        };
+        let config = GatewayConfig { credentials: self.0.clients.clone(), session_id: number, nonce };
         let session = Session::gateway(config, Instant::now());
         Ok((WebSocket::server(), Tunnel::new(session, format!("t{number}"))))
     }
 
     fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
+        self.0.pre_auth.fetch_sub(1, Ordering::Relaxed);
         let Some(peer) = tunnel.exchange(|session| session.peer().cloned()) else { return };
         let member = Member {
             tunnel: tunnel.clone(),
@@ -241,6 +247,8 @@ impl Side for GatewaySide {
             }
             Joined::Another => None,
             Joined::Replaced(former) => {
+                // At once: its connection may be a dead one that takes long to close, and this one wants the same ports.
+                self.0.forwards.close_all(&former.tunnel);
                 former.tunnel.exchange(|session| session.close(GoAwayCode::Replaced, "a newer connection"));
                 None
             }
@@ -265,6 +273,11 @@ impl Side for GatewaySide {
         }
     }
 
+    fn on_stopping(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
+        // Flows have no end of their own that could be waited for.
+        self.0.forwards.close_all(tunnel);
+    }
+
     fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {
         self.0.forwards.close_all(tunnel);
         let peer = tunnel.exchange(|session| session.peer().cloned());
@@ -273,6 +286,7 @@ impl Side for GatewaySide {
         let via = peer.as_ref().map_or("-", |peer| peer.name.as_str());
         let (down_bytes, up_bytes) = down.bytes;
         if !down.was_up {
+            self.0.pre_auth.fetch_sub(1, Ordering::Relaxed);
             // A stranger at the door, or a client that may not in: no reason to wake anybody.
             let event = if down.fatal { "tun_auth_fail" } else { "refuse" };
             log::info!(event, tun = tunnel.label(), peer:? = down.peer, via; "{}", down.why);
@@ -282,7 +296,8 @@ impl Side for GatewaySide {
         log::log!(level, event = "tun_down", tun = tunnel.label(), peer:? = down.peer, via, group,
             dur_ms = down.lived.as_millis() as u64, up = up_bytes, down = down_bytes; "{}", down.why);
         if left == Some(0) {
-            log::log!(level, event = "group_empty", group; "no client is left");
+            // The loss was said above, as loudly as it deserves.
+            log::info!(event = "group_empty", group; "no client is left");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! * A client is known by its instance, a number it draws when its process starts; each of its connections has a
 //!   higher generation. A higher generation takes the place of a lower one at once.
 //! * Who leaves is named by its tunnel, so the clean-up of an older generation touches nothing of the newer.
-//! * The least busy client is picked, the longest unpicked when several are equal. One that is stopping is not.
+//! * The least busy client is picked, the longest unpicked when several are equal.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -78,12 +78,12 @@ impl Registry {
         Some(left)
     }
 
-    /// The client that carries the next stream of a group.
+    /// The client that carries the next stream of a group: one that is about to leave only when there is no other.
     pub fn pick(&self, group: &str) -> Option<Member> {
         let mut groups = self.groups.lock();
         let members = groups.get_mut(group)?;
-        let open = members.iter().enumerate().filter(|(_, member)| member.tunnel.takes_streams());
-        let (index, _) = open.min_by_key(|(_, member)| member.tunnel.stream_count())?;
+        let busy = |member: &Member| (!member.tunnel.takes_streams(), member.tunnel.stream_count());
+        let (index, _) = members.iter().enumerate().min_by_key(|(_, member)| busy(member))?;
         // To the back, so that equals take turns.
         let member = members.remove(index);
         members.push(member.clone());

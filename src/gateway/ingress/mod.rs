@@ -1,6 +1,7 @@
 //! Where users come in: what the HTTP proxy, SOCKS5 and forwarded ports have in common.
 
 pub mod http;
+mod joined;
 pub mod socks;
 
 use std::net::SocketAddr;
@@ -12,6 +13,8 @@ use crate::proto::frame::{Opened, RefuseCode, ResetCode};
 use crate::proto::session::Refused;
 use crate::record::{AccessRecord, End, Ingress, Phase, Proto, Text, Timers, Who};
 use crate::tunnel::{Broken, Stream};
+
+pub(crate) use joined::Joined;
 
 /// One user's stream on its way to its access line.
 #[derive(Debug)]
@@ -35,6 +38,11 @@ impl Journey {
         self.asked = Instant::now();
         self.record.dst = Text::new(dst(host, port));
         self.record.user = user.map(Text::new).unwrap_or_default();
+    }
+
+    /// The user began earlier than was known.
+    pub(crate) fn began(&mut self, begun: Instant) {
+        self.begun = begun;
     }
 
     /// A stream was opened for it. Gives the stream.
@@ -90,6 +98,23 @@ impl Journey {
     }
 }
 
+/// What became of a stream that is being opened; `None` while nobody knows.
+pub(crate) fn opened(stream: &Stream, journey: &mut Option<Journey>) -> Option<Result<Opened, Verdict>> {
+    match (stream.take_answer(), stream.broken()) {
+        (Some(answer), _) => {
+            if let Some(journey) = journey {
+                journey.answer(&answer);
+            }
+            Some(answer.map_err(|refused| refused.code.into()))
+        }
+        (None, Some(broken)) => {
+            let end = broken_end(broken, Phase::Connect);
+            Some(Err(Verdict { status: 502, text: "the tunnel was lost", end, ..NoStream::NoClient.into() }))
+        }
+        (None, None) => None,
+    }
+}
+
 fn connected_late(code: RefuseCode) -> bool {
     matches!(code, RefuseCode::Refused | RefuseCode::Unreachable | RefuseCode::Timeout)
 }
@@ -112,9 +137,14 @@ impl From<RefuseCode> for Verdict {
     fn from(code: RefuseCode) -> Verdict {
         use crate::proto::socks5::ReplyCode as Reply;
         let (status, text, reply, who, phase, why) = match code {
-            RefuseCode::Refused => {
-                (502, "the target refused the connection", Reply::Refused, Who::TargetReset, Phase::Connect, "refused")
-            }
+            RefuseCode::Refused => (
+                502,
+                "the target refused the connection",
+                Reply::Refused,
+                Who::TargetReset,
+                Phase::Connect,
+                "refused",
+            ),
             RefuseCode::Unreachable => {
                 let text = "there is no way to the target";
                 (502, text, Reply::HostUnreachable, Who::TargetReset, Phase::Connect, "unreachable")
@@ -148,6 +178,7 @@ impl From<NoStream> for Verdict {
         let (status, text, who, why) = match why {
             NoStream::NoClient => (503, "no client of this group is connected", Who::TunnelLost, "no_client"),
             NoStream::Limit => (503, "the tunnel is at its limit of streams", Who::Exhausted, "max_streams"),
+            NoStream::Draining => (503, "the client is stopping", Who::Refused, "drain"),
             NoStream::Host => (400, "the target is no valid host", Who::Refused, "bad_host"),
         };
         Verdict { status, text, reply: Reply::Failed, end: End::new(who, Phase::Queue, why) }

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use poller::{Closed, Connection, Handler, Prepare, Reject};
 
-use super::{Gate, Journey, Verdict, broken_end, closed_end};
+use super::{Gate, Joined, Journey, Verdict, closed_end, opened};
 use crate::limits::{LINGER_MS, SOCKS5_HANDSHAKE_MS};
 use crate::proto::frame::{Network, OpenRequest};
 use crate::proto::socks5::{Event, Socks5};
 use crate::record::{End, Ingress, Phase, Proto, Who};
-use crate::relay::{Flow, Relay};
+use crate::relay::Relay;
 use crate::tunnel::{Stream, Watcher};
 
 /// The handler of the port.
@@ -38,7 +38,7 @@ pub struct User {
 enum Stage {
     Handshake,
     Opening(Stream),
-    Relaying(Relay),
+    Relaying(Box<Joined>),
     /// The last reply is out; what still comes is read and dropped until the user closes.
     Lingering,
 }
@@ -65,7 +65,7 @@ impl Handler for Socks {
     fn on_timer(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
         match cx.stage {
             Stage::Handshake => {
-                self.end(cx, (0, 0), End::new(Who::UserTimeout, Phase::Request, "timeout"));
+                self.handshake_ended(cx, conn, End::new(Who::UserTimeout, Phase::Request, "timeout"));
                 conn.close();
             }
             Stage::Lingering => conn.close(),
@@ -82,26 +82,46 @@ impl Handler for Socks {
     }
 
     fn on_close(&self, cx: &mut User, info: &Closed) {
-        let (phase, bytes) = match &cx.stage {
-            Stage::Handshake => (Phase::Request, (0, 0)),
-            Stage::Opening(_) => (Phase::Connect, (0, 0)),
-            Stage::Relaying(relay) => {
-                relay.abandon(&info.reason);
-                (Phase::Data, (relay.bytes_sent(), relay.bytes_read()))
-            }
-            Stage::Lingering => (Phase::LastData, (0, 0)),
+        let phase = match &mut cx.stage {
+            Stage::Handshake => Phase::Request,
+            Stage::Opening(_) => Phase::Connect,
+            Stage::Relaying(joined) => return joined.closed(&self.0, &info.reason),
+            // Its line was written when the last reply was.
+            Stage::Lingering => return,
         };
-        // Who came and went without a word, such as a health check, made no stream.
-        if info.bytes_in > 0 || !matches!(cx.stage, Stage::Handshake) {
-            self.end(cx, bytes, closed_end(&info.reason, phase));
+        if info.bytes_in > 0 {
+            self.end(cx, closed_end(&info.reason, phase));
         }
     }
 }
 
+/// A handshake that came to nothing, in the words of the log, and the reply that the user got.
+fn unfinished(why: &'static str) -> (Option<u16>, End) {
+    let refused = |phase, why| End::new(Who::Refused, phase, why);
+    match why {
+        "ended" => (None, End::new(Who::UserReset, Phase::Request, "eof")),
+        "password" => (None, refused(Phase::Auth, "auth")),
+        "no-method" => (None, refused(Phase::Auth, "no_method")),
+        "command-unsupported" => (Some(7), refused(Phase::Request, "bad_command")),
+        "address-unsupported" => (Some(8), refused(Phase::Request, "bad_address")),
+        "name-unresolved" => (Some(4), refused(Phase::Request, "bad_host")),
+        "failed" => (Some(1), refused(Phase::Request, "bad_host")),
+        _ => (None, refused(Phase::Request, "bad_request")),
+    }
+}
+
 impl Socks {
-    fn end(&self, cx: &mut User, bytes: (u64, u64), end: End) {
+    fn end(&self, cx: &mut User, end: End) {
         if let Some(journey) = cx.journey.take() {
-            journey.end(&self.0, cx.code, bytes, end);
+            journey.end(&self.0, cx.code, (0, 0), end);
+        }
+    }
+
+    /// Who came and went without a word, such as a health check, made no stream and has no line.
+    fn handshake_ended(&self, cx: &mut User, conn: &Connection, end: End) {
+        match conn.handle().bytes_in() {
+            0 => cx.journey = None,
+            _ => self.end(cx, end),
         }
     }
 
@@ -113,18 +133,10 @@ impl Socks {
             }
         }
         if let Stage::Opening(stream) = &cx.stage {
-            if let Some(answer) = stream.take_answer() {
-                if let Some(journey) = &mut cx.journey {
-                    journey.answer(&answer);
-                }
-                match answer {
-                    Ok(opened) => cx.socks.reply(Ok(opened.addr)),
-                    Err(refused) => self.refuse(cx, refused.code.into()),
-                }
-            } else if let Some(broken) = stream.broken() {
-                let end = broken_end(broken, Phase::Connect);
-                let reply = Verdict::from(crate::gateway::NoStream::NoClient).reply;
-                self.refuse(cx, Verdict { end, reply, ..crate::gateway::NoStream::NoClient.into() });
+            match opened(stream, &mut cx.journey) {
+                Some(Ok(opened)) => cx.socks.reply(Ok(opened.addr)),
+                Some(Err(verdict)) => self.refuse(cx, verdict),
+                None => {}
             }
         }
         while let Some(event) = cx.socks.poll_event() {
@@ -132,14 +144,15 @@ impl Socks {
             match event {
                 Event::Connect { host, port, user } => self.open(cx, conn, host, port, user),
                 Event::Established => {
-                    cx.code = Some(0);
                     if let Stage::Opening(stream) = std::mem::replace(&mut cx.stage, Stage::Lingering) {
-                        conn.clear_timer();
-                        cx.stage = Stage::Relaying(Relay::new(stream));
+                        let joined = Joined::new(Relay::new(stream), cx.journey.take(), Some(0));
+                        cx.stage = Stage::Relaying(Box::new(joined));
                     }
                 }
                 Event::Close(why) => {
-                    self.end(cx, (0, 0), End::new(Who::Refused, Phase::Request, why));
+                    let (code, end) = unfinished(why);
+                    cx.code = cx.code.or(code);
+                    self.handshake_ended(cx, conn, end);
                     cx.stage = Stage::Lingering;
                     conn.shutdown_write();
                     conn.set_timer(Duration::from_millis(LINGER_MS));
@@ -147,7 +160,8 @@ impl Socks {
             }
         }
         conn.output().append(std::mem::take(cx.socks.output()));
-        self.relay(cx, conn)
+        self.relay(cx, conn);
+        Ok(())
     }
 
     fn open(&self, cx: &mut User, conn: &mut Connection, host: String, port: u16, user: Option<String>) {
@@ -165,16 +179,20 @@ impl Socks {
 
     fn refuse(&self, cx: &mut User, verdict: Verdict) {
         cx.code = Some(u16::from(verdict.reply.as_u8()));
-        self.end(cx, (0, 0), verdict.end);
+        self.end(cx, verdict.end);
         cx.socks.reply(Err(verdict.reply));
     }
 
-    fn relay(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn relay(&self, cx: &mut User, conn: &mut Connection) {
         match &mut cx.stage {
             Stage::Handshake => {}
             // The user may talk on before the answer; what is here already is kept.
             Stage::Opening(_) => {
-                if conn.input().is_empty() { conn.resume() } else { conn.pause() }
+                if conn.input().is_empty() {
+                    conn.resume();
+                } else {
+                    conn.pause();
+                }
             }
             Stage::Lingering => {
                 conn.resume();
@@ -183,28 +201,7 @@ impl Socks {
                     conn.close();
                 }
             }
-            Stage::Relaying(relay) => {
-                let flow = relay.pump(conn)?;
-                let bytes = (relay.bytes_sent(), relay.bytes_read());
-                if bytes.1 > 0
-                    && let Some(journey) = &mut cx.journey
-                {
-                    journey.first_byte();
-                }
-                match flow {
-                    Flow::Open => {}
-                    Flow::Done => {
-                        self.end(cx, bytes, End::EOF);
-                        conn.close();
-                    }
-                    Flow::Broken(broken) => {
-                        self.end(cx, bytes, broken_end(broken, Phase::Data));
-                        // Nobody is to take these bytes for all of them.
-                        conn.abort();
-                    }
-                }
-            }
+            Stage::Relaying(joined) => joined.pump(&self.0, conn),
         }
-        Ok(())
     }
 }

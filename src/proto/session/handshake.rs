@@ -119,7 +119,8 @@ impl Session {
             }
             (Phase::AwaitAuth { credentials, hello, welcome }, Frame::Auth(proof)) => {
                 let group = self.peer.as_ref().map_or("", |peer| &peer.group);
-                let ours = auth::check(credentials, group, &proof, hello, welcome).ok_or(Error::Credentials)?;
+                let ours =
+                    auth::check(credentials, group, &proof, hello, welcome).ok_or(Error::Credentials)?;
                 self.control(&Frame::AuthOk(ours), 0);
                 self.up(now);
                 Ok(())

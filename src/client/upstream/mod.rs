@@ -6,17 +6,19 @@
 //!                └────────────────────┴───────────────┴──────────────────────┴──▶ OPEN_ERR with the reason
 //!                                                                    connected ──▶ OPEN_OK, relay
 //! ```
+//! A user who leaves meanwhile, or a tunnel that is lost, ends all of it at once: the stream has an owner from the first
+//! moment, and news of it before the answer can only be its end.
+
+mod udp;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use poller::{
-    Closed, Connection, DatagramHandler, Datagrams, Handle, Handler, Prepare, Reason, Reject, Remote,
-};
+use poller::{Closed, Connection, Handle, Handler, Prepare, Reason, Reject, Remote};
 
 use super::resolve::{NoAddress, resolve};
 use crate::limits::CONNECT_TIMEOUT_MS;
@@ -26,11 +28,11 @@ use crate::proto::target::{Rules, Target};
 use crate::relay::{Flow, Relay};
 use crate::tunnel::{Broken, Stream, StreamWatcher, Tunnel, Watcher};
 
-/// A stream whose target is being reached.
+/// A stream whose target is being reached. Dropped without an answer, it is reset.
 struct Reaching {
     remote: Remote,
-    tunnel: Arc<Tunnel>,
-    id: StreamId,
+    stream: Stream,
+    attempt: Arc<Attempt>,
     network: Network,
     conn_id: u64,
     target: Target,
@@ -40,22 +42,34 @@ struct Reaching {
     /// Allowed addresses that were not tried.
     left: VecDeque<SocketAddr>,
     deadline: Instant,
-    /// The dial that is under way, for whoever learns that nobody waits for it any more.
-    dialed: Arc<Mutex<Option<Handle>>>,
 }
 
-/// Ends a dial that nobody waits for any more: the user has left, or the tunnel is gone.
-struct Leaver {
-    tunnel: Arc<Tunnel>,
-    dialed: Arc<Mutex<Option<Handle>>>,
+/// The dial under way, for the one who hears that nobody waits for it any more.
+#[derive(Default)]
+struct Attempt(Mutex<Dialing>);
+
+#[derive(Default)]
+struct Dialing {
+    dial: Option<Handle>,
+    unwanted: bool,
 }
 
-impl StreamWatcher for Leaver {
-    fn on_stream(&self, id: StreamId) {
-        if !self.tunnel.contains(id)
-            && let Some(dialed) = &*self.dialed.lock()
-        {
-            dialed.abort();
+impl Attempt {
+    fn dials(&self, dial: Handle) {
+        let mut dialing = self.0.lock();
+        if dialing.unwanted {
+            dial.abort();
+        }
+        dialing.dial = Some(dial);
+    }
+}
+
+impl StreamWatcher for Attempt {
+    fn on_stream(&self, _id: StreamId) {
+        let mut dialing = self.0.lock();
+        dialing.unwanted = true;
+        if let Some(dial) = &dialing.dial {
+            dial.abort();
         }
     }
 }
@@ -63,7 +77,10 @@ impl StreamWatcher for Leaver {
 /// Reaches the target of a stream.
 pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: StreamId, request: OpenRequest) {
     let now = Instant::now();
-    let refuse = |code| tunnel.exchange(|session| answered(session.refuse(id, code, 0, 0)));
+    let attempt = Arc::new(Attempt::default());
+    let watcher = Watcher::Call(attempt.clone() as Arc<dyn StreamWatcher>);
+    let Some(stream) = tunnel.take_on(id, watcher) else { return };
+    let refuse = |code| stream.exchange(|session, id| answered(session.refuse(id, code, 0, 0)));
     let target = match Target::new(&request.host, request.port) {
         Ok(target) => target,
         Err(error) => {
@@ -78,8 +95,8 @@ pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: Stre
     }
     let mut reaching = Reaching {
         remote: remote.clone(),
-        tunnel: tunnel.clone(),
-        id,
+        stream,
+        attempt,
         network: request.network,
         conn_id: request.conn_id,
         target: target.clone(),
@@ -88,11 +105,12 @@ pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: Stre
         dialing: now,
         left: VecDeque::new(),
         deadline: now + Duration::from_millis(CONNECT_TIMEOUT_MS),
-        dialed: Arc::default(),
     };
-    tunnel.watch(id, Arc::new(Leaver { tunnel: tunnel.clone(), dialed: reaching.dialed.clone() }));
     let rules = rules.clone();
     resolve(remote, &target, move |found| {
+        if reaching.stream.is_closed() {
+            return;
+        }
         reaching.resolve_us = micros(reaching.begun);
         reaching.dialing = Instant::now();
         match found {
@@ -138,7 +156,7 @@ impl Reaching {
     fn refuse(&self, code: RefuseCode) {
         let (resolve_us, connect_us) = (self.resolve_us, micros(self.dialing));
         log::debug!(event = "stream", conn_id = crate::conn_label(self.conn_id), dst:% = self.target; "not reached: {code:?}");
-        self.tunnel.exchange(|session| answered(session.refuse(self.id, code, resolve_us, connect_us)));
+        self.stream.exchange(|session, id| answered(session.refuse(id, code, resolve_us, connect_us)));
     }
 
     fn opened(&self, addr: SocketAddr) -> Opened {
@@ -147,7 +165,7 @@ impl Reaching {
 
     /// Tries the next address; `code` is what the last one came to.
     fn next(mut self, code: RefuseCode) {
-        if !self.tunnel.contains(self.id) {
+        if self.stream.is_closed() {
             return;
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
@@ -155,25 +173,21 @@ impl Reaching {
             return self.refuse(code);
         };
         if self.network == Network::Udp {
-            return udp(self, addr);
+            return udp::join(self, addr);
         }
-        let Some(carrier) = self.tunnel.carrier().cloned() else { return };
-        let (remote, tunnel, id) = (self.remote.clone(), self.tunnel.clone(), self.id);
-        let (conn_id, resolve_us, dialed) = (self.conn_id, self.resolve_us, self.dialed.clone());
-        match remote.dial_near(&carrier, addr, left, Dial(Mutex::new(Some((self, addr))))) {
-            Ok(handle) => {
-                *dialed.lock() = Some(handle);
-                // The stream may have gone before there was anything to end.
-                Leaver { tunnel, dialed }.on_stream(id);
-            }
+        let Some(carrier) = self.stream.tunnel().carrier().cloned() else { return };
+        let (remote, attempt) = (self.remote.clone(), self.attempt.clone());
+        let dial = Arc::new(Dial(Mutex::new(Some((self, addr)))));
+        match remote.dial_near::<Dial>(&carrier, addr, left, dial.clone()) {
+            Ok(handle) => attempt.dials(handle),
             Err(error) => {
-                // What would have answered went with the dial.
-                let (level, code) = match remote.is_stopping() {
-                    true => (log::Level::Debug, RefuseCode::Draining),
-                    false => (log::Level::Warn, RefuseCode::Limit),
-                };
-                log::log!(level, event = "limit_hit", conn_id = crate::conn_label(conn_id), dst:% = addr; "no connection to a target: {error}");
-                tunnel.exchange(|session| answered(session.refuse(id, code, resolve_us, 0)));
+                // No socket, so no connection that could tell: here is the only one who can answer.
+                let reaching = dial.0.lock().take();
+                if let Some((reaching, _)) = reaching {
+                    log::info!(event = "limit_hit", conn_id = crate::conn_label(reaching.conn_id), dst:% = addr; "no connection to a target: {error}");
+                    let stopping = remote.is_stopping();
+                    reaching.refuse(if stopping { RefuseCode::Draining } else { RefuseCode::Limit });
+                }
             }
         }
     }
@@ -210,21 +224,22 @@ impl Handler for Dial {
         let Stage::Dialing(reaching, addr) = std::mem::replace(&mut cx.stage, Stage::Over) else {
             return Ok(());
         };
-        let watcher = Watcher::Connection(conn.handle());
-        let Some(stream) = reaching.tunnel.take_on(reaching.id, watcher) else {
+        let opened = reaching.opened(addr);
+        reaching.stream.watch(Watcher::Connection(conn.handle()));
+        if reaching.stream.exchange(|session, id| session.accept(id, opened)).is_err() {
             // The user left before the target was reached.
             conn.close();
             return Ok(());
-        };
-        let opened = reaching.opened(addr);
+        }
         log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id), dst:% = reaching.target, ip:% = addr; "established");
-        stream.exchange(|session, id| answered(session.accept(id, opened)));
-        cx.stage = Stage::Relaying(Relay::new(stream));
-        self.pump(cx, conn)
+        cx.stage = Stage::Relaying(Relay::new(reaching.stream));
+        pump(cx, conn);
+        Ok(())
     }
 
     fn on_request(&self, cx: &mut TargetConn, conn: &mut Connection) -> poller::Result {
-        self.pump(cx, conn)
+        pump(cx, conn);
+        Ok(())
     }
 
     fn on_shutdown(&self, _cx: &mut TargetConn, _conn: &mut Connection) -> poller::Result {
@@ -254,89 +269,14 @@ impl Handler for Dial {
     }
 }
 
-impl Dial {
-    fn pump(&self, cx: &mut TargetConn, conn: &mut Connection) -> poller::Result {
-        let Stage::Relaying(relay) = &mut cx.stage else { return Ok(()) };
-        match relay.pump(conn)? {
-            Flow::Open => return Ok(()),
-            Flow::Done => conn.close(),
-            // Not needed any more is no reason to tell the target of a fault.
-            Flow::Broken(Broken::Reset(ResetCode::Cancelled)) => conn.close(),
-            Flow::Broken(_) => conn.abort(),
-        }
-        cx.stage = Stage::Over;
-        Ok(())
+fn pump(cx: &mut TargetConn, conn: &mut Connection) {
+    let Stage::Relaying(relay) = &mut cx.stage else { return };
+    match relay.pump(conn) {
+        Flow::Open => return,
+        Flow::Done => conn.close(),
+        // Not needed any more is no reason to tell the target of a fault.
+        Flow::Broken(Broken::Reset(ResetCode::Cancelled)) => conn.close(),
+        Flow::Broken(_) => conn.abort(),
     }
-}
-
-/// A UDP target: one socket a stream.
-struct UdpTarget {
-    addr: SocketAddr,
-    /// `None` once closed.
-    stream: Mutex<Option<Stream>>,
-    socket: Mutex<Option<Datagrams>>,
-}
-
-fn udp(reaching: Reaching, addr: SocketAddr) {
-    let any: SocketAddr =
-        if addr.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let target = Arc::new(UdpTarget { addr, stream: Mutex::new(None), socket: Mutex::new(None) });
-    // Connected, so that the kernel drops what comes from anybody else.
-    let socket = UdpSocket::bind(any)
-        .and_then(|socket| socket.connect(addr).map(|()| socket))
-        .and_then(|socket| reaching.remote.datagrams(socket, UdpReceiver(target.clone())));
-    let socket = match socket {
-        Ok(socket) => socket,
-        Err(error) => {
-            log::debug!(event = "stream", conn_id = crate::conn_label(reaching.conn_id), ip:% = addr; "{error}");
-            return reaching.refuse(RefuseCode::Unreachable);
-        }
-    };
-    let watcher = Watcher::Call(target.clone() as Arc<dyn StreamWatcher>);
-    match reaching.tunnel.take_on(reaching.id, watcher) {
-        None => socket.close(),
-        Some(stream) => {
-            *target.socket.lock() = Some(socket);
-            let opened = reaching.opened(addr);
-            let id = stream.id();
-            *target.stream.lock() = Some(stream);
-            reaching.tunnel.exchange(|session| answered(session.accept(id, opened)));
-        }
-    }
-}
-
-impl StreamWatcher for UdpTarget {
-    fn on_stream(&self, _id: StreamId) {
-        let mut slot = self.stream.lock();
-        let Some(stream) = &*slot else { return };
-        let socket = self.socket.lock().clone();
-        while let Some(data) = stream.exchange(|session, id| session.read_datagram(id)) {
-            let sent = socket.as_ref().map(|socket| socket.send_to(&data, self.addr));
-            if let Some(Err(error)) = sent {
-                log::debug!(event = "udp", ip:% = self.addr; "a datagram is dropped: {error}");
-            }
-        }
-        if stream.is_closed() || stream.broken().is_some() {
-            *slot = None;
-            if let Some(socket) = self.socket.lock().take() {
-                socket.close();
-            }
-        }
-    }
-}
-
-/// Takes what a UDP target answers.
-struct UdpReceiver(Arc<UdpTarget>);
-
-impl DatagramHandler for UdpReceiver {
-    fn on_datagram(&self, _socket: &Datagrams, _from: SocketAddr, data: &[u8]) {
-        if let Some(stream) = &*self.0.stream.lock() {
-            let data = bytes::Bytes::copy_from_slice(data);
-            stream.exchange(|session, id| session.send_datagram(id, data));
-        }
-    }
-
-    fn on_error(&self, _socket: &Datagrams, error: &io::Error) {
-        log::debug!(event = "udp", ip:% = self.0.addr; "{error}");
-    }
+    cx.stage = Stage::Over;
 }

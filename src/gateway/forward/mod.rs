@@ -1,0 +1,182 @@
+//! Ports that clients open on the gateway: TCP connections and UDP flows, each a stream to the target behind the
+//! client that opened the port.
+//!
+//! * A port belongs to the tunnel that asked for it. When the tunnel goes, stops, or is replaced by a newer one of the
+//!   same client, its ports are closed and free again.
+//! * TCP connections and UDP flows are in files of their own.
+
+mod tcp;
+mod udp;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use poller::{Datagrams, Listener};
+
+use super::ingress::{Gate, Journey, Verdict};
+use super::{NoStream, Opening};
+use crate::proto::frame::{Network, OpenRequest, PortError, PortRequest};
+use crate::record::{Ingress, Proto};
+use crate::tunnel::{Stream, Tunnel, Watcher};
+use tcp::Tcp;
+use udp::{Receiver, Udp};
+
+/// The ports of all tunnels.
+pub(super) struct Forwards {
+    /// Where ports are opened: the address that tunnels arrive at.
+    ip: IpAddr,
+    /// The session bounds how many ports a client may have.
+    open: Mutex<Vec<Open>>,
+}
+
+struct Open {
+    tunnel: Arc<Tunnel>,
+    network: Network,
+    /// As it was asked for.
+    port: u16,
+    door: Door,
+}
+
+enum Door {
+    Tcp(Listener),
+    Udp(Datagrams, Arc<Udp>),
+}
+
+impl Door {
+    fn close(&self) {
+        match self {
+            Door::Tcp(listener) => listener.close(),
+            Door::Udp(socket, udp) => {
+                socket.close();
+                udp.close();
+            }
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        match self {
+            Door::Tcp(listener) => listener.local_addr(),
+            Door::Udp(socket, _) => socket.local_addr(),
+        }
+    }
+}
+
+impl Forwards {
+    pub(super) fn new(ip: IpAddr) -> Forwards {
+        Forwards { ip, open: Mutex::new(Vec::new()) }
+    }
+
+    /// Opens a port for a tunnel and answers the client.
+    pub(super) fn open(&self, gate: &Gate, tunnel: &Arc<Tunnel>, request: PortRequest) {
+        let PortRequest { network, port, .. } = request;
+        let to = super::ingress::dst(&request.host, request.target_port);
+        let answer = match self.bind(gate, tunnel, request) {
+            Ok(door) => {
+                let addr = door.addr();
+                self.open.lock().push(Open { tunnel: tunnel.clone(), network, port, door });
+                log::info!(event = "fwd_open", tun = tunnel.label(), net = word(network), addr:% = addr, dst = to; "a port is open");
+                Ok(addr.port())
+            }
+            Err(error) => {
+                // The client says it to whom it concerns, and asks again.
+                log::debug!(event = "refuse", tun = tunnel.label(), net = word(network), port; "a client's port cannot be opened: {error}");
+                Err(match error.kind() {
+                    io::ErrorKind::AddrInUse => PortError::InUse,
+                    io::ErrorKind::PermissionDenied => PortError::Forbidden,
+                    _ => PortError::Failed,
+                })
+            }
+        };
+        if tunnel.exchange(|session| session.answer_port(network, port, answer)).is_err() {
+            self.close(tunnel, network, port);
+        }
+    }
+
+    fn bind(&self, gate: &Gate, tunnel: &Arc<Tunnel>, request: PortRequest) -> io::Result<Door> {
+        let addr = SocketAddr::new(self.ip, request.port);
+        let peer = tunnel.exchange(|session| session.peer().cloned());
+        let (via, group) = peer.map(|peer| (peer.name.as_str().into(), peer.group)).unwrap_or_default();
+        let (host, port) = (request.host, request.target_port);
+        let way = Way { gate: gate.clone(), tunnel: tunnel.clone(), via, group, host, port };
+        match request.network {
+            Network::Tcp => {
+                let listener = std::net::TcpListener::bind(addr)?;
+                Ok(Door::Tcp(gate.remote.serve(listener, Tcp(way))?))
+            }
+            Network::Udp => {
+                let socket = UdpSocket::bind(addr)?;
+                let udp = Udp::new(way);
+                let socket = gate.remote.datagrams(socket, Receiver(udp.clone()))?;
+                Ok(Door::Udp(socket, udp))
+            }
+        }
+    }
+
+    /// Closes one port; only the tunnel that opened it can.
+    pub(super) fn close(&self, tunnel: &Arc<Tunnel>, network: Network, port: u16) {
+        self.close_where(|open| {
+            Arc::ptr_eq(&open.tunnel, tunnel) && open.network == network && open.port == port
+        });
+    }
+
+    /// Closes all ports of a tunnel.
+    pub(super) fn close_all(&self, tunnel: &Arc<Tunnel>) {
+        self.close_where(|open| Arc::ptr_eq(&open.tunnel, tunnel));
+    }
+
+    fn close_where(&self, which: impl Fn(&Open) -> bool) {
+        let closed: Vec<Open> = self.open.lock().extract_if(.., |open| which(open)).collect();
+        for open in closed {
+            open.door.close();
+            log::info!(event = "fwd_close", tun = open.tunnel.label(), net = word(open.network),
+                addr:% = open.door.addr(); "a port is closed");
+        }
+    }
+}
+
+fn word(network: Network) -> &'static str {
+    match network {
+        Network::Tcp => "tcp",
+        Network::Udp => "udp",
+    }
+}
+
+/// From a port to its target.
+struct Way {
+    gate: Gate,
+    tunnel: Arc<Tunnel>,
+    via: Arc<str>,
+    group: String,
+    host: String,
+    port: u16,
+}
+
+impl Way {
+    fn journey(&self, proto: Proto, user: Option<SocketAddr>) -> Journey {
+        let mut journey = Journey::new(proto, Ingress::Forward, user, Instant::now());
+        journey.asked(&self.host, self.port, None);
+        journey
+    }
+
+    fn open(
+        &self,
+        network: Network,
+        user: Option<SocketAddr>,
+        watcher: Watcher,
+        journey: &mut Journey,
+    ) -> Result<Stream, Verdict> {
+        let conn_id = self.gate.next_conn_id();
+        let request =
+            OpenRequest { network, host: self.host.clone(), port: self.port, conn_id, user_addr: user };
+        match self.tunnel.open(request, watcher) {
+            Ok(stream) => {
+                let opening = Opening { stream, via: self.via.clone(), conn_id };
+                Ok(journey.opening(opening, &self.group))
+            }
+            Err(error) => Err(NoStream::from(error).into()),
+        }
+    }
+}

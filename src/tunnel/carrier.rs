@@ -1,0 +1,356 @@
+//! The connection that carries a session: from the socket through the WebSocket into the session, and back.
+//!
+//! ```text
+//!   on_connect ─▶ upgrade ─▶ handshake ─▶ up ─▶ ... ─▶ an end is known ─▶ last words ─▶ closed ─▶ streams, side told
+//!                    └──────────┴─ bytes bounded            └── at most TUNNEL_GOODBYE_MS ──┘
+//! ```
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use linkbuffer::LinkBuffer;
+use poller::{Closed, Connection, Handler, Prepare, Reject};
+
+use super::{Broken, CarrierState, Tunnel};
+use crate::limits::{
+    PRE_AUTH_BYTES_MAX, TUNNEL_GOODBYE_MS, TUNNEL_MESSAGE_BYTES, TUNNEL_OUTPUT_BYTES, TUNNEL_TURN_BYTES_MAX,
+};
+use crate::proto::frame::{GoAwayCode, ResetCode};
+use crate::proto::session::{self, Event};
+use crate::proto::ws::{self, WebSocket};
+
+/// What is different between the two ends of a tunnel.
+pub trait Side: Send + Sync + Sized + 'static {
+    /// Makes the two machines for a new carrier.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers; the connection is then refused.
+    fn begin(&self, peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)>;
+
+    /// Both sides have proved themselves.
+    fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>);
+
+    /// An event that is not about a stream with a watcher: a stream that the peer opened, or a port.
+    fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event);
+
+    /// The event loop is stopping: no new streams; the tunnel leaves after the last one.
+    fn on_stopping(self: &Arc<Self>, _tunnel: &Arc<Tunnel>) {}
+
+    /// The carrier is gone; every stream has been told. Called once for every tunnel that was begun and registered.
+    fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down);
+}
+
+/// How a tunnel ended.
+#[derive(Debug)]
+pub struct Down {
+    /// The other end.
+    pub peer: Option<SocketAddr>,
+    /// Whether it had been up.
+    pub was_up: bool,
+    /// How long it had been there.
+    pub lived: Duration,
+    /// Why, for people.
+    pub why: String,
+    /// One of the two sides ended it on purpose.
+    pub on_purpose: bool,
+    /// Trying again is pointless until somebody changes something.
+    pub fatal: bool,
+    /// Bytes sent and received by the carrier.
+    pub bytes: (u64, u64),
+}
+
+/// The carrier's handler, for either side.
+pub struct Carrier<S>(pub Arc<S>);
+
+/// What belongs to one carrier.
+pub struct CarrierContext {
+    ws: WebSocket,
+    tunnel: Arc<Tunnel>,
+    up: bool,
+    /// Why it ends, as soon as that is known.
+    end: Option<End>,
+    /// The last words are on their way; until then they may be.
+    goodbye: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum End {
+    Session(session::Error),
+    WebSocket(ws::Error),
+    /// The peer said goodbye; whether it meant to.
+    Peer(String, bool),
+    /// This side did.
+    Purpose,
+    /// Bytes without end from somebody who has not proved anything.
+    Stranger,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Session(error) => error.fmt(f),
+            End::WebSocket(error) => error.fmt(f),
+            End::Peer(words, _) => f.write_str(words),
+            End::Purpose => f.write_str("closed by this side"),
+            End::Stranger => f.write_str("too many bytes before the handshake was done"),
+        }
+    }
+}
+
+impl<S: Side> Handler for Carrier<S> {
+    type Context = CarrierContext;
+
+    fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<CarrierContext, Reject> {
+        let (ws, tunnel) = self.0.begin(conn.peer_addr()).map_err(|error| Reject(error.to_string()))?;
+        Ok(CarrierContext { ws, tunnel, up: false, end: None, goodbye: None })
+    }
+
+    fn on_connect(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
+        if cx.tunnel.carrier.set(conn.handle()).is_err() {
+            return Err("a tunnel has one carrier".into());
+        }
+        self.advance(cx, conn)
+    }
+
+    fn on_request(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
+        if cx.end.is_none() {
+            cx.receive(conn);
+        }
+        self.advance(cx, conn)
+    }
+
+    fn on_timer(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
+        let outcome = cx.tunnel.inner.lock().session.handle_timeout(Instant::now());
+        if let Err(error) = outcome {
+            cx.end.get_or_insert(End::Session(error));
+        }
+        self.advance(cx, conn)
+    }
+
+    fn on_shutdown(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
+        cx.tunnel.stop();
+        self.0.on_stopping(&cx.tunnel);
+        self.advance(cx, conn)
+    }
+
+    fn on_close(&self, cx: &mut CarrierContext, info: &Closed) {
+        let shutdown = info.reason == poller::Reason::Shutdown;
+        // What still was open at the deadline was ended by us and not by a fault of the tunnel.
+        cx.tunnel.lose(if shutdown { Broken::Reset(ResetCode::Stopping) } else { Broken::Lost });
+        let (fatal, on_purpose) = match &cx.end {
+            Some(End::Session(error)) => (!error.retry(), false),
+            Some(End::Peer(_, on_purpose)) => (false, *on_purpose),
+            Some(End::Purpose) => (false, true),
+            Some(End::WebSocket(_) | End::Stranger) | None => (false, false),
+        };
+        let why = match &cx.end {
+            Some(end) => end.to_string(),
+            None => info.reason.to_string(),
+        };
+        let lived = cx.tunnel.started.elapsed();
+        let bytes = (info.bytes_out, info.bytes_in);
+        let on_purpose = on_purpose || shutdown;
+        self.0.on_down(
+            &cx.tunnel,
+            &Down { peer: info.peer, was_up: cx.up, lived, why, on_purpose, fatal, bytes },
+        );
+    }
+}
+
+impl CarrierContext {
+    /// From the socket through the WebSocket into the session.
+    fn receive(&mut self, conn: &mut Connection) {
+        let now = Instant::now();
+        let ended = conn.input_ended();
+        if conn.input().is_empty() && !ended {
+            return;
+        }
+        let taken = self.ws.handle_input(conn.input());
+        while let Some(message) = self.ws.poll_message() {
+            let outcome = self.tunnel.inner.lock().session.handle_input(message, now);
+            if let Err(error) = outcome {
+                self.end.get_or_insert(End::Session(error));
+                return;
+            }
+        }
+        let taken = match ended {
+            true => taken.and_then(|()| self.ws.handle_end()),
+            false => taken,
+        };
+        if let Err(error) = taken {
+            self.end.get_or_insert(End::WebSocket(error));
+        } else if self.ws.is_closed() {
+            let (words, on_purpose) = match self.ws.peer_close() {
+                Some((code, words)) => {
+                    (format!("closed by the peer: {code} {words}"), matches!(code, 1000 | 1001))
+                }
+                None => ("closed by the peer".into(), true),
+            };
+            self.end.get_or_insert(End::Peer(words, on_purpose));
+        } else if !self.up
+            && conn.handle().bytes_in() > PRE_AUTH_BYTES_MAX
+            && !self.tunnel.inner.lock().session.is_up()
+        {
+            self.end.get_or_insert(End::Stranger);
+        }
+    }
+
+    /// From the session through the WebSocket to the socket, as far as the kernel takes it. A send that fails needs
+    /// nothing here: the connection knows, and closes with that error.
+    fn transmit(&mut self, conn: &mut Connection) -> poller::Result {
+        let mut sent = 0;
+        loop {
+            self.ws.poll_output(conn.output());
+            let mut more = self.ws.is_open();
+            while more && conn.output().len() < TUNNEL_OUTPUT_BYTES {
+                let mut message = LinkBuffer::new();
+                let bytes =
+                    self.tunnel.inner.lock().session.poll_transmit(TUNNEL_MESSAGE_BYTES, &mut message);
+                more = bytes > 0;
+                sent += bytes;
+                if more {
+                    self.ws.send(message)?;
+                    self.ws.poll_output(conn.output());
+                }
+            }
+            if conn.flush().is_err() || !conn.output().is_empty() || !more || sent >= TUNNEL_TURN_BYTES_MAX {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Rests until there is news, unless there is some already: then another turn follows, after the others'.
+    fn rest(&mut self, conn: &mut Connection) {
+        let blocked = !conn.output().is_empty();
+        if blocked {
+            conn.wake_on_progress();
+        }
+        let (settled, deadline, again) = {
+            let inner = &mut *self.tunnel.inner.lock();
+            let settled = self.tunnel.settle(inner);
+            let sends = inner.session.wants_transmit() && self.ws.is_open() && !blocked;
+            let again = sends || inner.has_news();
+            inner.carrier = match (again, blocked) {
+                (true, _) => CarrierState::Awake,
+                (false, true) => CarrierState::Blocked,
+                (false, false) => CarrierState::Idle,
+            };
+            (settled, inner.session.poll_timeout(), again)
+        };
+        settled.woken.iter().for_each(poller::Handle::wake);
+        match deadline {
+            Some(at) => conn.set_timer_at(at),
+            None => conn.clear_timer(),
+        }
+        if again {
+            conn.handle().wake();
+        }
+    }
+
+    /// Says the last words, such as why a client is refused, and closes when they have left, or late.
+    fn part(&mut self, conn: &mut Connection, end: &End) -> poller::Result {
+        let now = Instant::now();
+        let until = match self.goodbye {
+            Some(until) => until,
+            None => {
+                let (code, words) = match end {
+                    End::Session(error) => (error.close_code(), error.to_string()),
+                    End::Purpose => (1001, String::new()),
+                    End::Stranger => (1008, String::new()),
+                    End::WebSocket(_) | End::Peer(..) => (1000, String::new()),
+                };
+                self.transmit(conn)?;
+                self.ws.close(code, &words);
+                self.ws.poll_output(conn.output());
+                let until = now + Duration::from_millis(TUNNEL_GOODBYE_MS);
+                *self.goodbye.insert(until)
+            }
+        };
+        if conn.flush().is_err() {
+            // It closes with that error.
+            return Ok(());
+        }
+        // Who does not answer does not listen either.
+        let late = now >= until || matches!(end, End::Session(session::Error::PeerLost));
+        match (conn.output().is_empty(), late) {
+            (true, _) => conn.close(),
+            (false, true) => conn.abort(),
+            (false, false) => {
+                conn.set_timer_at(until);
+                conn.wake_on_progress();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: Side> Carrier<S> {
+    /// Does everything that can be done now: tells the side, sends, sets the timer, ends.
+    fn advance(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
+        self.news(cx);
+        if cx.end.is_none() {
+            cx.transmit(conn)?;
+            // Sending may have ended the last stream.
+            self.news(cx);
+        }
+        match cx.end.take() {
+            None => cx.rest(conn),
+            Some(end) => {
+                let parted = cx.part(conn, &end);
+                cx.end = Some(end);
+                parted?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells streams and side what happened, until nothing has.
+    fn news(&self, cx: &mut CarrierContext) {
+        loop {
+            let (settled, events, calls) = {
+                let inner = &mut *cx.tunnel.inner.lock();
+                inner.carrier = CarrierState::Awake;
+                let settled = cx.tunnel.settle(inner);
+                if inner.is_done() && cx.end.is_none() {
+                    cx.end = Some(End::Purpose);
+                    inner.session.close(GoAwayCode::Stop, "");
+                }
+                (settled, std::mem::take(&mut inner.events), std::mem::take(&mut inner.calls))
+            };
+            settled.woken.iter().for_each(poller::Handle::wake);
+            if events.is_empty() && calls.is_empty() {
+                return;
+            }
+            for (id, watcher) in calls {
+                watcher.on_stream(id);
+            }
+            for event in events {
+                self.tell(cx, event);
+            }
+        }
+    }
+
+    fn tell(&self, cx: &mut CarrierContext, event: Event) {
+        match event {
+            Event::Up => {
+                cx.up = true;
+                self.0.on_up(&cx.tunnel);
+            }
+            Event::Lost(session::Lost::PeerClosed(code, words)) => {
+                let on_purpose = matches!(code, GoAwayCode::Stop | GoAwayCode::Replaced);
+                cx.end.get_or_insert(End::Peer(format!("closed by the peer: {code:?} {words}"), on_purpose));
+            }
+            Event::Lost(session::Lost::Failed(error)) => {
+                cx.end.get_or_insert(End::Session(error));
+            }
+            Event::Lost(session::Lost::Closed(_)) => {
+                cx.end.get_or_insert(End::Purpose);
+            }
+            Event::Draining => {}
+            event => self.0.on_event(&cx.tunnel, event),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! A session and the connection that carries it.
+//!
+//! ```text
+//!   user's or target's           Stream                Tunnel                    Carrier
+//!   connection ──────────▶ exchange(|session| ..) ─▶ lock ─▶ session ─▶ wake ─▶ poll_transmit ─▶ WebSocket ─▶ socket
+//!              ◀────────── wake ◀──── settle ◀─────── lock ◀─ session ◀──────── handle_input ◀── WebSocket ◀─ socket
+//! ```
+//! * The session stands behind one short lock that is never held over I/O or a callback. Whoever has used it settles
+//!   what came of that: streams are woken, events for the side are queued, the carrier is woken to send.
+//! * A [`Stream`] is owned by the one connection that it is joined to. Dropping it resets what is left of it.
+//! * The carrier's connection owns the WebSocket. When it closes, for whatever reason, every stream is told, and then
+//!   the side, once. A stream whose session ended is [`Broken::Lost`], whichever of the two it hears of first.
+//! * Stopping: the session drains, so that the peer opens no more streams; the carrier leaves after the last one.
+
+mod carrier;
+mod stream;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use poller::Handle;
+
+use crate::proto::frame::{GoAwayCode, OpenRequest};
+use crate::proto::session::{Event, OpenError, Session, StreamId};
+
+pub use carrier::{Carrier, CarrierContext, Down, Side};
+use stream::Notes;
+pub use stream::{Broken, Stream, StreamWatcher, Watcher};
+
+/// A session, as everyone who has a stream in it sees it.
+pub struct Tunnel {
+    inner: Mutex<Inner>,
+    carrier: OnceLock<Handle>,
+    label: String,
+    started: Instant,
+    /// Copies of what stands behind the lock, for those who choose between tunnels.
+    stream_count: AtomicUsize,
+    takes_streams: AtomicBool,
+}
+
+struct Inner {
+    session: Session,
+    /// Streams that somebody owns. Those that the peer opened and nobody has taken on yet are in the session alone.
+    streams: HashMap<StreamId, Entry>,
+    /// What the side has to be told, in order. The session bounds how many events a peer can cause.
+    events: VecDeque<Event>,
+    /// Watchers that the carrier has to call.
+    calls: Vec<(StreamId, Arc<dyn StreamWatcher>)>,
+    carrier: CarrierState,
+    /// No new streams, and the carrier closes after the last one.
+    stopping: bool,
+    /// The carrier is gone.
+    lost: bool,
+}
+
+/// Whether the carrier has to be woken when there is something for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CarrierState {
+    /// It rests: anything wakes it.
+    Idle,
+    /// It runs, or will: it looks at everything under the lock before it rests.
+    Awake,
+    /// Its socket takes no more: what is to be sent can wait until it does, events cannot.
+    Blocked,
+}
+
+struct Entry {
+    watcher: Watcher,
+    notes: Arc<Mutex<Notes>>,
+}
+
+/// What settling left to do once the lock is released.
+struct Settled {
+    woken: Vec<Handle>,
+    /// The carrier has something to send, or its side something to hear.
+    carrier: bool,
+}
+
+impl Inner {
+    /// Nothing keeps a carrier that stops.
+    fn is_done(&self) -> bool {
+        self.stopping && self.streams.is_empty() && self.session.stream_count() == 0
+    }
+
+    /// Whether the carrier has something to do besides sending.
+    fn has_news(&self) -> bool {
+        !self.events.is_empty() || !self.calls.is_empty() || self.is_done()
+    }
+
+    fn settle(&mut self) -> Settled {
+        let mut woken = Vec::new();
+        let mut last = None;
+        while let Some(event) = self.session.poll_event() {
+            let Some(id) = subject(&event) else {
+                self.events.push_back(event);
+                continue;
+            };
+            let Some(entry) = self.streams.get(&id) else {
+                // A stream that the peer opened: the side attaches a watcher when it takes it on.
+                if matches!(event, Event::Opened(..)) {
+                    self.events.push_back(event);
+                }
+                continue;
+            };
+            let closed = matches!(event, Event::Closed(_));
+            entry.notes.lock().note(event, self.session.end().is_some());
+            // Several events in a row are one piece of news.
+            if last.replace(id) != Some(id) {
+                match &entry.watcher {
+                    Watcher::Connection(handle) => woken.push(handle.clone()),
+                    Watcher::Call(watcher) => self.calls.push((id, watcher.clone())),
+                }
+            }
+            if closed {
+                self.streams.remove(&id);
+            }
+        }
+        let carrier = match self.carrier {
+            CarrierState::Idle => self.session.wants_transmit() || self.has_news(),
+            CarrierState::Blocked => self.has_news(),
+            CarrierState::Awake => false,
+        };
+        if carrier {
+            self.carrier = CarrierState::Awake;
+        }
+        Settled { woken, carrier }
+    }
+}
+
+/// The stream that an event is about.
+fn subject(event: &Event) -> Option<StreamId> {
+    match event {
+        Event::Opened(id, _)
+        | Event::Accepted(id, _)
+        | Event::Refused(id, _)
+        | Event::Readable(id)
+        | Event::Writable(id)
+        | Event::Stopped(id, _)
+        | Event::Reset(id, _)
+        | Event::Closed(id) => Some(*id),
+        _ => None,
+    }
+}
+
+impl Tunnel {
+    /// A tunnel whose carrier is about to be registered.
+    pub fn new(session: Session, label: String) -> Arc<Tunnel> {
+        let inner = Inner {
+            session,
+            streams: HashMap::new(),
+            events: VecDeque::new(),
+            calls: Vec::new(),
+            // Its first turn looks at everything.
+            carrier: CarrierState::Awake,
+            stopping: false,
+            lost: false,
+        };
+        Arc::new(Tunnel {
+            inner: Mutex::new(inner),
+            carrier: OnceLock::new(),
+            label,
+            started: Instant::now(),
+            stream_count: AtomicUsize::new(0),
+            takes_streams: AtomicBool::new(false),
+        })
+    }
+
+    /// The session's label in the logs.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The connection that carries it, once there is one.
+    pub fn carrier(&self) -> Option<&Handle> {
+        self.carrier.get()
+    }
+
+    /// Streams that are open.
+    pub fn stream_count(&self) -> usize {
+        self.stream_count.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is worth asking for a stream: it is up, and neither side is leaving.
+    pub fn takes_streams(&self) -> bool {
+        self.takes_streams.load(Ordering::Relaxed)
+    }
+
+    /// Uses the session, then wakes whomever that concerns.
+    pub fn exchange<R>(&self, with: impl FnOnce(&mut Session) -> R) -> R {
+        self.change(|inner| with(&mut inner.session))
+    }
+
+    /// Whether a stream is still in the session.
+    pub fn has_stream(&self, id: StreamId) -> bool {
+        self.inner.lock().session.contains(id)
+    }
+
+    /// The one way to use what stands behind the lock: settled before it is released, told after.
+    fn change<R>(&self, with: impl FnOnce(&mut Inner) -> R) -> R {
+        let (result, settled) = {
+            let inner = &mut *self.inner.lock();
+            let result = with(inner);
+            (result, self.settle(inner))
+        };
+        if settled.carrier
+            && let Some(carrier) = self.carrier.get()
+        {
+            carrier.wake();
+        }
+        settled.woken.iter().for_each(Handle::wake);
+        result
+    }
+
+    fn settle(&self, inner: &mut Inner) -> Settled {
+        let settled = inner.settle();
+        let takes = inner.session.is_up() && !inner.session.is_draining() && !inner.stopping && !inner.lost;
+        self.stream_count.store(inner.streams.len(), Ordering::Relaxed);
+        self.takes_streams.store(takes, Ordering::Relaxed);
+        settled
+    }
+
+    /// Opens a stream to a target behind the client.
+    ///
+    /// # Errors
+    /// As [`Session::open`]; a tunnel that is stopping or gone is not up.
+    pub fn open(self: &Arc<Tunnel>, request: OpenRequest, watcher: Watcher) -> Result<Stream, OpenError> {
+        self.change(|inner| {
+            if inner.lost {
+                return Err(OpenError::NotUp);
+            }
+            if inner.stopping {
+                return Err(OpenError::Draining);
+            }
+            let id = inner.session.open(request)?;
+            Ok(self.enter(inner, id, watcher))
+        })
+    }
+
+    /// Takes on a stream that the peer opened; `None` when it has gone meanwhile.
+    pub fn take_on(self: &Arc<Tunnel>, id: StreamId, watcher: Watcher) -> Option<Stream> {
+        self.change(|inner| {
+            let there = !inner.lost && inner.session.contains(id);
+            there.then(|| self.enter(inner, id, watcher))
+        })
+    }
+
+    fn enter(self: &Arc<Tunnel>, inner: &mut Inner, id: StreamId, watcher: Watcher) -> Stream {
+        let notes = Arc::new(Mutex::new(Notes::default()));
+        inner.streams.insert(id, Entry { watcher, notes: notes.clone() });
+        Stream::new(self.clone(), id, notes)
+    }
+
+    /// News of a stream goes elsewhere from now on.
+    fn watch(&self, id: StreamId, watcher: Watcher) {
+        if let Some(entry) = self.inner.lock().streams.get_mut(&id) {
+            entry.watcher = watcher;
+        }
+    }
+
+    /// No new streams from either side; the carrier leaves after the last one.
+    fn stop(&self) {
+        self.change(|inner| {
+            inner.stopping = true;
+            inner.session.drain();
+        });
+    }
+
+    /// The carrier is gone: every stream is told how.
+    fn lose(&self, how: Broken) {
+        let (woken, calls) = {
+            let inner = &mut *self.inner.lock();
+            inner.lost = true;
+            // First, so that closing the session finds no stream to speak of.
+            let mut woken = Vec::new();
+            for (id, entry) in inner.streams.drain() {
+                entry.notes.lock().lose(how);
+                match entry.watcher {
+                    Watcher::Connection(handle) => woken.push(handle),
+                    Watcher::Call(watcher) => inner.calls.push((id, watcher)),
+                }
+            }
+            inner.session.close(GoAwayCode::Stop, "");
+            let calls = std::mem::take(&mut inner.calls);
+            (woken.into_iter().chain(self.settle(inner).woken).collect::<Vec<_>>(), calls)
+        };
+        woken.iter().for_each(Handle::wake);
+        calls.iter().for_each(|(id, watcher)| watcher.on_stream(*id));
+    }
+}

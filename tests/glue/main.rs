@@ -1,0 +1,8 @@
+//! The glue between connections and tunnels, over loopback inside this process: what happens at the edges.
+
+// A test that cannot go on says where.
+#![allow(clippy::unwrap_used)]
+
+mod streams;
+mod support;
+mod tunnels;

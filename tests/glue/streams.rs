@@ -1,0 +1,169 @@
+//! The ends of streams: what each side sees of the other's, and what is written down.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use poller::EventLoop;
+use socket2::{Domain, Socket, Type};
+
+use crate::support::*;
+
+// proves S-16: a client that cannot dial says so, and the user gets an answer
+#[test]
+fn a_dial_that_cannot_even_begin_is_answered() {
+    let world = World::new();
+    // Room for the tunnel alone.
+    let clients = EventLoop::builder().polls(1).connections_max(1).build().unwrap();
+    world.client(&clients, Vec::new());
+    let (_listener, addr) = listen();
+    let mut user = world.connect(addr);
+    assert!(head(&mut user).starts_with("HTTP/1.1 503 "));
+    assert_eq!(value(&world.lines.first(), "end"), "RQ");
+}
+
+/// An address at which SYNs are not answered, and what keeps it so.
+fn silent_address() -> (SocketAddr, Vec<Socket>) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&localhost().into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut kept = vec![listener];
+    for _ in 0..4 {
+        let filler = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        filler.set_nonblocking(true).unwrap();
+        // In progress, or established: it fills the backlog either way.
+        filler.connect(&addr.into()).ok();
+        kept.push(filler);
+    }
+    (addr, kept)
+}
+
+// proves S-17, T15: opening and leaving in a loop leaves no dials behind
+#[test]
+fn a_user_who_leaves_takes_the_dial_along() {
+    let world = World::new();
+    let clients = event_loop();
+    world.client(&clients, Vec::new());
+    let (addr, _kept) = silent_address();
+    let user = world.connect(addr);
+    until("the dial", || clients.connections() == 2);
+    reset(user);
+    until("the dial's end", || clients.connections() == 1);
+    assert_eq!(value(&world.lines.first(), "end"), "CC");
+}
+
+// proves S-09: a reset is passed on as one, so that half an upload is not taken for all of it
+#[test]
+fn the_target_of_a_user_who_resets_sees_a_reset() {
+    let world = World::new();
+    let clients = event_loop();
+    world.client(&clients, Vec::new());
+    let (listener, addr) = listen();
+    let mut user = world.connected(addr);
+    let mut target = accept(&listener);
+    user.write_all(b"half").unwrap();
+    let mut half = [0; 4];
+    target.read_exact(&mut half).unwrap();
+    reset(user);
+    assert_eq!(target.read(&mut half).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let line = world.lines.first();
+    assert_eq!((value(&line, "end"), value(&line, "why"), value(&line, "up")), ("CD", "rst", "4"));
+}
+
+// proves S-05, S-58: who writes to a user that has gone finds a user's reset, not a fault of ours
+#[test]
+fn a_send_that_fails_is_the_users_reset() {
+    let world = World::new();
+    let clients = event_loop();
+    world.client(&clients, Vec::new());
+    let (listener, addr) = listen();
+    for turn in 0..8 {
+        let mut user = world.connected(addr);
+        let mut target = accept(&listener);
+        let flood = std::thread::spawn(move || while target.write_all(&[7; 64 << 10]).is_ok() {});
+        let mut some = [0; 32 << 10];
+        user.read_exact(&mut some).unwrap();
+        reset(user);
+        flood.join().unwrap();
+        until("the line", || world.lines.all().len() > turn);
+    }
+    for line in world.lines.all() {
+        assert_eq!(value(&line, "end"), "CD", "{line}");
+    }
+}
+
+// proves L-22 for relays: the target ends first, the user has said all, and some of it still waits for the window
+#[test]
+fn what_a_user_sent_before_its_end_arrives_after_the_targets_end() {
+    const BYTES: usize = 2 << 20;
+    let world = World::new();
+    let clients = event_loop();
+    world.client(&clients, Vec::new());
+    let (listener, addr) = listen();
+    let mut user = dial(world.gateway.http_addr());
+    // Everything behind the request at once, so that it waits in the gateway when the target answers.
+    let mut all = format!("CONNECT {addr} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes();
+    all.resize(all.len() + BYTES, b'x');
+    let sender = {
+        let mut user = user.try_clone().unwrap();
+        std::thread::spawn(move || {
+            user.write_all(&all).unwrap();
+            user.shutdown(Shutdown::Write).unwrap();
+        })
+    };
+    let mut target = accept(&listener);
+    target.shutdown(Shutdown::Write).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut got = 0;
+    let mut some = vec![0; 64 << 10];
+    loop {
+        match target.read(&mut some).unwrap() {
+            0 => break,
+            n => got += n,
+        }
+    }
+    assert_eq!(got, BYTES);
+    sender.join().unwrap();
+    head(&mut user);
+    assert_eq!(user.read(&mut some).unwrap(), 0);
+    let line = world.lines.first();
+    assert_eq!((value(&line, "end"), value(&line, "up")), ("--", "2097152"));
+}
+
+/// What one SOCKS5 user's words come to in the access log.
+#[track_caller]
+fn check_socks(words: &[u8], want: Option<(&str, &str, &str)>) {
+    let world = World::with_users();
+    let mut user = dial(world.gateway.socks_addr().unwrap());
+    user.write_all(words).unwrap();
+    user.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    user.read_to_end(&mut answer).unwrap();
+    drop(user);
+    until("the user's end", || world.gateway_loop.connections() == 0);
+    match want {
+        Some(want) => {
+            let line = world.lines.first();
+            assert_eq!((value(&line, "code"), value(&line, "end"), value(&line, "why")), want);
+        }
+        None => {
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!(world.lines.all(), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn socks_handshakes_that_come_to_nothing_are_written_down_in_the_words_of_the_log() {
+    // A health check made no stream.
+    check_socks(b"", None);
+    check_socks(b"\x05", Some(("-", "CR", "eof")));
+    check_socks(b"\x04\x01", Some(("-", "PR", "bad_request")));
+    check_socks(b"\x05\x01\x00", Some(("-", "PA", "no_method")));
+    check_socks(b"\x05\x01\x02\x01\x01g\x05wrong", Some(("-", "PA", "auth")));
+    check_socks(
+        b"\x05\x01\x02\x01\x01g\x06secret\x05\x02\x00\x01\0\0\0\0\0\0",
+        Some(("7", "PR", "bad_command")),
+    );
+}

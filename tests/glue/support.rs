@@ -1,0 +1,249 @@
+//! A gateway and clients inside this process, and what their users and targets need.
+
+use std::io::{self, Read as _, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyproxy::access::AccessLog;
+use anyproxy::client;
+use anyproxy::gateway::{self, Gateway};
+use anyproxy::logfmt::Stamp;
+use anyproxy::proto::credentials::{Credentials, Secret};
+use anyproxy::proto::frame::PortRequest;
+use anyproxy::proto::session::{ClientConfig, Event, Session};
+use anyproxy::proto::target::{Rules, Target};
+use anyproxy::proto::ws::{TUNNEL_PATH, WebSocket};
+use linkbuffer::LinkBuffer;
+use poller::EventLoop;
+
+pub(crate) const GROUP: &str = "g";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the access lines go.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    pub(crate) fn all(&self) -> Vec<String> {
+        let bytes = self.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Waits for the first access line.
+    #[track_caller]
+    pub(crate) fn first(&self) -> String {
+        until("an access line", || !self.all().is_empty());
+        self.all().remove(0)
+    }
+}
+
+/// The value of a key in an access line.
+pub(crate) fn value<'a>(line: &'a str, key: &str) -> &'a str {
+    let key = format!(" {key}=");
+    let from = line.find(&key).unwrap_or_else(|| panic!("no {key} in {line}")) + key.len();
+    line[from..].split(' ').next().unwrap()
+}
+
+#[track_caller]
+pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A gateway on an event loop of its own. Fields drop in order: connections end first.
+pub(crate) struct World {
+    pub(crate) gateway_loop: EventLoop,
+    pub(crate) gateway: Gateway,
+    pub(crate) lines: Lines,
+    secret: Option<Secret>,
+}
+
+pub(crate) fn localhost() -> SocketAddr {
+    ([127, 0, 0, 1], 0).into()
+}
+
+impl World {
+    /// A gateway that asks its users for nothing.
+    pub(crate) fn new() -> World {
+        World::with(false)
+    }
+
+    /// A gateway that asks its users for the group's name and password.
+    pub(crate) fn with_users() -> World {
+        World::with(true)
+    }
+
+    fn with(ask: bool) -> World {
+        let secret = Secret::new("secret").unwrap();
+        let mut clients = Credentials::new();
+        clients.insert(GROUP, secret.clone()).unwrap();
+        let clients = Arc::new(clients);
+        let users = if ask { clients.clone() } else { Arc::new(Credentials::new()) };
+        let lines = Lines::default();
+        let gateway_loop = EventLoop::builder().polls(1).build().unwrap();
+        let config = gateway::Config {
+            tunnel: localhost(),
+            http: localhost(),
+            socks: Some(localhost()),
+            clients,
+            users,
+            group: GROUP.into(),
+            access: AccessLog::start(Box::new(lines.clone()), Stamp::Time).unwrap(),
+        };
+        let gateway = Gateway::start(gateway_loop.remote(), config).unwrap();
+        World { gateway_loop, gateway, lines, secret: Some(secret) }
+    }
+
+    /// A client that reaches everything on this machine.
+    pub(crate) fn client(&self, event_loop: &EventLoop, forwards: Vec<PortRequest>) {
+        let before = self.gateway.client_count();
+        let config = client::Config {
+            gateway: target(self.gateway.tunnel_addr()),
+            group: GROUP.into(),
+            secret: self.secret.clone(),
+            name: "c".into(),
+            rules: Rules::open_local(),
+            forwards,
+            on_up: Box::new(|| ()),
+        };
+        client::start(event_loop.remote(), config).unwrap();
+        until("the tunnel", || self.gateway.client_count() > before);
+    }
+
+    /// A user who has asked for a CONNECT.
+    pub(crate) fn connect(&self, to: SocketAddr) -> TcpStream {
+        let mut user = dial(self.gateway.http_addr());
+        write!(user, "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").unwrap();
+        user
+    }
+
+    /// A user who is joined to the target.
+    pub(crate) fn connected(&self, to: SocketAddr) -> TcpStream {
+        let mut user = self.connect(to);
+        assert!(head(&mut user).starts_with("HTTP/1.1 200 "));
+        user
+    }
+}
+
+pub(crate) fn target(addr: SocketAddr) -> Target {
+    Target::from_address(addr.ip(), addr.port()).unwrap()
+}
+
+pub(crate) fn event_loop() -> EventLoop {
+    EventLoop::builder().polls(1).build().unwrap()
+}
+
+pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
+    let user = TcpStream::connect(addr).unwrap();
+    user.set_read_timeout(Some(PATIENCE)).unwrap();
+    user.set_write_timeout(Some(PATIENCE)).unwrap();
+    user
+}
+
+pub(crate) fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind(localhost()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
+    let (target, _) = listener.accept().unwrap();
+    target.set_read_timeout(Some(PATIENCE)).unwrap();
+    target.set_write_timeout(Some(PATIENCE)).unwrap();
+    target
+}
+
+/// Reads up to the empty line.
+pub(crate) fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "the head ended early: {head:?}");
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Closes with a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    socket2::Socket::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// A client that does what it is told: the session over a blocking socket.
+pub(crate) struct Puppet {
+    socket: TcpStream,
+    ws: WebSocket,
+    pub(crate) session: Session,
+}
+
+impl Puppet {
+    pub(crate) fn new(world: &World, instance: u64, generation: u64) -> Puppet {
+        let config = ClientConfig {
+            name: "puppet".into(),
+            group: GROUP.into(),
+            secret: world.secret.clone(),
+            instance,
+            generation,
+            nonce: [7; 32],
+        };
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        // Little, so that a puppet that does not read is felt soon.
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        socket.connect(&world.gateway.tunnel_addr().into()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut puppet = Puppet {
+            socket: socket.into(),
+            ws: WebSocket::client("gateway", TUNNEL_PATH),
+            session: Session::client(config, Instant::now()),
+        };
+        assert_eq!(puppet.next(), Event::Up);
+        puppet
+    }
+
+    /// Sends what there is to send.
+    pub(crate) fn send(&mut self) {
+        let mut out = LinkBuffer::new();
+        self.ws.poll_output(&mut out);
+        let mut message = LinkBuffer::new();
+        if self.ws.is_open() && self.session.poll_transmit(64 << 10, &mut message) > 0 {
+            self.ws.send(message).unwrap();
+        }
+        self.ws.poll_output(&mut out);
+        self.socket.write_all(&out.read_vec(out.len()).unwrap()).unwrap();
+    }
+
+    /// Waits for the next event.
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.session.poll_event() {
+                return event;
+            }
+            self.send();
+            let mut bytes = [0; 4096];
+            let n = self.socket.read(&mut bytes).unwrap();
+            assert!(n > 0, "the gateway has closed the tunnel");
+            let mut input = LinkBuffer::new();
+            input.write(&bytes[..n]);
+            self.ws.handle_input(&mut input).unwrap();
+            while let Some(message) = self.ws.poll_message() {
+                self.session.handle_input(message, Instant::now()).unwrap();
+            }
+        }
+    }
+}

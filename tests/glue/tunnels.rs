@@ -1,0 +1,226 @@
+//! Tunnels that come, are replaced, stop and go.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyproxy::client;
+use anyproxy::limits::{PRE_AUTH_MAX, TUNNEL_GOODBYE_MS};
+use anyproxy::proto::frame::{Network, Opened, PortError, PortRequest};
+use anyproxy::proto::session::Event;
+use anyproxy::proto::target::Rules;
+
+use crate::support::*;
+
+/// CPU time of one event loop's threads, by their name.
+fn cpu_ticks(name: &str) -> u64 {
+    let mut ticks = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+        if let Some((head, rest)) = stat.rsplit_once(')')
+            && head.contains(name)
+        {
+            let fields: Vec<&str> = rest.split_whitespace().collect();
+            ticks += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        }
+    }
+    ticks
+}
+
+// A gateway that takes the connection and is silent must not keep the client busy.
+#[test]
+fn a_client_that_waits_for_its_upgrade_rests() {
+    let (_listener, addr) = listen();
+    let event_loop = poller::EventLoop::builder().name("resting").polls(1).build().unwrap();
+    let config = client::Config {
+        gateway: target(addr),
+        group: String::new(),
+        secret: None,
+        name: "c".into(),
+        rules: Rules::open_local(),
+        forwards: Vec::new(),
+        on_up: Box::new(|| ()),
+    };
+    client::start(event_loop.remote(), config).unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    let ticks = cpu_ticks("resting");
+    assert!(ticks < 20, "{ticks} ticks of 10 ms in 600 ms");
+}
+
+// proves S-38, S-11: who is replaced tells the users that waited for an answer through it
+#[test]
+fn a_user_who_waits_for_an_answer_hears_that_the_tunnel_was_replaced() {
+    let world = World::new();
+    let mut first = Puppet::new(&world, 1, 1);
+    until("the client", || world.gateway.client_count() == 1);
+    let (_listener, addr) = listen();
+    let mut user = world.connect(addr);
+    assert!(matches!(first.next(), Event::Opened(..)));
+    let _second = Puppet::new(&world, 1, 2);
+    assert!(head(&mut user).starts_with("HTTP/1.1 502 "));
+    assert_eq!(value(&world.lines.first(), "end"), "TC");
+    // The clean-up of the old one touches nothing of the new one.
+    drop(first);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(world.gateway.client_count(), 1);
+}
+
+// proves S-56: the ports of a connection that was replaced are free at once, not when it has gone
+#[test]
+fn a_port_goes_over_to_the_newer_connection() {
+    let world = World::new();
+    let port = listen().1.port();
+    let request = PortRequest { network: Network::Tcp, port, host: "127.0.0.1".into(), target_port: 1 };
+    let mut first = Puppet::new(&world, 1, 1);
+    first.session.request_port(request.clone()).unwrap();
+    assert_eq!(first.next(), Event::PortOpened { network: Network::Tcp, port, actual: port });
+    let mut second = Puppet::new(&world, 1, 2);
+    let begun = Instant::now();
+    loop {
+        second.session.request_port(request.clone()).unwrap();
+        match second.next() {
+            Event::PortOpened { .. } => break,
+            Event::PortRefused { error: PortError::InUse, .. } => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1), "the port is still the old connection's");
+    }
+    drop(first);
+    std::thread::sleep(Duration::from_millis(50));
+    TcpStream::connect(("127.0.0.1", port)).expect("the port stays open when the old connection goes");
+}
+
+// proves T17: strangers at the tunnel's port are bounded, and one that leaves makes room
+#[test]
+fn strangers_at_the_tunnels_port_are_bounded() {
+    let world = World::new();
+    let strangers: Vec<TcpStream> = (0..PRE_AUTH_MAX).map(|_| dial(world.gateway.tunnel_addr())).collect();
+    until("the strangers", || world.gateway_loop.connections() == PRE_AUTH_MAX);
+    let mut one_more = dial(world.gateway.tunnel_addr());
+    match one_more.read(&mut [0]) {
+        Ok(n) => assert_eq!(n, 0),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+    drop(strangers);
+    until("room", || world.gateway_loop.connections() == 0);
+    Puppet::new(&world, 1, 1);
+}
+
+// proves T17: who has not proved itself cannot make the gateway hold much
+#[test]
+fn a_stranger_who_talks_too_much_is_cut_off() {
+    let world = World::new();
+    let mut stranger = dial(world.gateway.tunnel_addr());
+    stranger
+        .write_all(
+            b"GET /tunnel HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: anyproxy.1\r\n\r\n",
+        )
+        .unwrap();
+    assert!(head(&mut stranger).starts_with("HTTP/1.1 101 "));
+    // One message of a megabyte is announced, and never ends.
+    stranger.write_all(&[0x82, 0xff, 0, 0, 0, 0, 0, 0x0f, 0, 0, 1, 2, 3, 4]).unwrap();
+    for _ in 0..64 {
+        if stranger.write_all(&[0; 8 << 10]).is_err() {
+            break;
+        }
+    }
+    until("its end", || world.gateway_loop.connections() == 0);
+}
+
+// proves S-44: what is being opened when the client is told to stop gets its answer
+#[test]
+fn a_stopping_client_finishes_what_is_being_opened() {
+    let world = World::new();
+    let clients = event_loop();
+    world.client(&clients, Vec::new());
+    let (listener, addr) = listen();
+    let mut user = world.connected(addr);
+    let mut target = accept(&listener);
+    let stopping = std::thread::spawn(move || clients.shutdown(Duration::from_secs(5)));
+    // A stream that is open goes on; the gateway opens no other through a client that stops.
+    std::thread::sleep(Duration::from_millis(100));
+    let mut late = world.connect(addr);
+    assert!(head(&mut late).starts_with("HTTP/1.1 503 "));
+    target.write_all(b"still here").unwrap();
+    let mut words = [0; 10];
+    user.read_exact(&mut words).unwrap();
+    drop((user, target));
+    assert!(stopping.join().unwrap(), "everything had ended by itself");
+    assert_eq!(value(&world.lines.first(), "why"), "drain");
+}
+
+// proves S-45, S-47: a gateway with nothing but idle connections stops at once
+#[test]
+fn a_gateway_with_idle_users_stops_at_once() {
+    let world = World::new();
+    let clients = event_loop();
+    let port = listen().1.port();
+    let request = PortRequest { network: Network::Udp, port, host: "127.0.0.1".into(), target_port: 1 };
+    world.client(&clients, vec![request]);
+    let socket = std::net::UdpSocket::bind(localhost()).unwrap();
+    until("a flow", || {
+        socket.send_to(b"x", ("127.0.0.1", port)).unwrap();
+        world.gateway.stream_count() == 1
+    });
+    let _idle = dial(world.gateway.http_addr());
+    let World { gateway_loop, gateway: _gateway, lines, .. } = world;
+    let begun = Instant::now();
+    assert!(gateway_loop.shutdown(Duration::from_secs(5)));
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert_eq!(value(&lines.first(), "end"), "KD");
+}
+
+// proves T11: last words that do not leave hold nobody up
+#[test]
+fn a_goodbye_to_a_peer_that_does_not_read_is_short() {
+    let goodbye = Duration::from_millis(TUNNEL_GOODBYE_MS);
+    // A full socket sometimes takes a last piece after all: then there was nothing to wait for.
+    for _ in 0..10 {
+        let took = goodbye_to_a_full_socket();
+        assert!(took < goodbye + Duration::from_secs(1), "{took:?}");
+        if took >= goodbye / 2 {
+            return;
+        }
+    }
+    panic!("the socket was never full");
+}
+
+/// How long a replaced tunnel takes to close that has much to send to a peer that does not read.
+fn goodbye_to_a_full_socket() -> Duration {
+    const USERS: usize = 48;
+    let world = World::new();
+    let mut first = Puppet::new(&world, 1, 1);
+    let (_listener, addr) = listen();
+    let mut users = Vec::new();
+    while users.len() < USERS {
+        let mut user = world.connect(addr);
+        let id = loop {
+            if let Event::Opened(id, _) = first.next() {
+                break id;
+            }
+        };
+        let opened = Opened { addr: None, resolve_us: 0, connect_us: 0 };
+        first.session.accept(id, opened).unwrap();
+        first.send();
+        head(&mut user);
+        users.push(user);
+    }
+    // More than the sockets between gateway and puppet hold.
+    users.iter().for_each(|user| user.set_nonblocking(true).unwrap());
+    let mut moved = Instant::now();
+    while moved.elapsed() < Duration::from_millis(300) {
+        for user in &mut users {
+            if user.write(&[0; 64 << 10]).is_ok() {
+                moved = Instant::now();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let begun = Instant::now();
+    let _second = Puppet::new(&world, 1, 2);
+    until("the old connection's end", || world.gateway_loop.connections() == 1);
+    begun.elapsed()
+}
