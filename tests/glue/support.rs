@@ -201,8 +201,13 @@ impl Puppet {
             generation,
             nonce: [7; 32],
         };
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        // Little, so that a puppet that does not read is felt soon.
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        socket.connect(&world.gateway.tunnel_addr().into()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut puppet = Puppet {
-            socket: dial(world.gateway.tunnel_addr()),
+            socket: socket.into(),
             ws: WebSocket::client("gateway", TUNNEL_PATH),
             session: Session::client(config, Instant::now()),
         };
@@ -220,6 +225,11 @@ impl Puppet {
         }
         self.ws.poll_output(&mut out);
         self.socket.write_all(&out.read_vec(out.len()).unwrap()).unwrap();
+    }
+
+    /// Sends a WebSocket ping, to which the gateway has to say something.
+    pub(crate) fn ping(&mut self) {
+        self.socket.write_all(&[0x89, 0x80, 0, 0, 0, 0]).unwrap();
     }
 
     /// Waits for the next event.
