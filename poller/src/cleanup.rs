@@ -56,7 +56,7 @@ impl Core {
         let unsent = self.conn.dropped + self.conn.output.len() + shared.outbox.lock().bytes.len();
         let cut_off = unsent > 0 || close.closer == Closer::Panic;
         if let Some(socket) = self.conn.socket.take()
-            && (cut_off || (close.abort && close.closer == Closer::User))
+            && (cut_off || (close.abort && matches!(close.closer, Closer::User | Closer::Shutdown)))
         {
             // The peer must not take for whole what was cut off. Best effort: without it the peer sees an ordinary end.
             if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
