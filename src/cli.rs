@@ -6,6 +6,7 @@
 mod password;
 mod values;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -254,6 +255,13 @@ impl TryFrom<RawClient> for Client {
         for (flag, len) in [("allow", allow.len()), ("deny", deny.len()), ("forward", forwards.len())] {
             if len > CLI_RULES_MAX {
                 return Err(format!("anyproxy: --{flag}: given {len} times, at most {CLI_RULES_MAX}"));
+            }
+        }
+        // A port has one target, and is spoken of by its number.
+        let mut ports = HashSet::new();
+        for Forward { network, port, .. } in &forwards {
+            if !ports.insert((*network, *port)) {
+                return Err(format!("anyproxy: --forward {port}: given twice for {network}"));
             }
         }
         Ok(Client { gateway, group: group.read()?, name, allow, deny, forwards })

@@ -46,6 +46,12 @@ pub const SOCKS5_MESSAGE_BYTES_MAX: usize = 513;
 
 /// One frame and one message, by the length that is declared.
 pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// The longest header of a frame: two bytes, a length of eight, a mask of four.
+pub const WEBSOCKET_HEADER_BYTES_MAX: usize = 14;
+/// The longest payload of a control frame (RFC 6455, section 5.5).
+pub const WEBSOCKET_CONTROL_BYTES_MAX: usize = 125;
+/// Less input than this at a time is copied behind what waits; it is what a linked piece may cost.
+pub const WEBSOCKET_PACKED_BYTES_MAX: usize = 4 << 10;
 /// The head of the upgrade, the empty line included.
 pub const WEBSOCKET_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Fields in the head of the upgrade.
@@ -107,6 +113,8 @@ pub mod http {
     pub const CHUNK_EXTENSION_MAX_BYTES: usize = 256;
     /// Most chunk framing beyond what the payload is worth, in one body (see `ChunkReader`).
     pub const CHUNK_EXCESS_MAX_BYTES: u64 = 16 << 10;
+    /// Framing that comes free with each chunk: a size, two line ends, and some more.
+    pub const CHUNK_FREE_BYTES: u64 = 16;
     /// Hexadecimal digits in a chunk size: what a u64 holds.
     pub const CHUNK_SIZE_MAX_DIGITS: u8 = 16;
     /// Longest trailer section, line ends included.

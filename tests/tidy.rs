@@ -122,9 +122,12 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
 }
 
-/// The list of files that may hold `unsafe` is empty, tests included.
+/// The files that may hold `unsafe`, each for a reason that its head gives.
+const UNSAFE_ALLOWED: [&str; 1] = ["linkbuffer/tests/allocations.rs"];
+
+/// No `unsafe`, tests included, but where it is allowed.
 fn no_unsafe(path: &Path, text: &str, faults: &mut Vec<String>) {
-    if !is_rust(path) {
+    if !is_rust(path) || UNSAFE_ALLOWED.iter().any(|allowed| path == Path::new(allowed)) {
         return;
     }
     for (i, line) in text.lines().enumerate() {
@@ -136,7 +139,7 @@ fn no_unsafe(path: &Path, text: &str, faults: &mut Vec<String>) {
 
 /// Protocol code has no reactor, no socket and no clock.
 fn sans_io(path: &Path, text: &str, faults: &mut Vec<String>) {
-    if !path.starts_with("src/proto") || !is_rust(path) {
+    if !path.starts_with("src/proto") || !is_rust(path) || is_test(path) {
         return;
     }
     const FORBIDDEN: [&str; 8] = [

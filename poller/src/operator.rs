@@ -298,6 +298,12 @@ impl Core {
         let conn = &mut self.conn;
         match catch_unwind(AssertUnwindSafe(|| callback(session.as_mut(), conn))) {
             Ok(Ok(())) => true,
+            // A handler that passes on what its flush said adds nothing: the broken connection is the reason.
+            Ok(Err(_)) if self.conn.broken.is_some() => {
+                self.details.fault = self.details.fault.or(self.conn.broken);
+                shared.state.close_as_owner(Closer::Error, true);
+                false
+            }
             Ok(Err(error)) => {
                 self.details.handler.get_or_insert(error.to_string());
                 shared.state.close_as_owner(Closer::Handler, false);

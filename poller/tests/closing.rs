@@ -204,6 +204,27 @@ fn input_before_a_reset_survives_that_sending_fails() {
     log.expect(&[At::Dropped]);
 }
 
+// proves L-15, L-12: a handler that passes on what its flush said is not the one who closed
+#[test]
+fn a_flush_that_fails_is_the_connections_fault() {
+    let event_loop = one_poll();
+    let (go, wait) = crossbeam_channel::bounded::<()>(1);
+    let (addr, log) = Probe::new(move |at, conn| {
+        if at == At::Connect {
+            poller::blocking(|| wait.recv_timeout(PATIENCE))?;
+            conn.output().write(b"nobody takes this any more");
+            conn.flush()?;
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    reset(connect(addr));
+    go.send(()).expect("waited for");
+    let closed = log.until(At::Close).closed.expect("told");
+    let fault = Fault { kind: std::io::ErrorKind::ConnectionReset, errno: Some(libc::ECONNRESET) };
+    assert_eq!(closed.reason, Reason::Error(fault));
+}
+
 /// How the peer leaves.
 fn leave(user: TcpStream, how: usize) {
     match how % 2 {

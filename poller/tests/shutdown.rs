@@ -83,6 +83,24 @@ fn what_does_not_end_is_forced_at_the_deadline() {
     assert!(matches!(handle.send(Bytes::new()), Err(SendError::Closed(_))));
 }
 
+// proves L-29, L-23: that it was ended by force shows also when nothing was left to be sent
+#[test]
+fn a_forced_end_looks_like_none() {
+    let event_loop = event_loop();
+    let (addr, log) = Probe::new(|at, conn| match at {
+        At::Shutdown => Ok(()),
+        _ => echo(at, conn),
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    ask(&mut user, b"the first half");
+    assert!(!event_loop.shutdown(Duration::from_millis(20)), "it had to be forced");
+    let closed = log.closed();
+    assert_eq!((closed.reason, closed.unsent), (Reason::Shutdown, 0));
+    let error = user.read_to_end(&mut Vec::new()).expect_err("nobody may take this for all there was");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 // proves L-29: on_shutdown may go on until its work is done
 #[test]
 fn on_shutdown_may_finish_its_work_first() {

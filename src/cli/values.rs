@@ -1,17 +1,27 @@
 //! The values of flags, each with its own spelling.
 
+use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::limits::{HOST_BYTES_MAX, NAME_BYTES_MAX};
 
 /// What a forwarded port carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Network {
     /// Connections.
     Tcp,
     /// Datagrams.
     Udp,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Network::Tcp => "tcp",
+            Network::Udp => "udp",
+        })
+    }
 }
 
 /// A port on the gateway for a target behind the client: `PORT:HOST:PORT[/udp]`.

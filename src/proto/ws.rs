@@ -34,7 +34,10 @@ use tungstenite::{
 };
 
 use self::frame::{Header, Masks};
-use crate::limits::{WEBSOCKET_HEAD_BYTES_MAX, WEBSOCKET_MESSAGE_BYTES_MAX};
+use crate::limits::{
+    WEBSOCKET_CONTROL_BYTES_MAX, WEBSOCKET_HEAD_BYTES_MAX, WEBSOCKET_HEADER_BYTES_MAX,
+    WEBSOCKET_MESSAGE_BYTES_MAX, WEBSOCKET_PACKED_BYTES_MAX,
+};
 
 mod error;
 mod frame;
@@ -223,7 +226,7 @@ impl WebSocket {
     /// Takes the pieces as they are, but packs small ones: a peer who sends byte by byte does not
     /// make a node of each.
     fn keep(&mut self, input: &mut LinkBuffer) {
-        if input.len() < PACKED_BYTES_MAX {
+        if input.len() < WEBSOCKET_PACKED_BYTES_MAX {
             input.chunks().for_each(|chunk| self.input.write(chunk));
             input.clear();
         } else {
@@ -290,7 +293,7 @@ impl WebSocket {
 
     fn read_header(&mut self) -> Result<Option<Header>, Error> {
         let chunk = self.input.chunk();
-        let len = self.input.len().min(frame::HEADER_BYTES_MAX);
+        let len = self.input.len().min(WEBSOCKET_HEADER_BYTES_MAX);
         // Most headers lie in one piece. To look further would join it with the piece behind it.
         match Header::parse(&chunk[..chunk.len().min(len)], self.role)? {
             None if chunk.len() < len => {
@@ -366,7 +369,7 @@ impl WebSocket {
     fn write_close(&mut self, code: Option<u16>, reason: &str) {
         let mut payload = LinkBuffer::new();
         if let Some(code) = code {
-            let reason = &reason[..reason.floor_char_boundary(frame::CONTROL_BYTES_MAX - 2)];
+            let reason = &reason[..reason.floor_char_boundary(WEBSOCKET_CONTROL_BYTES_MAX - 2)];
             payload.write(&code.to_be_bytes());
             payload.write(reason.as_bytes());
         }
@@ -390,9 +393,6 @@ impl fmt::Debug for WebSocket {
             .finish_non_exhaustive()
     }
 }
-
-/// Less input than this at a time is copied behind what waits; it is what a linked piece may cost.
-const PACKED_BYTES_MAX: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests;

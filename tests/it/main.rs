@@ -1,3 +1,20 @@
 //! Behaviour of the real program, one file each.
 
+mod aborts;
+mod access;
+mod auth;
 mod cli;
+mod closing;
+mod forwards;
+mod garbage;
+mod idle;
+mod kill;
+mod passing;
+mod standalone;
+mod statuses;
+mod stop;
+#[allow(dead_code, unused_imports, reason = "what one file has no use for, another has")]
+mod support;
+mod transfer;
+mod tunnels;
+mod usage;

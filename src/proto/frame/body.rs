@@ -4,7 +4,7 @@
 //! other one sent.
 
 use super::code::{AuthErrCode, GoAwayCode, Network, PortError, RefuseCode, ResetCode};
-use super::{FrameError, HEAD_BYTES, Head, Kind};
+use super::{FrameError, HEAD_SIZE, Head, Kind};
 use crate::limits::{CLIENT_NAME_BYTES_MAX, GROUP_BYTES_MAX, HOST_BYTES_MAX, REASON_BYTES_MAX};
 use crate::proto::auth::Proof;
 use crate::proto::wire::{Reader, WireError, put_addr, put_text};
@@ -254,11 +254,11 @@ impl Frame {
     /// The whole frame as bytes, about `stream`.
     pub fn encode(&self, stream: u32) -> Bytes {
         let kind = self.kind();
-        let mut out = vec![0; HEAD_BYTES];
+        let mut out = vec![0; HEAD_SIZE];
         self.put_body(&mut out);
-        let head = Head { kind, stream, len: out.len() - HEAD_BYTES };
+        let head = Head { kind, stream, len: out.len() - HEAD_SIZE };
         debug_assert!(head.len <= kind.body_bytes_max() && kind.is_stream() == (stream != 0));
-        out[..HEAD_BYTES].copy_from_slice(&head.encode());
+        out[..HEAD_SIZE].copy_from_slice(&head.encode());
         out.into()
     }
 
@@ -405,7 +405,7 @@ mod tests {
             let stream = u32::from(frame.kind().is_stream());
             let bytes = frame.encode(stream);
             let head = Head::decode(bytes.first_chunk().unwrap()).unwrap();
-            let body = bytes.slice(HEAD_BYTES..);
+            let body = bytes.slice(HEAD_SIZE..);
             assert_eq!((head.kind, head.len), (frame.kind(), body.len()));
             assert_eq!(Frame::read(head, body.clone()).as_ref(), Ok(&frame));
             kinds.push(head.kind);

@@ -23,7 +23,7 @@ use bytes::{Bytes, BytesMut};
 use std::fmt;
 
 /// Bytes in the head of every frame.
-pub const HEAD_BYTES: usize = 12;
+pub const HEAD_SIZE: usize = 12;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
@@ -162,8 +162,8 @@ pub struct Head {
 
 impl Head {
     /// The twelve bytes.
-    pub fn encode(self) -> [u8; HEAD_BYTES] {
-        let mut out = [0; HEAD_BYTES];
+    pub fn encode(self) -> [u8; HEAD_SIZE] {
+        let mut out = [0; HEAD_SIZE];
         out[0] = self.kind as u8;
         out[4..8].copy_from_slice(&self.stream.to_be_bytes());
         let len = u32::try_from(self.len).expect("every body is shorter than 64 KiB");
@@ -175,7 +175,7 @@ impl Head {
     ///
     /// # Errors
     /// When no frame of version 1 begins like this.
-    pub fn decode(bytes: &[u8; HEAD_BYTES]) -> Result<Self, FrameError> {
+    pub fn decode(bytes: &[u8; HEAD_SIZE]) -> Result<Self, FrameError> {
         let [kind, flags, reserved @ .., s0, s1, s2, s3, l0, l1, l2, l3] = *bytes;
         let kind = Kind::from_u8(kind).ok_or(FrameError::UnknownType(kind))?;
         let stream = u32::from_be_bytes([s0, s1, s2, s3]);
@@ -220,23 +220,23 @@ impl Decoder {
     /// When the bytes are no frame; there is no way to go on after that.
     pub fn next_frame(&mut self) -> Result<Option<(Head, Bytes)>, FrameError> {
         if self.partial.is_empty()
-            && let Some(bytes) = self.input.first_chunk::<HEAD_BYTES>()
+            && let Some(bytes) = self.input.first_chunk::<HEAD_SIZE>()
         {
             let head = Head::decode(bytes)?;
-            if self.input.len() >= HEAD_BYTES + head.len {
-                let frame = self.input.split_to(HEAD_BYTES + head.len);
-                return Ok(Some((head, frame.slice(HEAD_BYTES..))));
+            if self.input.len() >= HEAD_SIZE + head.len {
+                let frame = self.input.split_to(HEAD_SIZE + head.len);
+                return Ok(Some((head, frame.slice(HEAD_SIZE..))));
             }
         }
-        if !self.fill(HEAD_BYTES) {
+        if !self.fill(HEAD_SIZE) {
             return Ok(None);
         }
         let head = Head::decode(self.partial.first_chunk().expect("a whole head was just filled"))?;
-        if !self.fill(HEAD_BYTES + head.len) {
+        if !self.fill(HEAD_SIZE + head.len) {
             return Ok(None);
         }
         let frame = std::mem::take(&mut self.partial).freeze();
-        Ok(Some((head, frame.slice(HEAD_BYTES..))))
+        Ok(Some((head, frame.slice(HEAD_SIZE..))))
     }
 
     /// Moves input over until `partial` has `len` bytes; memory grows with what arrived, not with what was claimed.
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn a_bad_head_is_refused_at_its_last_byte() {
         #[track_caller]
-        fn check(head: [u8; HEAD_BYTES], want: FrameError) {
+        fn check(head: [u8; HEAD_SIZE], want: FrameError) {
             let mut decoder = Decoder::default();
             decoder.push(Bytes::copy_from_slice(&head[..11]));
             assert_eq!(decoder.next_frame(), Ok(None));

@@ -12,12 +12,9 @@
 use super::Reject;
 use super::fields::is_tchar;
 use crate::limits::http::{
-    CHUNK_EXCESS_MAX_BYTES, CHUNK_EXTENSION_MAX_BYTES, CHUNK_SIZE_MAX_DIGITS, TRAILERS_MAX,
+    CHUNK_EXCESS_MAX_BYTES, CHUNK_EXTENSION_MAX_BYTES, CHUNK_FREE_BYTES, CHUNK_SIZE_MAX_DIGITS, TRAILERS_MAX,
     TRAILERS_MAX_BYTES,
 };
-
-/// Framing that comes free with each chunk: a size, two line ends, and some more.
-const FREE_BYTES: u64 = 16;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -158,7 +155,7 @@ impl ChunkReader {
 
     fn size_done(&mut self) -> Result<State, Reject> {
         self.excess += u64::from(self.digits) + self.extension as u64 + 4;
-        self.excess = self.excess.saturating_sub(FREE_BYTES);
+        self.excess = self.excess.saturating_sub(CHUNK_FREE_BYTES);
         if self.excess > CHUNK_EXCESS_MAX_BYTES {
             return Err(Reject::bad("too much chunk framing for its payload"));
         }

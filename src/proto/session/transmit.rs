@@ -6,7 +6,7 @@
 
 use super::{Session, StreamId};
 use crate::limits::TURN_BYTES;
-use crate::proto::frame::{Frame, HEAD_BYTES, Head, Kind};
+use crate::proto::frame::{Frame, HEAD_SIZE, Head, Kind};
 use crate::proto::stream::{Next, Sending};
 use linkbuffer::LinkBuffer;
 
@@ -52,7 +52,7 @@ impl Session {
     }
 
     fn transmit_credit(&mut self, budget: &mut Budget, out: &mut LinkBuffer) -> bool {
-        const LEN: usize = HEAD_BYTES + 4;
+        const LEN: usize = HEAD_SIZE + 4;
         while let Some(&id) = self.credits.front() {
             if !budget.allows(LEN) {
                 return false;
@@ -96,10 +96,10 @@ impl Session {
                 self.turns.rotate_left(1);
                 continue;
             }
-            if !budget.allows(HEAD_BYTES + len) {
+            if !budget.allows(HEAD_SIZE + len) {
                 return;
             }
-            budget.spend(HEAD_BYTES + len);
+            budget.spend(HEAD_SIZE + len);
             stream.deficit -= len;
             out.write(&Head { kind, stream: id, len }.encode());
             match next {

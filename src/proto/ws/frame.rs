@@ -14,11 +14,9 @@ use tungstenite::{
 };
 
 use super::Error;
-
-/// The longest header: two bytes, a length of eight, a mask of four.
-pub(super) const HEADER_BYTES_MAX: usize = 14;
-/// The longest payload of a control frame (RFC 6455, section 5.5).
-pub(super) const CONTROL_BYTES_MAX: usize = 125;
+use crate::limits::{
+    WEBSOCKET_CONTROL_BYTES_MAX as CONTROL_BYTES_MAX, WEBSOCKET_HEADER_BYTES_MAX as HEADER_BYTES_MAX,
+};
 
 /// A header that keeps the rules.
 pub(super) struct Header {

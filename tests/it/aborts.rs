@@ -1,0 +1,203 @@
+//! Users who leave in the middle, in every phase, by the hundred: nothing is logged about it, nothing is left of it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::support::{Origin, Program, Talk, Wire, full, gateway, ok};
+
+/// In which phase a user leaves.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Connected,
+    InHead,
+    InConnect,
+    InRequestBody,
+    InAnswer,
+    HalfClosed,
+    InTunnel,
+    InSocksGreeting,
+    InSocksRequest,
+    InSocksTunnel,
+}
+
+const PHASES: [Phase; 10] = [
+    Phase::Connected,
+    Phase::InHead,
+    Phase::InConnect,
+    Phase::InRequestBody,
+    Phase::InAnswer,
+    Phase::HalfClosed,
+    Phase::InTunnel,
+    Phase::InSocksGreeting,
+    Phase::InSocksRequest,
+    Phase::InSocksTunnel,
+];
+
+/// Where users go.
+struct Places {
+    http: SocketAddr,
+    socks: SocketAddr,
+    origin: SocketAddr,
+    echo: SocketAddr,
+    /// Neither takes connections nor refuses them.
+    nowhere: SocketAddr,
+}
+
+impl Places {
+    /// A user at the moment of leaving.
+    fn user(&self, phase: Phase) -> Wire {
+        let Places { http, socks, origin, echo, nowhere } = self;
+        let connected = |addr: &SocketAddr, words: String| {
+            let mut wire = Wire::connect(*addr);
+            wire.send(words);
+            wire
+        };
+        match phase {
+            Phase::Connected => Wire::connect(*http),
+            Phase::InHead => connected(http, format!("GET http://{origin}/small HTTP/1.1\r\nHos")),
+            Phase::InConnect => connected(http, format!("GET http://{nowhere}/ HTTP/1.1\r\nHost: a\r\n\r\n")),
+            Phase::InRequestBody => {
+                let head = format!(
+                    "POST http://{origin}/small HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+                );
+                let mut wire = connected(http, head);
+                wire.send([b'x'; 10_000]);
+                wire
+            }
+            Phase::InAnswer => {
+                let mut wire =
+                    connected(http, format!("GET http://{origin}/big HTTP/1.1\r\nHost: a\r\n\r\n"));
+                wire.head();
+                wire
+            }
+            Phase::HalfClosed => {
+                let mut wire =
+                    connected(http, format!("GET http://{origin}/big HTTP/1.1\r\nHost: a\r\n\r\n"));
+                wire.finish();
+                wire
+            }
+            Phase::InTunnel => {
+                let mut wire = Wire::http_connect(*http, echo);
+                wire.send([b'x'; 100_000]);
+                wire
+            }
+            Phase::InSocksGreeting => {
+                let mut wire = Wire::connect(*socks);
+                wire.send([5]);
+                wire
+            }
+            Phase::InSocksRequest => {
+                let mut wire = Wire::connect(*socks);
+                wire.send([5, 1, 0]);
+                wire.take(2);
+                wire.send([5, 1, 0, 3, 200, b'a']);
+                wire
+            }
+            Phase::InSocksTunnel => {
+                let mut wire = Wire::socks_connect(*socks, "localhost", echo.port());
+                wire.send([b'x'; 100_000]);
+                wire
+            }
+        }
+    }
+}
+
+fn descriptors(program: &Program) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", program.pid())).expect("it runs").count()
+}
+
+/// Waits until a program has no more descriptors than this.
+#[track_caller]
+fn settled(program: &Program, most: usize) {
+    // Less than a dial takes that nobody ends.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while descriptors(program) > most {
+        assert!(Instant::now() < deadline, "{} descriptors, not {most}", descriptors(program));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A target whose queue is full.
+fn nowhere() -> (socket2::Socket, SocketAddr, Vec<TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address of ours");
+    socket.bind(&any.into()).expect("loopback has free ports");
+    socket.listen(0).expect("it is bound");
+    let addr = socket.local_addr().expect("it is bound").as_socket().expect("it is TCP");
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_millis(200)) {
+        waiting.push(stream);
+    }
+    (socket, addr, waiting)
+}
+
+// proves S-02, S-03, S-05, S-06, S-11, S-17, S-31, S-38: users who leave in every phase, by FIN and by RST, leave nothing
+#[test]
+fn users_who_leave_in_the_middle_leave_nothing() {
+    let users = if full() { 3000 } else { 300 };
+    let gateway = gateway(&[]);
+    let client = gateway.client(&["--allow", "127.0.0.1", "--allow", "localhost"]);
+    let big = "b".repeat(4 << 20);
+    let origin = Origin::http(move |request, wire| {
+        let body = if request.path == "/big" { big.as_str() } else { "small" };
+        // The user may have left.
+        match wire.try_send(ok(body)) {
+            Ok(()) => Talk::Goes,
+            Err(_) => Talk::Ends,
+        }
+    });
+    let echo = Origin::echo();
+    let (_full, nowhere, _waiting) = nowhere();
+    let places = Places {
+        http: gateway.addr("http"),
+        socks: gateway.addr("socks"),
+        origin: origin.addr(),
+        echo: echo.addr(),
+        nowhere,
+    };
+    let works = || {
+        let mut user = Wire::connect(places.http);
+        assert_eq!(user.get(&origin.url("/small")).text(), "small");
+        let mut user = Wire::socks_connect(places.socks, "localhost", places.echo.port());
+        user.send("x");
+        assert_eq!(user.take(1), b"x");
+    };
+    works();
+    gateway.wait_nth(&["event=access"], 2);
+    let base = [descriptors(&gateway), descriptors(&client)];
+
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let places = &places;
+            scope.spawn(move || {
+                for user in (thread..users).step_by(6) {
+                    let phase = PHASES[user / 2 % PHASES.len()];
+                    let wire = places.user(phase);
+                    // Who ends in order while the target is being reached may still want the answer, and is waited
+                    // for until the target's deadline.
+                    if user % 2 == 0 || matches!(phase, Phase::InConnect) {
+                        wire.reset();
+                    }
+                }
+            });
+        }
+    });
+    // Also those whose targets never answered.
+    settled(&gateway, base[0]);
+    settled(&client, base[1]);
+    works();
+    let lines = client.stop();
+    assert!(!lines.iter().any(|line| line.contains("closed pipe")));
+    let lines = gateway.stop();
+    // Who never came to a request has no line; everybody else has exactly one, and one label each.
+    let mut labels: Vec<&str> = lines
+        .iter()
+        .filter(|line| line.contains(" event=access "))
+        .map(|line| crate::support::field(line, "conn_id"))
+        .collect();
+    let count = labels.len();
+    labels.sort_unstable();
+    labels.dedup();
+    assert_eq!(labels.len(), count, "a stream has one line");
+    assert!(count >= users * 6 / 10, "{count}");
+}

@@ -1,0 +1,204 @@
+//! What has no business here, at every door: the right answer or none, and nobody else notices.
+
+use std::net::SocketAddr;
+
+use anyproxy::limits::TUNNEL_MESSAGE_BYTES;
+use anyproxy::proto::frame::{Frame, GoAway, GoAwayCode};
+use anyproxy::proto::ws::{TUNNEL_PATH, WebSocket};
+use linkbuffer::LinkBuffer;
+
+use crate::support::{Origin, Program, Wire, gateway};
+
+const TLS_HELLO: &[u8] =
+    b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x20bbbb";
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x12\x04\x00\x00\x00\x00\x00";
+
+/// Says something and ends its stream; gives what came back, up to the end. That is one in order or by reset, but it comes.
+fn say(addr: SocketAddr, words: &[u8]) -> Vec<u8> {
+    let mut wire = Wire::connect(addr);
+    // It may have heard enough before the end.
+    if wire.try_send(words).is_ok() && wire.writer().shutdown(std::net::Shutdown::Write).is_err() {
+        return Vec::new();
+    }
+    wire.to_end().0
+}
+
+/// An answer with one of these codes, or just an end where `end` allows it.
+#[track_caller]
+fn check(addr: SocketAddr, words: &[u8], codes: &[u16], end: bool) {
+    let answer = say(addr, words);
+    let text = String::from_utf8_lossy(&answer);
+    let shown = String::from_utf8_lossy(&words[..words.len().min(60)]);
+    let code = text.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse::<u16>().ok());
+    match code {
+        Some(code) => assert!(codes.contains(&code), "{shown:?}: {text}"),
+        None => assert!(end && answer.is_empty(), "{shown:?}: {text:?}"),
+    }
+}
+
+/// What HTTP servers hear from strangers.
+fn http_noise() -> Vec<(Vec<u8>, &'static [u16], bool)> {
+    let noise = |seed: u64| (0..5000u64).map(|i| (i.wrapping_mul(seed) >> 13) as u8).collect::<Vec<u8>>();
+    vec![
+        (TLS_HELLO.to_vec(), &[400], true),
+        (HTTP2.to_vec(), &[400, 405, 501, 505], false),
+        // The answer may be overtaken by the reset that what follows it causes.
+        (vec![0; 1 << 20], &[400], true),
+        (noise(0x9e37_79b9_7f4a_7c15), &[400, 414, 501], true),
+        (b"\r\n\r\n\r\n\r\n\r\n".to_vec(), &[400], false),
+        (b"GET".to_vec(), &[400], true),
+        (b"GET / HTTP/1.1\r\nHost: a".to_vec(), &[400], true),
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), &[400], false),
+        (b"GET / HTTP/9.9\r\nHost: a\r\n\r\n".to_vec(), &[400, 505], false),
+        (b"GET / HTTP/1.1\nHost: a\n\n".to_vec(), &[400], false),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_vec(), &[400], false),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                .to_vec(),
+            &[400],
+            false,
+        ),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n".to_vec(), &[400], false),
+        (b"SSH-2.0-OpenSSH_9.9\r\n".to_vec(), &[400, 501], true),
+        ([b"GET /".as_slice(), &[b'a'; 100_000], b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat(), &[414], true),
+        (
+            [b"GET / HTTP/1.1\r\nHost: a\r\nX: ".as_slice(), &[b'a'; 100_000], b"\r\n\r\n"].concat(),
+            &[431],
+            true,
+        ),
+    ]
+}
+
+/// The upgrade, as a client asks for it.
+fn upgrade() -> (WebSocket, Vec<u8>) {
+    let mut ws = WebSocket::client("gateway", TUNNEL_PATH);
+    let bytes = output(&mut ws);
+    (ws, bytes)
+}
+
+fn output(ws: &mut WebSocket) -> Vec<u8> {
+    let mut bytes = LinkBuffer::new();
+    ws.poll_output(&mut bytes);
+    let len = bytes.len();
+    bytes.read_vec(len).expect("there are so many")
+}
+
+/// Upgrades, says something, and waits for the end.
+#[track_caller]
+fn check_upgraded(tunnel: SocketAddr, name: &str, words: impl FnOnce(&mut WebSocket) -> Vec<u8>) {
+    let (mut ws, ask) = upgrade();
+    let mut wire = Wire::connect(tunnel);
+    wire.send(ask);
+    let answer = wire.head();
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{name}: {answer}");
+    let mut input = LinkBuffer::new();
+    input.write(answer.as_bytes());
+    ws.handle_input(&mut input).expect("the answer is one");
+    let words = words(&mut ws);
+    // It may have heard enough before the end.
+    wire.try_send(words).ok();
+    wire.to_end();
+}
+
+/// A client's frame with the mask 0, which changes nothing.
+fn frame(first: u8, len: u64, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first, 0x80 | 127];
+    bytes.extend_from_slice(&len.to_be_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+fn message(ws: &mut WebSocket, bytes: &[u8]) -> Vec<u8> {
+    let mut message = LinkBuffer::new();
+    message.write(bytes);
+    ws.send(message).expect("it is open");
+    output(ws)
+}
+
+// proves S-16, S-07 (nothing of this is a fault of ours), S-39
+#[test]
+fn noise_at_every_door_is_answered_and_hurts_nobody() {
+    let gateway = gateway(&[]);
+    let echo = Origin::echo();
+    let client = gateway.client(&["--allow", "127.0.0.1", "--forward", &format!("0:{}", echo.addr())]);
+    let serve = Program::start(&["serve", "--listen", "127.0.0.1:0"]);
+    let line = gateway.wait(&["event=fwd_open"]);
+    let forwarded: SocketAddr = crate::support::field(&line, "addr").parse().expect("an address");
+    let [http, socks, tunnel] = ["http", "socks", "tunnel"].map(|name| gateway.addr(name));
+    let mut neighbour = Wire::http_connect(http, echo.addr());
+    let mut still_there = |what: &str| {
+        neighbour.send(what);
+        assert_eq!(neighbour.take(what.len()), what.as_bytes());
+    };
+
+    for (words, codes, end) in http_noise() {
+        check(http, &words, codes, end);
+    }
+    still_there("after the HTTP proxy");
+    for (words, codes, end) in http_noise() {
+        // Its own pages are there for the first form of target.
+        check(serve.addr("serve"), &words, codes, end);
+    }
+    for (words, _, _) in http_noise() {
+        // Whatever it is, it is no SOCKS5, or no whole request: there are no words for that.
+        let answer = say(socks, &words);
+        assert!(answer.len() <= 10, "{answer:?}");
+        check(tunnel, &words, &[400, 404, 405, 414, 426, 431, 501, 505], true);
+        // A port has no opinion.
+        let mut wire = Wire::connect(forwarded);
+        if words.len() < 10_000 {
+            wire.send(&words);
+            assert_eq!(wire.take(words.len()), words);
+        }
+    }
+    for words in [
+        &[4, 1, 0, 80, 1, 2, 3, 4, 0][..],
+        &[5, 0],
+        &[5, 1, 9],
+        &[5, 1, 0, 5, 9, 0, 1],
+        &[5, 1, 0, 5, 1, 0, 9],
+        &[5],
+    ] {
+        let answer = say(socks, words);
+        assert!(answer.len() <= 12, "{answer:?}");
+    }
+    still_there("after SOCKS5");
+
+    let (_, ask) = upgrade();
+    let ask = String::from_utf8(ask).expect("heads are text");
+    check(tunnel, ask.replace(TUNNEL_PATH, "/chat").as_bytes(), &[404], false);
+    check(tunnel, ask.replace("Version: 13", "Version: 8").as_bytes(), &[400, 426], false);
+    check(tunnel, ask.replace("GET ", "POST ").as_bytes(), &[400, 405], false);
+    check(tunnel, ask.replace("websocket", "h2c").as_bytes(), &[400, 426], false);
+    check(tunnel, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", &[400, 404, 426], false);
+
+    check_upgraded(tunnel, "text", |_| frame(0x81, 5, b"hello"));
+    check_upgraded(tunnel, "oversize", |_| frame(0x82, u64::MAX >> 1, b""));
+    check_upgraded(tunnel, "above the limit", |_| frame(0x82, 1 << 24, &[0; 1000]));
+    check_upgraded(tunnel, "not masked", |_| b"\x82\x05hello".to_vec());
+    check_upgraded(tunnel, "reserved bits", |_| frame(0xf2, 5, b"hello"));
+    check_upgraded(tunnel, "a continuation of nothing", |_| frame(0x80, 5, b"hello"));
+    check_upgraded(tunnel, "no frame of ours", |ws| message(ws, &[0xff; 100]));
+    check_upgraded(tunnel, "too early a PING", |ws| message(ws, &Frame::Ping(1).encode(0)));
+    check_upgraded(tunnel, "DATA before everything", |ws| {
+        let data = Frame::Data(bytes::Bytes::from_static(b"hello"));
+        message(ws, &data.encode(1))
+    });
+    check_upgraded(tunnel, "goodbye before hello", |ws| {
+        let goodbye = Frame::GoAway(GoAway { code: GoAwayCode::Stop, reason: "x".into() });
+        message(ws, &goodbye.encode(0))
+    });
+    check_upgraded(tunnel, "a message of zeros", |ws| message(ws, &vec![0; TUNNEL_MESSAGE_BYTES]));
+    check_upgraded(tunnel, "half a close", |_| frame(0x88, 1, b"x"));
+    still_there("after the tunnel's port");
+
+    let mut next = Wire::http_connect(http, echo.addr());
+    next.send("new");
+    assert_eq!(next.take(3), b"new");
+    drop((neighbour, next));
+    assert_eq!(gateway.lines(&["event=tun_down", "level=WARN"]).len(), 0);
+    client.stop();
+    gateway.stop();
+    serve.stop();
+}

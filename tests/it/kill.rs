@@ -1,0 +1,173 @@
+//! Either end is killed, again and again; the other says so, goes on, and works again once there are two.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::support::{Ended, Origin, PATIENCE, Program, Wire, full, gateway};
+
+const ROUNDS: usize = 10;
+/// No other test listens here and no connection begins here, so that a port stays free while its owner is dead.
+const HOST: &str = "127.0.77.1";
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((HOST, 0)).expect("loopback has free ports");
+    listener.local_addr().expect("it is bound").port()
+}
+
+fn greeter() -> Origin {
+    Origin::http(|request, wire| {
+        wire.send(crate::support::ok(&request.path));
+        crate::support::Talk::Goes
+    })
+}
+
+fn gateway_at(tunnel: &str, http: &str) -> Program {
+    let program = Program::start(&["gateway", "--tunnel", tunnel, "--http", http]);
+    program.wait(&["event=ready"]);
+    program
+}
+
+#[track_caller]
+fn loud(program: &Program) -> Vec<String> {
+    let loud = |line: &String| line.contains(" level=WARN ") || line.contains(" level=ERROR ");
+    let lines = program.lines(&[]);
+    assert!(!lines.iter().any(|line| line.contains("panicked")), "{}", lines.join("\n"));
+    lines.into_iter().filter(loud).collect()
+}
+
+/// A stream of which neither side says a word: what becomes of it is told on both ends.
+fn held(http: SocketAddr, target: &Origin) -> Wire {
+    let before = target.accepted();
+    let wire = Wire::http_connect(http, target.addr());
+    assert_eq!(target.accepted(), before + 1);
+    wire
+}
+
+// proves S-35, S-57, S-32, S-27, S-16: the client says so once, comes back by itself, and serves as before
+#[test]
+fn a_killed_gateway_is_missed_once_and_found_again() {
+    let (sink, ends) = std::sync::mpsc::channel();
+    let (origin, silent) = (greeter(), Origin::silent(sink));
+    let (tunnel, http) = (format!("{HOST}:{}", free_port()), format!("{HOST}:{}", free_port()));
+    let http_addr: SocketAddr = http.parse().expect("an address of ours");
+    let forwarded = free_port();
+    let mut gateway = gateway_at(&tunnel, &http);
+    let forward = format!("{forwarded}:{}", origin.addr());
+    let client = gateway.client(&["--allow", "127.0.0.1", "--forward", &forward]);
+    let mut slowest = Duration::ZERO;
+    for round in 1..=ROUNDS {
+        client.wait_nth(&["event=fwd_open"], round);
+        assert_eq!(Wire::connect(http_addr).get(&origin.url("/a")).text(), "/a");
+        let mut user = held(http_addr, &silent);
+        gateway.signal("KILL");
+        gateway.ended();
+        user.to_end();
+        client.wait_nth(&["event=tun_down"], round);
+        // The stream's target hears of it, too: nothing is left hanging.
+        ends.recv_timeout(PATIENCE).expect("the target's connection ends with its tunnel");
+
+        gateway = gateway_at(&tunnel, &http);
+        let ready = Instant::now();
+        client.wait_nth(&["event=tun_up"], round + 1);
+        slowest = slowest.max(ready.elapsed());
+        assert_eq!(Wire::connect(http_addr).get(&origin.url("/b")).text(), "/b");
+    }
+    client.wait_nth(&["event=fwd_open"], ROUNDS + 1);
+    let addr: SocketAddr = format!("{HOST}:{forwarded}").parse().expect("an address of ours");
+    assert_eq!(Wire::connect(addr).get("/through").text(), "/through");
+    println!("a restarted gateway is found within {slowest:?} (slowest of {ROUNDS})");
+    if full() {
+        assert!(slowest <= Duration::from_secs(2), "{slowest:?}");
+    }
+    let said = loud(&client);
+    assert_eq!(said.len(), ROUNDS, "{said:#?}");
+    assert!(said.iter().all(|line| line.contains(" event=tun_down ")), "{said:#?}");
+    client.stop_but_for(&["event=tun_down"]);
+    gateway.stop_but_for(&[]);
+}
+
+// proves S-35, S-56, S-32, S-38, S-16: the gateway says so once, answers 503, frees the ports, takes the next client
+#[test]
+fn a_killed_client_is_said_once_and_its_ports_are_free() {
+    let (sink, ends) = std::sync::mpsc::channel();
+    let (origin, silent) = (greeter(), Origin::silent(sink));
+    let gateway = gateway_at(&format!("{HOST}:0"), &format!("{HOST}:0"));
+    let http = gateway.addr("http");
+    let forwarded: SocketAddr = format!("{HOST}:{}", free_port()).parse().expect("an address of ours");
+    let forward = format!("{}:{}", forwarded.port(), origin.addr());
+    for round in 1..=ROUNDS {
+        let mut client = gateway.client(&["--allow", "127.0.0.1", "--forward", &forward]);
+        client.wait(&["event=fwd_open"]);
+        assert_eq!(Wire::connect(http).get(&origin.url("/a")).text(), "/a");
+        assert_eq!(Wire::connect(forwarded).get("/b").text(), "/b");
+        let mut user = held(http, &silent);
+        let mut idle = Wire::connect(forwarded);
+        assert_eq!(idle.get("/c").text(), "/c");
+
+        client.signal("KILL");
+        client.ended();
+        gateway.wait_nth(&["event=tun_down", "level=WARN"], round);
+        assert_eq!(user.to_end().1, Ended::Reset, "nobody may take this for all there was");
+        idle.to_end();
+        ends.recv_timeout(PATIENCE).expect("the target's connection ends with the process");
+        // The user's stream is told of after the ports are closed, but their log line may come first.
+        gateway.wait_nth(&["event=fwd_close"], round);
+        drop(TcpListener::bind(forwarded).expect("the port is free again"));
+        assert_eq!(Wire::connect(http).get(&origin.url("/d")).code, 503);
+    }
+    let said = loud(&gateway);
+    let downs = said.iter().filter(|line| line.contains(" event=tun_down ")).count();
+    let empty = said.iter().filter(|line| line.contains(" event=group_empty ")).count();
+    assert_eq!((downs, empty, said.len()), (ROUNDS, ROUNDS, 2 * ROUNDS), "{said:#?}");
+    gateway.stop_but_for(&["event=tun_down", "event=group_empty"]);
+}
+
+// proves S-57: a client that starts before its gateway says so once and waits for it
+#[test]
+fn a_client_may_start_first() {
+    let (tunnel, http) = (format!("{HOST}:{}", free_port()), format!("{HOST}:0"));
+    let client = Program::start_with(
+        &["client", "--gateway", &format!("ws://{tunnel}"), "--allow", "127.0.0.1"],
+        &[("ANYPROXY_LOG", "debug")],
+    );
+    client.wait_nth(&["event=connect"], 3);
+    let gateway = gateway_at(&tunnel, &http);
+    client.wait(&["event=tun_up"]);
+    let origin = greeter();
+    assert_eq!(Wire::connect(gateway.addr("http")).get(&origin.url("/a")).text(), "/a");
+    let said = loud(&client);
+    assert_eq!(said.len(), 1, "{said:#?}");
+    client.stop_but_for(&["event=connect"]);
+    gateway.stop();
+}
+
+// proves S-39, S-23: one of two clients dies, the other's streams do not notice
+#[test]
+fn the_death_of_one_client_is_nothing_to_another() {
+    let gateway = gateway(&[]);
+    let echo = Origin::echo();
+    let clients = [gateway.client(&["--allow", "127.0.0.1"]), gateway.client(&["--allow", "127.0.0.1"])];
+    // In turns, so each client has some.
+    let mut users: Vec<Wire> =
+        (0..6).map(|_| Wire::http_connect(gateway.addr("http"), echo.addr())).collect();
+    let [mut dying, staying] = clients;
+    dying.signal("KILL");
+    dying.ended();
+    gateway.wait(&["event=tun_down"]);
+    let mut alive = 0;
+    for user in &mut users {
+        // The connection may be gone already.
+        if user.try_send("still here?").is_ok() && user.has_more() {
+            assert_eq!(user.take(11), b"still here?");
+            alive += 1;
+        }
+    }
+    assert_eq!(alive, 3);
+    assert!(TcpStream::connect(gateway.addr("http")).is_ok());
+    let mut next = Wire::http_connect(gateway.addr("http"), echo.addr());
+    next.send("new");
+    assert_eq!(next.take(3), b"new");
+    drop((users, next));
+    staying.stop_but_for(&[]);
+    gateway.stop_but_for(&["event=tun_down", "event=group_empty"]);
+}

@@ -1,0 +1,121 @@
+//! One process, nothing to configure: the first thing that anybody tries.
+
+use std::process::Command;
+
+use crate::support::{self, Program, Wire};
+
+fn is_page(body: &[u8]) -> bool {
+    String::from_utf8_lossy(body).contains("<html")
+}
+
+#[track_caller]
+fn stop(program: Program, access: usize) {
+    let lines = program.stop();
+    let count = lines.iter().filter(|line| line.contains(" event=access ")).count();
+    assert_eq!(count, access, "{}", lines.join("\n"));
+    assert!(!lines.iter().any(|line| line.contains("closed pipe")), "{}", lines.join("\n"));
+}
+
+// proves S-61, S-06
+#[test]
+fn the_page_comes_by_absolute_form_by_connect_and_by_socks5() {
+    let program = support::standalone();
+    let (http, socks, serve) = (program.addr("http"), program.addr("socks"), program.addr("serve"));
+    let mut plain = Wire::connect(http);
+    let page = plain.get(&format!("http://{serve}/"));
+    assert_eq!(page.code, 200);
+    assert!(is_page(&page.body), "{}", page.text());
+
+    let ask = format!("GET / HTTP/1.1\r\nHost: {serve}\r\nConnection: close\r\n\r\n");
+    let mut connect = Wire::http_connect(http, serve);
+    connect.send(&ask);
+    assert_eq!(connect.response("GET").body, page.body);
+    let mut by_name = Wire::socks_connect(socks, "localhost", serve.port());
+    by_name.send(&ask);
+    assert_eq!(by_name.response("GET").body, page.body);
+    drop((plain, connect, by_name));
+    program.wait_nth(&["event=access", "end=--"], 3);
+    stop(program, 3);
+}
+
+// proves S-01
+#[test]
+fn ten_at_once_all_succeed_and_nothing_is_complained_about() {
+    let program = support::standalone();
+    let (http, serve) = (program.addr("http"), program.addr("serve"));
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                let answer = Wire::connect(http).get(&format!("http://{serve}/plaintext"));
+                assert_eq!((answer.code, answer.text().as_str()), (200, "Hello, World!"));
+            });
+        }
+    });
+    program.wait_nth(&["event=access", "end=--", "code=200", "down=13"], 10);
+    stop(program, 10);
+}
+
+// proves S-01, S-61: with the tool that the issues name
+#[test]
+fn curl_uses_it_as_the_readme_says() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        eprintln!("curl is not installed: the other tests do the same with sockets");
+        return;
+    }
+    let program = support::standalone();
+    let (http, socks, serve) = (program.addr("http"), program.addr("socks"), program.addr("serve"));
+    // The README's lines, on the ports of this run.
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("it is there");
+    let lines: Vec<String> = readme
+        .lines()
+        .filter(|line| line.starts_with("curl ") && line.contains("127.0.0.1"))
+        .map(|line| {
+            line.replace("127.0.0.1:8088", &http.to_string())
+                .replace("127.0.0.1:1080", &socks.to_string())
+                .replace("127.0.0.1:8080", &serve.to_string())
+        })
+        .collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let mut running = Vec::new();
+    for line in lines.iter().chain(std::iter::repeat_n(&lines[0], 9)) {
+        let mut command = Command::new("curl");
+        for name in
+            ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"]
+        {
+            command.env_remove(name);
+        }
+        let words = line.split_whitespace().skip(1);
+        command.args(["-sS", "--fail", "--max-time", "40"]).args(words);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        running.push((line, command.spawn().expect("it is installed")));
+    }
+    for (line, curl) in running {
+        let output = curl.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!output.stdout.is_empty(), "{line}");
+    }
+    program.wait_nth(&["event=access", "end=--"], 11);
+    stop(program, 11);
+}
+
+#[test]
+fn it_prints_and_announces_where_it_listens() {
+    let mut program = support::standalone();
+    let [http, socks, serve] = ["http", "socks", "serve"].map(|name| program.addr(name));
+    let tunnel = program.addr("tunnel");
+    program.wait(&["event=ready"]);
+    assert!([http, socks, serve, tunnel].iter().all(|addr| addr.ip().is_loopback() && addr.port() > 0));
+    program.signal("TERM");
+    let printed = program.printed();
+    for want in [
+        format!("HTTP proxy   http://{http}\n"),
+        format!("SOCKS5       {socks}\n"),
+        format!("page to try  http://{serve}/\n"),
+        format!("curl -x http://{http} http://{serve}/\n"),
+        format!("curl --socks5-hostname {socks} http://{serve}/\n"),
+    ] {
+        assert!(printed.contains(&want), "{want:?} is not in\n{printed}");
+    }
+    assert_eq!(program.ended().code(), Some(0));
+}
