@@ -88,9 +88,9 @@ fn freeze(writers: usize) {
         let found = frozen.elapsed();
         println!("a frozen client, {writers} writers: found after {found:?}: {line}");
         assert!(found <= Duration::from_secs(45), "{found:?}");
-        assert_eq!(users[0].to_end().1, Ended::Reset);
+        assert_eq!(users[0].read_to_end().1, Ended::Reset);
         // Of a reset, only one of those who use a socket is told.
-        users[1..].iter_mut().for_each(|user| assert!(user.to_end().0.is_empty()));
+        users[1..].iter_mut().for_each(|user| assert!(user.read_to_end().0.is_empty()));
     });
     assert_eq!(Wire::connect(http).get(&format!("http://{}/", echo.addr())).code, 503);
     client.signal("CONT");

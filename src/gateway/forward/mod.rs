@@ -85,7 +85,7 @@ impl Forwards {
             }
             Err(error) => {
                 let news = self.is_news(tunnel, network, port);
-                let level = if news { log::Level::Warn } else { log::Level::Debug };
+                let level = if news { log::Level::Info } else { log::Level::Debug };
                 log::log!(level, event = "refuse", tun = tunnel.label(), net = word(network), port; "a client's port cannot be opened: {error}");
                 Err(match error.kind() {
                     io::ErrorKind::AddrInUse => PortError::InUse,
