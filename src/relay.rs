@@ -31,7 +31,9 @@ pub struct Relay {
     stream: Stream,
     /// Bytes read from the session. Invariant: credited <= delivered <= read.
     read: u64,
-    /// What the session was told of those that reached the kernel.
+    /// Of those, bytes that were not for the connection as they are. Invariant: handled <= read.
+    handled: u64,
+    /// How much of `read` the session was told to have reached the kernel.
     credited: u64,
     /// Bytes written into the session.
     sent: u64,
@@ -58,6 +60,7 @@ impl Relay {
         Relay {
             stream,
             read: 0,
+            handled: 0,
             credited: 0,
             sent: 0,
             before: LinkBuffer::new(),
@@ -76,13 +79,14 @@ impl Relay {
         before: LinkBuffer,
         conn: &mut Connection,
     ) -> Relay {
+        let handled = read.saturating_sub(input.len() as u64);
         conn.output().append(input);
-        Relay { read, ended, before, ..Relay::new(stream) }
+        Relay { read, handled, ended, before, ..Relay::new(stream) }
     }
 
-    /// Bytes that came out of the tunnel.
+    /// Bytes that came out of the tunnel for the connection.
     pub fn bytes_read(&self) -> u64 {
-        self.read
+        self.read - self.handled
     }
 
     /// Bytes that went into the tunnel.

@@ -32,8 +32,8 @@ pub(crate) struct ListenerShared {
     targets: Vec<Arc<PollShared>>,
     next: AtomicUsize,
     preparer: Box<dyn Prepares>,
-    /// The owner's part: `None` once closed.
-    socket: Mutex<Option<(mio::net::TcpListener, Option<Token>)>>,
+    /// The socket, which whoever closes it takes out, and the token, which is the owner's part.
+    socket: Mutex<(Option<mio::net::TcpListener>, Option<Token>)>,
     /// The owner's part. While accepting rests one timer stands for it, whatever events come.
     rest: Mutex<Rest>,
 }
@@ -84,7 +84,7 @@ impl ListenerShared {
             targets,
             next: AtomicUsize::new(0),
             preparer,
-            socket: Mutex::new(Some((mio::net::TcpListener::from_std(listener), None))),
+            socket: Mutex::new((Some(mio::net::TcpListener::from_std(listener)), None)),
             rest: Mutex::new(Rest::default()),
         }))
     }
@@ -94,17 +94,17 @@ impl ListenerShared {
     }
 
     pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        match &mut *self.socket.lock() {
-            Some((socket, slot)) => {
-                *slot = Some(token);
-                registry.register(socket, token.to_mio(), Interest::READABLE)
-            }
-            None => Ok(()),
-        }
+        let (socket, slot) = &mut *self.socket.lock();
+        *slot = Some(token);
+        socket.as_mut().map_or(Ok(()), |socket| registry.register(socket, token.to_mio(), Interest::READABLE))
     }
 
+    /// The port is free when this returns; the owner clears up the rest.
     pub(crate) fn close(self: &Arc<ListenerShared>) {
-        if let OnNotify::Own = self.state.close(Closer::User, false) {
+        let notify = self.state.close(Closer::User, false);
+        // After the state, so that whoever misses the socket finds why.
+        drop(self.socket.lock().0.take());
+        if let OnNotify::Own = notify {
             self.poll.push(Job::Accept(self.clone()));
         }
     }
@@ -120,7 +120,7 @@ impl ListenerShared {
             }
             match if self.rests() { Accepted::Drained } else { self.accept() } {
                 Accepted::One => {}
-                Accepted::Closed => return,
+                Accepted::Closed => return self.clean_up(),
                 Accepted::Exhausted => {
                     let at = Instant::now() + Duration::from_millis(limits::ACCEPT_PAUSE_MS);
                     self.rest.lock().until = Some(at);
@@ -156,9 +156,9 @@ impl ListenerShared {
     }
 
     fn accept(&self) -> Accepted {
-        let stream = match &*self.socket.lock() {
+        let stream = match &self.socket.lock().0 {
             None => return Accepted::Closed,
-            Some((socket, _)) => socket.accept(),
+            Some(socket) => socket.accept(),
         };
         match stream {
             Ok((stream, peer)) => self.welcome(Socket::from(std::net::TcpStream::from(stream)), peer),
@@ -212,14 +212,15 @@ impl ListenerShared {
 
     /// Gives the socket back without a poll to tell.
     pub(crate) fn discard(&self) {
-        self.socket.lock().take();
+        self.socket.lock().0.take();
         self.state.finish();
     }
 
     fn clean_up(&self) {
-        let socket = self.socket.lock().take();
+        let (socket, token) = std::mem::take(&mut *self.socket.lock());
+        drop(socket);
         self.state.finish();
-        if let Some((_, Some(token))) = socket {
+        if let Some(token) = token {
             self.poll.push(Job::Retire(token));
         }
     }

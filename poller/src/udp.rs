@@ -32,8 +32,9 @@ pub(crate) struct UdpShared {
     pub(crate) local_addr: SocketAddr,
     poll: Arc<PollShared>,
     handler: Box<dyn DatagramHandler>,
-    /// `None` once closed. Sending takes the lock shared, so any thread may send.
-    socket: RwLock<Option<(UdpSocket, Option<Token>)>>,
+    /// The socket, which whoever closes it takes out, and the token, which is the owner's part. Sending takes the lock
+    /// shared, so any thread may send.
+    socket: RwLock<(Option<UdpSocket>, Option<Token>)>,
 }
 
 impl UdpShared {
@@ -44,22 +45,25 @@ impl UdpShared {
     ) -> io::Result<Arc<UdpShared>> {
         socket.set_nonblocking(true)?;
         let local_addr = socket.local_addr()?;
-        let socket = RwLock::new(Some((socket, None)));
+        let socket = RwLock::new((Some(socket), None));
         Ok(Arc::new(UdpShared { state: State::new(), local_addr, poll, handler, socket }))
     }
 
     pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        match &mut *self.socket.write() {
-            Some((socket, slot)) => {
-                *slot = Some(token);
-                registry.register(&mut SourceFd(&socket.as_raw_fd()), token.to_mio(), Interest::READABLE)
-            }
-            None => Ok(()),
-        }
+        let (socket, slot) = &mut *self.socket.write();
+        *slot = Some(token);
+        let register = |socket: &UdpSocket| {
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), token.to_mio(), Interest::READABLE)
+        };
+        socket.as_ref().map_or(Ok(()), register)
     }
 
+    /// The port is free when this returns; the owner clears up the rest.
     pub(crate) fn close(self: &Arc<UdpShared>) {
-        if let OnNotify::Own = self.state.close(Closer::User, false) {
+        let notify = self.state.close(Closer::User, false);
+        // After the state, so that whoever misses the socket finds why.
+        drop(self.socket.write().0.take());
+        if let OnNotify::Own = notify {
             self.poll.push(Job::RunUdp(self.clone()));
         }
     }
@@ -74,10 +78,8 @@ impl UdpShared {
                 return;
             }
             let buffer = scratch.datagram();
-            let received = match &*self.socket.read() {
-                Some((socket, _)) => socket.recv_from(buffer),
-                None => return,
-            };
+            let received = self.socket.read().0.as_ref().map(|socket| socket.recv_from(buffer));
+            let Some(received) = received else { return self.clean_up() };
             let call = || match &received {
                 Ok((n, from)) => self.handler.on_datagram(&handle, *from, &buffer[..*n]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -102,14 +104,15 @@ impl UdpShared {
 
     /// Gives the socket back without a poll to tell.
     pub(crate) fn discard(&self) {
-        self.socket.write().take();
+        self.socket.write().0.take();
         self.state.finish();
     }
 
     fn clean_up(&self) {
-        let socket = self.socket.write().take();
+        let (socket, token) = std::mem::take(&mut *self.socket.write());
+        drop(socket);
         self.state.finish();
-        if let Some((_, Some(token))) = socket {
+        if let Some(token) = token {
             self.poll.push(Job::Retire(token));
         }
     }
@@ -131,8 +134,8 @@ impl Datagrams {
     /// `WouldBlock` when the system's queue is full (datagrams may be lost; nothing waits), `NotConnected` when
     /// the socket is closed, and whatever the system says.
     pub fn send_to(&self, data: &[u8], to: SocketAddr) -> io::Result<()> {
-        match &*self.0.socket.read() {
-            Some((socket, _)) => socket.send_to(data, to).map(drop),
+        match &self.0.socket.read().0 {
+            Some(socket) => socket.send_to(data, to).map(drop),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }

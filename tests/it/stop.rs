@@ -269,7 +269,8 @@ fn the_service_manager_is_told() {
     for args in roles {
         let program = Program::start_with(args, &env);
         told("READY=1");
-        // Ready means that every listener is bound: this one waits for nothing.
+        // Ready means that every listener is bound: it was said before. (This test reads the log on another thread.)
+        program.wait(&["event=ready"]);
         let name = if args[0] == "serve" { "serve" } else { "http" };
         let listening = program.lines(&["event=listen", &format!("name={name}")]);
         assert_eq!(listening.len(), 1, "{:#?}", program.lines(&[]));

@@ -145,8 +145,9 @@ fn a_large_file_arrives_whole_in_little_memory() {
     gateway.stop();
 }
 
-/// Runs `slow` and, until it is done, one small request after the other through the same tunnel.
-fn beside(gateway: &Program, slow: impl FnOnce() + Send) {
+/// Runs `slow` and, until it is done, one small request after the other through the same tunnel. None of them may take
+/// 50 ms, where `timed`.
+fn beside(gateway: &Program, timed: bool, slow: impl FnOnce() + Send) {
     let http = gateway.addr("http");
     let page = Origin::http(|request: &Request, wire: &mut Wire| {
         wire.send(ok(&request.path));
@@ -171,7 +172,7 @@ fn beside(gateway: &Program, slow: impl FnOnce() + Send) {
     });
     println!("{count} requests beside it, the longest took {longest:?}");
     assert!(count >= 10, "{count} requests");
-    if support::full() {
+    if timed {
         assert!(longest < Duration::from_millis(50), "{longest:?}");
     }
 }
@@ -196,7 +197,7 @@ fn a_slow_side_is_in_nobodys_way() {
     assert_eq!(download(Wire::connect(http), &url, addr, 1000, |_| {}), want(1000));
     let memory = Memory::of(&[&gateway, &client]);
     let sum = want(len);
-    beside(&gateway, || {
+    beside(&gateway, support::full(), || {
         std::thread::scope(|scope| {
             scope.spawn(|| assert_eq!(download(Wire::connect(http), &url, addr, len, paced(1e6)), sum));
             scope.spawn(|| {
@@ -218,7 +219,9 @@ fn fast_transfers_leave_room_for_small_requests() {
     let origin = origin();
     let (addr, http, len) = (origin.addr(), gateway.addr("http"), total());
     let sum = want(len);
-    beside(&gateway, || {
+    // Unoptimized, the program and this test want more than there are cores.
+    let timed = support::full() && !cfg!(debug_assertions);
+    beside(&gateway, timed, || {
         assert_eq!(download(Wire::http_connect(http, addr), "", addr, len, |_| {}), sum);
         assert_eq!(upload(Wire::http_connect(http, addr), "", addr, len), sum);
     });

@@ -79,6 +79,8 @@ impl Origin {
     /// Sends back what comes, as it comes, and ends when the other side has ended.
     pub(crate) fn echo() -> Origin {
         Origin::new(|mut wire| {
+            // However long the other side is quiet.
+            wire.writer().set_read_timeout(None).expect("none is a timeout");
             while let Ok(piece) = wire.read_some() {
                 if piece.is_empty() || wire.try_send(&piece).is_err() {
                     return;

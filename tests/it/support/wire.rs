@@ -207,6 +207,7 @@ impl Wire {
 
     /// Everything up to the end, and which kind of end it was.
     #[track_caller]
+    #[allow(clippy::wrong_self_convention, reason = "to the end of what comes, not to another type")]
     pub(crate) fn to_end(&mut self) -> (Vec<u8>, Ended) {
         let mut bytes = Vec::new();
         loop {
