@@ -25,6 +25,11 @@ pub(crate) fn announce(name: &str, addr: SocketAddr) {
     log::info!(event = "listen", name, addr:% = addr; "");
 }
 
+/// An address for a log line; `-` when there is none.
+pub(crate) fn shown(addr: Option<SocketAddr>) -> String {
+    addr.map_or_else(|| "-".into(), |addr| addr.to_string())
+}
+
 /// A number that nobody can guess.
 pub(crate) fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];

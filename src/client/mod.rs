@@ -204,7 +204,7 @@ impl Side for ClientSide {
             Event::Opened(id, request) => upstream::reach(&self.remote, &self.rules, tunnel, id, request),
             Event::PortOpened { network, port, actual } => {
                 self.waits_for_ports.lock().remove(&(network, port));
-                log::info!(event = "fwd_open", tun = tunnel.label(), net:? = network, port, actual; "the gateway opened a port");
+                log::info!(event = "fwd_open", tun = tunnel.label(), net = network.word(), port, actual; "the gateway opened a port");
             }
             Event::PortRefused { network, port, error } => {
                 let ours = |request: &&PortRequest| request.network == network && request.port == port;

@@ -256,10 +256,10 @@ impl Side for GatewaySide {
             Joined::Full => Some("the group has as many clients as it may"),
         };
         match refused {
-            None => log::info!(event = "tun_up", tun = tunnel.label(), peer:? = addr, via, group,
+            None => log::info!(event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
                 version = peer.version, generation = peer.generation; "a client is here"),
             Some(why) => {
-                log::warn!(event = "refuse", tun = tunnel.label(), peer:? = addr, via, group; "{why}");
+                log::warn!(event = "refuse", tun = tunnel.label(), peer = crate::shown(addr), via, group; "{why}");
                 tunnel.exchange(|session| session.close(GoAwayCode::Replaced, why));
             }
         }
@@ -289,11 +289,11 @@ impl Side for GatewaySide {
             self.0.pre_auth.fetch_sub(1, Ordering::Relaxed);
             // A stranger at the door, or a client that may not in: no reason to wake anybody.
             let event = if down.fatal { "tun_auth_fail" } else { "refuse" };
-            log::info!(event, tun = tunnel.label(), peer:? = down.peer, via; "{}", down.why);
+            log::info!(event, tun = tunnel.label(), peer = crate::shown(down.peer), via; "{}", down.why);
             return;
         }
         let level = if down.on_purpose { log::Level::Info } else { log::Level::Warn };
-        log::log!(level, event = "tun_down", tun = tunnel.label(), peer:? = down.peer, via, group,
+        log::log!(level, event = "tun_down", tun = tunnel.label(), peer = crate::shown(down.peer), via, group,
             dur_ms = down.lived.as_millis() as u64, up = up_bytes, down = down_bytes; "{}", down.why);
         if left == Some(0) {
             // The loss was said above, as loudly as it deserves.

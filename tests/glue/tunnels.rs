@@ -85,7 +85,7 @@ fn a_port_goes_over_to_the_newer_connection() {
             }
             other => panic!("{other:?}"),
         }
-        assert!(begun.elapsed() < Duration::from_secs(1), "the port is still the old connection's");
+        assert!(begun.elapsed() < PATIENCE, "the port is still the old connection's");
     }
     drop(first);
     std::thread::sleep(Duration::from_millis(50));
@@ -167,9 +167,8 @@ fn a_gateway_with_idle_users_stops_at_once() {
     });
     let _idle = dial(world.gateway.http_addr());
     let World { gateway_loop, gateway: _gateway, lines, .. } = world;
-    let begun = Instant::now();
-    assert!(gateway_loop.shutdown(Duration::from_secs(5)));
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    // Nothing had to be closed by force, however long that would have been waited for.
+    assert!(gateway_loop.shutdown(PATIENCE));
     assert_eq!(value(&lines.first(), "end"), "KD");
 }
 
@@ -214,7 +213,8 @@ fn a_goodbye_to_a_peer_that_does_not_read_is_short() {
     let _second = Puppet::new(&world, 1, 2);
     until("the old connection's end", || world.gateway_loop.connections() == 1);
     let (took, goodbye) = (begun.elapsed(), Duration::from_millis(TUNNEL_GOODBYE_MS));
-    assert!(took < goodbye + Duration::from_secs(1), "{took:?}");
+    // Without the limit it takes as long as any close whose output does not move.
+    assert!(took < Duration::from_millis(poller::limits::CLOSE_STALL_MS) / 2, "{took:?}");
     assert!(took >= goodbye / 2, "the socket was not full: {took:?} proves nothing");
 }
 

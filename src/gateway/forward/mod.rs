@@ -80,13 +80,13 @@ impl Forwards {
                 let addr = door.addr();
                 self.refused.lock().retain(|refused| !is_port(refused, tunnel, network, port));
                 self.open.lock().push(Open { tunnel: tunnel.clone(), network, port, door });
-                log::info!(event = "fwd_open", tun = tunnel.label(), net = word(network), addr:% = addr, dst = to; "a port is open");
+                log::info!(event = "fwd_open", tun = tunnel.label(), net = network.word(), addr:% = addr, dst = to; "a port is open");
                 Ok(addr.port())
             }
             Err(error) => {
                 let news = self.is_news(tunnel, network, port);
                 let level = if news { log::Level::Info } else { log::Level::Debug };
-                log::log!(level, event = "refuse", tun = tunnel.label(), net = word(network), port; "a client's port cannot be opened: {error}");
+                log::log!(level, event = "refuse", tun = tunnel.label(), net = network.word(), port; "a client's port cannot be opened: {error}");
                 Err(match error.kind() {
                     io::ErrorKind::AddrInUse => PortError::InUse,
                     io::ErrorKind::PermissionDenied => PortError::Forbidden,
@@ -146,7 +146,7 @@ impl Forwards {
         let closed: Vec<Open> = self.open.lock().extract_if(.., |open| which(open)).collect();
         for open in closed {
             open.door.close();
-            log::info!(event = "fwd_close", tun = open.tunnel.label(), net = word(open.network),
+            log::info!(event = "fwd_close", tun = open.tunnel.label(), net = open.network.word(),
                 addr:% = open.door.addr(); "a port is closed");
         }
     }
@@ -159,13 +159,6 @@ fn is_port(
     port: u16,
 ) -> bool {
     Arc::ptr_eq(of, tunnel) && *net == network && *number == port
-}
-
-fn word(network: Network) -> &'static str {
-    match network {
-        Network::Tcp => "tcp",
-        Network::Udp => "udp",
-    }
 }
 
 /// From a port to its target.

@@ -31,6 +31,16 @@ codes! {
     }
 }
 
+impl Network {
+    /// Its word in a log line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Network::Tcp => "tcp",
+            Network::Udp => "udp",
+        }
+    }
+}
+
 codes! {
     /// Why a stream was not opened.
     RefuseCode {
