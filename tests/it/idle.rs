@@ -205,11 +205,12 @@ fn a_refused_port_is_said_once() {
     let addr = taken.local_addr().expect("it is bound");
     let client = debug_client(&gateway, &["--forward", &format!("{}:{}", addr.port(), echo.addr())]);
     client.wait_nth(&["event=fwd_fail"], 3);
-    assert_eq!(client.lines(&["event=fwd_fail", "level=WARN"]).len(), 1);
+    for (program, event) in [(&gateway, "event=refuse"), (&client, "event=fwd_fail")] {
+        assert_eq!(program.lines(&[event, "level=WARN"]).len(), 1, "{event}");
+    }
     drop(taken);
     gateway.wait(&["event=fwd_open", &format!("addr={addr}")]);
     echoes(&mut Wire::connect(addr), "it is open");
     client.stop_but_for(&["event=fwd_fail"]);
-    // The port is the client's business, not the gateway's.
-    gateway.stop();
+    gateway.stop_but_for(&["event=refuse"]);
 }
