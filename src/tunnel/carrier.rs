@@ -152,7 +152,9 @@ impl<S: Side> Handler for Carrier<S> {
         };
         let lived = cx.tunnel.started.elapsed();
         let bytes = (info.bytes_out, info.bytes_in);
-        let on_purpose = on_purpose || shutdown;
+        // Who said that it would stop, and then did without another word, did it on purpose all the same.
+        let announced = cx.tunnel.inner.lock().session.is_draining();
+        let on_purpose = on_purpose || shutdown || announced;
         self.0.on_down(
             &cx.tunnel,
             &Down { peer: info.peer, was_up: cx.up, lived, why, on_purpose, fatal, bytes },
