@@ -39,6 +39,8 @@ pub struct Relay {
     before: LinkBuffer,
     finished: bool,
     ended: bool,
+    /// Of the bytes read, those that were not for the connection as they are. Invariant: handled <= read.
+    handled: u64,
 }
 
 /// How a relay stands after [`Relay::pump`].
@@ -63,6 +65,7 @@ impl Relay {
             before: LinkBuffer::new(),
             finished: false,
             ended: false,
+            handled: 0,
         }
     }
 
@@ -76,13 +79,14 @@ impl Relay {
         before: LinkBuffer,
         conn: &mut Connection,
     ) -> Relay {
+        let handled = read.saturating_sub(input.len() as u64);
         conn.output().append(input);
-        Relay { read, ended, before, ..Relay::new(stream) }
+        Relay { read, handled, ended, before, ..Relay::new(stream) }
     }
 
-    /// Bytes that came out of the tunnel.
+    /// Bytes that came out of the tunnel for the connection.
     pub fn bytes_read(&self) -> u64 {
-        self.read
+        self.read - self.handled
     }
 
     /// Bytes that went into the tunnel.

@@ -128,12 +128,18 @@ impl Handler for Http {
         match std::mem::replace(&mut cx.stage, Stage::Lingering) {
             Stage::Relaying(mut joined) => joined.closed(&self.gate, &info.reason),
             Stage::Lingering => {}
-            Stage::Between | Stage::Opening(_) | Stage::Exchanging(_) => {
+            stage @ (Stage::Between | Stage::Opening(_) | Stage::Exchanging(_)) => {
                 cx.proxy.handle_user_reset(clock());
                 while let Some(event) = cx.proxy.poll_event() {
-                    if let Event::Done(record) = event {
-                        let end = closed_end(&info.reason, phase_of(record.end));
-                        self.done(cx, &record, Some(end));
+                    match (event, &stage) {
+                        (Event::Done(record), _) => {
+                            let end = closed_end(&info.reason, phase_of(record.end));
+                            self.done(cx, &record, Some(end));
+                        }
+                        (Event::CloseUpstream { abort: true }, Stage::Exchanging(upstream)) => {
+                            upstream.stream.reset(ResetCode::Reset);
+                        }
+                        _ => {}
                     }
                 }
             }
