@@ -31,7 +31,9 @@ pub struct Relay {
     stream: Stream,
     /// Bytes read from the session. Invariant: credited <= delivered <= read.
     read: u64,
-    /// What the session was told of those that reached the kernel.
+    /// Of those, bytes that were not for the connection as they are. Invariant: handled <= read.
+    handled: u64,
+    /// How much of `read` the session was told to have reached the kernel.
     credited: u64,
     /// Bytes written into the session.
     sent: u64,
@@ -39,8 +41,6 @@ pub struct Relay {
     before: LinkBuffer,
     finished: bool,
     ended: bool,
-    /// Of the bytes read, those that were not for the connection as they are. Invariant: handled <= read.
-    handled: u64,
 }
 
 /// How a relay stands after [`Relay::pump`].
@@ -60,12 +60,12 @@ impl Relay {
         Relay {
             stream,
             read: 0,
+            handled: 0,
             credited: 0,
             sent: 0,
             before: LinkBuffer::new(),
             finished: false,
             ended: false,
-            handled: 0,
         }
     }
 

@@ -147,7 +147,8 @@ impl EventLoop {
         self.remote.clone()
     }
 
-    /// Stops: listeners close, every connection gets `on_shutdown`, and what is open after `grace` is closed.
+    /// Stops: listeners close, every connection gets `on_shutdown`, and what is open after `grace` is cut off: its peer
+    /// sees a reset, because it was in the middle of something.
     /// Returns when every worker thread has ended; says whether all connections had ended by themselves.
     ///
     /// Blocking tasks that are still running after `grace` go on by themselves and are not waited for.

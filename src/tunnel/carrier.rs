@@ -152,7 +152,7 @@ impl<S: Side> Handler for Carrier<S> {
         };
         let lived = cx.tunnel.started.elapsed();
         let bytes = (info.bytes_out, info.bytes_in);
-        // Who said that it would stop, and then did without another word, did it on purpose all the same.
+        // Who has said that it is leaving is not missed, however it leaves in the end.
         let announced = cx.tunnel.inner.lock().session.is_draining();
         let on_purpose = on_purpose || shutdown || announced;
         self.0.on_down(

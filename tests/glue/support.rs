@@ -227,6 +227,11 @@ impl Puppet {
         self.socket.write_all(&out.read_vec(out.len()).unwrap()).unwrap();
     }
 
+    /// Sends a WebSocket ping, to which the gateway has to say something.
+    pub(crate) fn ping(&mut self) {
+        self.socket.write_all(&[0x89, 0x80, 0, 0, 0, 0]).unwrap();
+    }
+
     /// Waits for the next event.
     #[track_caller]
     pub(crate) fn next(&mut self) -> Event {

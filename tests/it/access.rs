@@ -168,7 +168,7 @@ fn request(n: usize, gateway: &Program, targets: &Targets, wire: &mut Wire, tall
             let mut cut = Wire::connect(http);
             cut.send(format!("GET http://{addr}/cut/ HTTP/1.1\r\nHost: {addr}\r\n{login}\r\n"));
             // The head may get lost with the connection, and is logged as it was sent.
-            assert_eq!(cut.to_end().1, Ended::Reset);
+            assert_eq!(cut.read_to_end().1, Ended::Reset);
             tally.add(Some(200), 0, 0, "SD");
         }
         9 => {
@@ -178,7 +178,7 @@ fn request(n: usize, gateway: &Program, targets: &Targets, wire: &mut Wire, tall
             assert_eq!(connect.response("CONNECT").code, 200);
             connect.send("e".repeat(size));
             connect.finish();
-            assert_eq!(connect.to_end().0.len(), size);
+            assert_eq!(connect.read_to_end().0.len(), size);
             tally.add(Some(200), size as u64, size as u64, "--");
         }
         10 => {
@@ -193,13 +193,13 @@ fn request(n: usize, gateway: &Program, targets: &Targets, wire: &mut Wire, tall
             let mut user = Wire::connect(socks);
             assert_eq!(user.socks(Some(("prod", "secret")), "127.0.0.1", targets.breaks.addr().port()), 0);
             user.send("abc");
-            assert_eq!(user.to_end(), (vec![], Ended::Reset));
+            assert_eq!(user.read_to_end(), (vec![], Ended::Reset));
             tally.add(Some(0), 3, 0, "SD");
         }
         _ => {
             let mut user = Wire::connect(socks);
             assert_eq!(user.socks(Some(("prod", "secret")), "127.0.0.1", targets.refusing.1.port()), 5);
-            assert_eq!(user.to_end().1, Ended::Fin);
+            assert_eq!(user.read_to_end().1, Ended::Fin);
             tally.add(Some(5), 0, 0, "SC");
         }
     }

@@ -70,7 +70,7 @@ fn users_of_socks_name_the_group_and_its_password() {
     for wrong in [None, Some(("prod", "Secret")), Some(("prod", "s")), Some(("dev", "secret"))] {
         let (code, mut wire) = ask(wrong);
         assert_eq!(code, 0xff, "{wrong:?}");
-        assert_eq!(wire.to_end().0, b"");
+        assert_eq!(wire.read_to_end().0, b"");
     }
     assert_eq!(origin.accepted(), 0);
     let (code, mut wire) = ask(Some(("prod", "secret")));

@@ -30,7 +30,7 @@ fn bytes_go_both_ways_and_each_direction_ends_for_itself() {
                     std::io::Write::write_all(&mut writer, &sending)
                         .and_then(|()| writer.shutdown(std::net::Shutdown::Write))
                 });
-                let (came, ended) = wire.to_end();
+                let (came, ended) = wire.read_to_end();
                 assert!(came == bytes, "{} bytes", came.len());
                 assert_eq!(ended, Ended::Fin);
                 sender.join().expect("no panic").expect("all is taken");
@@ -44,7 +44,7 @@ fn bytes_go_both_ways_and_each_direction_ends_for_itself() {
     let first = Origin::first_to_end(sink);
     let (client, port) = forward(&gateway, first.addr(), "tcp");
     let mut wire = Wire::connect(port);
-    assert_eq!(wire.to_end(), (b"hello".to_vec(), Ended::Fin));
+    assert_eq!(wire.read_to_end(), (b"hello".to_vec(), Ended::Fin));
     wire.send("and yet");
     wire.finish();
     assert_eq!(ends.recv_timeout(PATIENCE), Ok((b"and yet".to_vec(), Ended::Fin)));
@@ -60,7 +60,7 @@ fn a_break_on_one_side_is_a_break_on_the_other() {
     let (client, port) = forward(&gateway, breaks.addr(), "tcp");
     let mut wire = Wire::connect(port);
     wire.send("hello");
-    assert_eq!(wire.to_end(), (vec![], Ended::Reset));
+    assert_eq!(wire.read_to_end(), (vec![], Ended::Reset));
     gateway.wait(&["event=access", "end=SD", "why=rst"]);
     client.stop();
 
@@ -83,7 +83,7 @@ fn a_target_that_refuses_is_a_break_for_the_user() {
     let (_held, addr) = crate::statuses::refusing();
     let (client, port) = forward(&gateway, addr, "tcp");
     let mut wire = Wire::connect(port);
-    assert_eq!(wire.to_end(), (vec![], Ended::Reset));
+    assert_eq!(wire.read_to_end(), (vec![], Ended::Reset));
     gateway.wait(&["event=access", "proto=tcp", "end=SC", "why=refused"]);
     client.stop();
     gateway.stop();
@@ -104,7 +104,7 @@ fn a_quiet_connection_stays() {
         std::thread::sleep(quiet);
     }
     wire.finish();
-    assert_eq!(wire.to_end(), (vec![], Ended::Fin));
+    assert_eq!(wire.read_to_end(), (vec![], Ended::Fin));
     assert_eq!(gateway.lines(&["event=tun_down"]).len(), 0);
     client.stop();
     gateway.stop();
@@ -122,7 +122,7 @@ fn when_its_client_goes_a_port_is_free_and_its_connections_are_closed() {
         assert_eq!(wire.take(5), b"hello");
         client.signal(signal);
         client.ended();
-        assert_eq!(wire.to_end().0, b"");
+        assert_eq!(wire.read_to_end().0, b"");
         gateway.wait(&["event=fwd_close"]);
         drop(TcpListener::bind(port).unwrap_or_else(|error| panic!("after {signal}: {port}: {error}")));
         gateway.wait(&["event=access", "proto=tcp", "up=5", "down=5"]);

@@ -20,7 +20,7 @@ fn say(addr: SocketAddr, words: &[u8]) -> Vec<u8> {
     if wire.try_send(words).is_ok() && wire.writer().shutdown(std::net::Shutdown::Write).is_err() {
         return Vec::new();
     }
-    wire.to_end().0
+    wire.read_to_end().0
 }
 
 /// An answer with one of these codes, or just an end where `end` allows it.
@@ -97,7 +97,7 @@ fn check_upgraded(tunnel: SocketAddr, name: &str, words: impl FnOnce(&mut WebSoc
     let words = words(&mut ws);
     // It may have heard enough before the end.
     wire.try_send(words).ok();
-    wire.to_end();
+    wire.read_to_end();
 }
 
 /// A client's frame with the mask 0, which changes nothing.

@@ -61,7 +61,7 @@ fn a_killed_gateway_is_missed_once_and_found_again() {
         let mut user = held(http_addr, &silent);
         gateway.signal("KILL");
         gateway.ended();
-        user.to_end();
+        user.read_to_end();
         client.wait_nth(&["event=tun_down"], round);
         // The stream's target hears of it, too: nothing is left hanging.
         ends.recv_timeout(PATIENCE).expect("the target's connection ends with its tunnel");
@@ -107,8 +107,8 @@ fn a_killed_client_is_said_once_and_its_ports_are_free() {
         client.signal("KILL");
         client.ended();
         gateway.wait_nth(&["event=tun_down", "level=WARN"], round);
-        assert_eq!(user.to_end().1, Ended::Reset, "nobody may take this for all there was");
-        idle.to_end();
+        assert_eq!(user.read_to_end().1, Ended::Reset, "nobody may take this for all there was");
+        idle.read_to_end();
         ends.recv_timeout(PATIENCE).expect("the target's connection ends with the process");
         // The user's stream is told of after the ports are closed, but their log line may come first.
         gateway.wait_nth(&["event=fwd_close"], round);

@@ -97,7 +97,7 @@ fn requests_sent_ahead_are_answered_in_their_order() {
     for n in 0..30 {
         assert_eq!(wire.response("GET").text(), format!("/{n}"));
     }
-    assert_eq!(wire.to_end(), (vec![], Ended::Fin));
+    assert_eq!(wire.read_to_end(), (vec![], Ended::Fin));
     stop(programs);
 }
 
@@ -153,7 +153,7 @@ fn a_body_that_ends_with_the_connection_arrives_whole_and_the_user_stays() {
     old.send(format!("GET {} HTTP/1.0\r\n\r\n", origin.url("/")));
     let answer = old.response_head();
     assert_eq!((answer.code, answer.field("transfer-encoding")), (200, None));
-    let (body, ended) = old.to_end();
+    let (body, ended) = old.read_to_end();
     assert!(body == pattern(300_000), "{} bytes", body.len());
     assert_eq!(ended, Ended::Fin);
     drop(wire);
@@ -212,7 +212,7 @@ fn check_cut(answer: &'static str, talk: Talk, code: Option<u16>) {
     assert_eq!(head.code, code.unwrap_or(200), "{answer:?} {talk:?}");
     if code.is_none() {
         seen.wait();
-        let (came, ended) = wire.to_end();
+        let (came, ended) = wire.read_to_end();
         assert_eq!(ended, Ended::Reset, "{answer:?} {talk:?} came as {:?}", String::from_utf8_lossy(&came));
     }
     let line = programs.0.wait(&["event=access"]);
@@ -247,7 +247,7 @@ fn a_request_that_is_cut_short_is_never_made_to_look_whole() {
     let origin = Origin::new(move |mut wire| {
         wire.take(20);
         sink.send(None).expect("the test waits for it");
-        sink.send(Some(wire.to_end().1)).expect("the test waits for it");
+        sink.send(Some(wire.read_to_end().1)).expect("the test waits for it");
     });
     let programs = start();
     let (url, addr) = (origin.url("/"), origin.addr());
@@ -305,7 +305,7 @@ fn after_101_the_connection_belongs_to_the_two_sides() {
         assert_eq!(wire.take(6), b"\0hello");
         wire.send("bye");
         wire.finish();
-        sink.send(wire.to_end()).expect("the test waits for it");
+        sink.send(wire.read_to_end()).expect("the test waits for it");
         Talk::Ends
     });
     let programs = start();
@@ -317,7 +317,7 @@ fn after_101_the_connection_belongs_to_the_two_sides() {
     let answer = wire.response("GET");
     assert_eq!((answer.code, answer.field("upgrade")), (101, Some("chat")));
     wire.send("lo");
-    assert_eq!(wire.to_end(), (b"welcomebye".to_vec(), Ended::Fin));
+    assert_eq!(wire.read_to_end(), (b"welcomebye".to_vec(), Ended::Fin));
     wire.send("still here");
     wire.finish();
     assert_eq!(ends.recv_timeout(support::PATIENCE), Ok((b"still here".to_vec(), Ended::Fin)));

@@ -25,7 +25,7 @@ fn check(gateway: &Program, (host, port): (&str, u16), code: u16, reply: u8, end
     assert_eq!(wire.response("CONNECT").code, code);
     let mut socks = Wire::connect(gateway.addr("socks"));
     assert_eq!(socks.socks(None, host, port), reply);
-    assert_eq!(socks.to_end().0, b"");
+    assert_eq!(socks.read_to_end().0, b"");
     let (end, why) = (format!("end={end}"), format!("why={why}"));
     for (proto, code) in
         [("http", u32::from(code)), ("connect", u32::from(code)), ("socks5", u32::from(reply))]
@@ -91,7 +91,7 @@ fn check_head(gateway: &Program, head: &str, code: u16) {
     assert_eq!(answer.code, code, "{head:?}: {answer:?}");
     assert_eq!(answer.field("connection"), Some("close"), "{head:?}");
     // Nothing that follows is taken for a request.
-    assert_eq!(wire.to_end().0, b"", "{head:?}");
+    assert_eq!(wire.read_to_end().0, b"", "{head:?}");
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn a_gateway_finishes_what_is_under_way() {
     gateway.signal("TERM");
     gateway.wait(&["event=stop"]);
     listeners.into_iter().for_each(refused);
-    assert_eq!(idle.to_end(), (vec![], Ended::Fin), "who waits for nothing is closed at once");
+    assert_eq!(idle.read_to_end(), (vec![], Ended::Fin), "who waits for nothing is closed at once");
     go.send(()).expect("it is waited for");
     let answer = user.response("GET");
     assert_eq!((answer.code, answer.text().as_str()), (200, "firstafter"));
@@ -216,7 +216,11 @@ fn what_never_ends_is_ended_at_the_deadline() {
         assert_eq!(user.take(4), b"ping");
         let asked = Instant::now();
         stopping.signal("TERM");
-        assert_eq!(user.to_end(), (vec![], Ended::Reset), "{role}: nobody may take this for all there was");
+        assert_eq!(
+            user.read_to_end(),
+            (vec![], Ended::Reset),
+            "{role}: nobody may take this for all there was"
+        );
         assert_eq!(stopping.ended().code(), Some(0), "{role}");
         println!("{role} with an endless stream: {:?}", asked.elapsed());
         assert!(asked.elapsed() >= Duration::from_millis(500), "{role}: it had until the deadline");

@@ -80,7 +80,7 @@ fn origin() -> Origin {
         }
         // Not before the other side.
         wire.finish();
-        assert_eq!(wire.to_end().1, Ended::Fin);
+        assert_eq!(wire.read_to_end().1, Ended::Fin);
     })
 }
 

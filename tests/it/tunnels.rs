@@ -29,7 +29,7 @@ fn a_user_ends_its_direction_and_still_gets_everything() {
         let bytes = pattern(400_000);
         wire.send(&bytes);
         wire.finish();
-        let (came, ended) = wire.to_end();
+        let (came, ended) = wire.read_to_end();
         assert!(came == bytes, "{} bytes", came.len());
         assert_eq!(ended, Ended::Fin);
     }
@@ -44,7 +44,7 @@ fn a_target_ends_its_direction_and_still_gets_everything() {
     let programs = start();
     for way in WAYS {
         let mut wire = way(&programs.0, &origin);
-        assert_eq!(wire.to_end(), (b"hello".to_vec(), Ended::Fin));
+        assert_eq!(wire.read_to_end(), (b"hello".to_vec(), Ended::Fin));
         let bytes = pattern(400_000);
         wire.send(&bytes);
         wire.finish();
@@ -64,7 +64,7 @@ fn a_target_that_breaks_off_is_a_break_for_the_user() {
     for way in WAYS {
         let mut wire = way(&programs.0, &origin);
         wire.send("hello");
-        assert_eq!(wire.to_end(), (vec![], Ended::Reset));
+        assert_eq!(wire.read_to_end(), (vec![], Ended::Reset));
     }
     programs.0.wait_nth(&["event=access", "end=SD", "why=rst"], 2);
     stop(programs);
@@ -93,7 +93,7 @@ fn a_target_that_stops_reading_holds_up_its_own_user_alone() {
     let held = std::sync::Mutex::new(held);
     let origin = Origin::new(move |mut wire| {
         held.lock().expect("one at a time").recv().expect("the test says when");
-        let (bytes, ended) = wire.to_end();
+        let (bytes, ended) = wire.read_to_end();
         assert_eq!(ended, Ended::Fin);
         wire.send((bytes.len() as u64).to_be_bytes());
     });
@@ -109,13 +109,13 @@ fn a_target_that_stops_reading_holds_up_its_own_user_alone() {
             let mut other = way(&programs.0, &echo);
             other.send(pattern(1000 + n));
             other.finish();
-            assert_eq!(other.to_end(), (pattern(1000 + n), Ended::Fin));
+            assert_eq!(other.read_to_end(), (pattern(1000 + n), Ended::Fin));
         }
         assert!(!pushing.is_finished(), "16 MiB do not fit into what lies between");
         release.send(()).expect("the target waits");
         pushing.join().expect("no panic").expect("all of it is taken");
         wire.finish();
-        assert_eq!(wire.to_end(), (sent.to_be_bytes().to_vec(), Ended::Fin));
+        assert_eq!(wire.read_to_end(), (sent.to_be_bytes().to_vec(), Ended::Fin));
     }
     stop(programs);
 }
@@ -193,7 +193,7 @@ fn what_a_user_says_before_the_answer_reaches_the_target() {
     socks.finish();
     assert_eq!(socks.take(2), [5, 0]);
     assert_eq!(socks.take(10)[..2], [5, 0]);
-    assert_eq!(socks.to_end(), (b"early words".to_vec(), Ended::Fin));
+    assert_eq!(socks.read_to_end(), (b"early words".to_vec(), Ended::Fin));
     drop(connect);
     stop(programs);
 }

@@ -30,6 +30,8 @@ pub(super) struct Forwards {
     ip: IpAddr,
     /// The session bounds how many ports a client may have.
     open: Mutex<Vec<Open>>,
+    /// Refusals that were said: clients ask again and again. A tunnel's leave with it; the session bounds how many it has.
+    refused: Mutex<Vec<(Arc<Tunnel>, Network, u16)>>,
 }
 
 struct Open {
@@ -66,7 +68,7 @@ impl Door {
 
 impl Forwards {
     pub(super) fn new(ip: IpAddr) -> Forwards {
-        Forwards { ip, open: Mutex::new(Vec::new()) }
+        Forwards { ip, open: Mutex::default(), refused: Mutex::default() }
     }
 
     /// Opens a port for a tunnel and answers the client.
@@ -76,13 +78,15 @@ impl Forwards {
         let answer = match self.bind(gate, tunnel, request) {
             Ok(door) => {
                 let addr = door.addr();
+                self.refused.lock().retain(|refused| !is_port(refused, tunnel, network, port));
                 self.open.lock().push(Open { tunnel: tunnel.clone(), network, port, door });
                 log::info!(event = "fwd_open", tun = tunnel.label(), net = word(network), addr:% = addr, dst = to; "a port is open");
                 Ok(addr.port())
             }
             Err(error) => {
-                // The client says it to whom it concerns, and asks again.
-                log::debug!(event = "refuse", tun = tunnel.label(), net = word(network), port; "a client's port cannot be opened: {error}");
+                let news = self.is_news(tunnel, network, port);
+                let level = if news { log::Level::Info } else { log::Level::Debug };
+                log::log!(level, event = "refuse", tun = tunnel.label(), net = word(network), port; "a client's port cannot be opened: {error}");
                 Err(match error.kind() {
                     io::ErrorKind::AddrInUse => PortError::InUse,
                     io::ErrorKind::PermissionDenied => PortError::Forbidden,
@@ -93,6 +97,16 @@ impl Forwards {
         if tunnel.exchange(|session| session.answer_port(network, port, answer)).is_err() {
             self.close(tunnel, network, port);
         }
+    }
+
+    /// Whether this refusal was not said before.
+    fn is_news(&self, tunnel: &Arc<Tunnel>, network: Network, port: u16) -> bool {
+        let mut refused = self.refused.lock();
+        let news = !refused.iter().any(|known| is_port(known, tunnel, network, port));
+        if news {
+            refused.push((tunnel.clone(), network, port));
+        }
+        news
     }
 
     fn bind(&self, gate: &Gate, tunnel: &Arc<Tunnel>, request: PortRequest) -> io::Result<Door> {
@@ -124,6 +138,7 @@ impl Forwards {
 
     /// Closes all ports of a tunnel.
     pub(super) fn close_all(&self, tunnel: &Arc<Tunnel>) {
+        self.refused.lock().retain(|(of, ..)| !Arc::ptr_eq(of, tunnel));
         self.close_where(|open| Arc::ptr_eq(&open.tunnel, tunnel));
     }
 
@@ -135,6 +150,15 @@ impl Forwards {
                 addr:% = open.door.addr(); "a port is closed");
         }
     }
+}
+
+fn is_port(
+    (of, net, number): &(Arc<Tunnel>, Network, u16),
+    tunnel: &Arc<Tunnel>,
+    network: Network,
+    port: u16,
+) -> bool {
+    Arc::ptr_eq(of, tunnel) && *net == network && *number == port
 }
 
 fn word(network: Network) -> &'static str {

@@ -136,6 +136,7 @@ impl Handler for Http {
                             let end = closed_end(&info.reason, phase_of(record.end));
                             self.done(cx, &record, Some(end));
                         }
+                        // The target is not to take for whole what was cut short.
                         (Event::CloseUpstream { abort: true }, Stage::Exchanging(upstream)) => {
                             upstream.stream.reset(ResetCode::Reset);
                         }

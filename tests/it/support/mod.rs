@@ -20,8 +20,9 @@ pub(crate) use password::PasswordFile;
 pub(crate) use process::{Program, field, gateway, gateway_and_client, standalone};
 pub(crate) use wire::{Ended, Response, Wire, basic};
 
-/// How long a test waits for what has to happen. Only a failing test ever waits so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a test waits for what has to happen: longer than any silence that is tested. Only a failing test ever waits so
+/// long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Whether long transfers, long silences and timed assertions were asked for (`ANYPROXY_FULL=1`).
 pub(crate) fn full() -> bool {

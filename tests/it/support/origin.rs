@@ -92,7 +92,7 @@ impl Origin {
     /// Reads everything up to the end of the other direction, and only then answers, with the same bytes.
     pub(crate) fn after_end() -> Origin {
         Origin::new(|mut wire| {
-            let (bytes, ended) = wire.to_end();
+            let (bytes, ended) = wire.read_to_end();
             if ended == Ended::Fin {
                 wire.send(bytes);
             }
@@ -105,14 +105,14 @@ impl Origin {
             wire.send("hello");
             wire.finish();
             // The test may have gone on without this.
-            sink.send(wire.to_end()).ok();
+            sink.send(wire.read_to_end()).ok();
         })
     }
 
     /// Takes connections and never says a word; reports how each ended.
     pub(crate) fn silent(sink: std::sync::mpsc::Sender<(Vec<u8>, Ended)>) -> Origin {
         Origin::new(move |mut wire| {
-            sink.send(wire.to_end()).ok();
+            sink.send(wire.read_to_end()).ok();
         })
     }
 

@@ -208,7 +208,7 @@ impl Wire {
     /// Everything up to the end, and which kind of end it was.
     #[track_caller]
     #[allow(clippy::wrong_self_convention, reason = "to the end of what comes, not to another type")]
-    pub(crate) fn to_end(&mut self) -> (Vec<u8>, Ended) {
+    pub(crate) fn read_to_end(&mut self) -> (Vec<u8>, Ended) {
         let mut bytes = Vec::new();
         loop {
             match self.read_some() {
@@ -264,7 +264,7 @@ impl Wire {
         } else if let Some(len) = response.field("content-length") {
             self.take(len.parse().expect("a length is a number"))
         } else {
-            let (body, ended) = self.to_end();
+            let (body, ended) = self.read_to_end();
             assert_eq!(ended, Ended::Fin);
             body
         };
