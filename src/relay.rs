@@ -96,13 +96,15 @@ impl Relay {
 
     /// The connection has closed: breaks off what is left, so that the other side does not take it for all. Nothing
     /// happens to a stream that was done.
-    pub fn abandon(&self, reason: &Reason) {
-        self.stream.abandon(match reason {
-            Reason::Shutdown => ResetCode::Stopping,
-            Reason::Timeout => ResetCode::Timeout,
-            Reason::Handler(_) | Reason::Panic => ResetCode::Internal,
-            Reason::User | Reason::Peer | Reason::Error(_) => ResetCode::Reset,
-        });
+    pub fn abandon(&mut self, reason: &Reason) {
+        match reason {
+            Reason::Shutdown => self.stream.abandon(ResetCode::Stopping),
+            Reason::Timeout => self.stream.abandon(ResetCode::Timeout),
+            Reason::Handler(_) | Reason::Panic => self.stream.abandon(ResetCode::Internal),
+            Reason::User => self.stream.abandon(ResetCode::Reset),
+            // What it had sent before it broke off may be a whole answer.
+            Reason::Peer | Reason::Error(_) => self.stream.abandon_behind(ResetCode::Reset),
+        }
     }
 
     /// Moves what can be moved. Call it for every news of the connection or the stream.

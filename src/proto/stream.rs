@@ -6,6 +6,9 @@
 //!   sending      Open ──finish──▶ FinQueued ──FIN sent──▶ Ended       STOP received: Ended, what was queued is dropped
 //!   receiving    Open ──FIN received──▶ Fin ──all read──▶ Ended
 //!
+//!   sending      Open, FinQueued ──reset behind──▶ RstQueued ──RST sent──▶ gone      only with something queued
+//!   receiving    Open, Fin ──RST received──▶ Rst ──all read──▶ gone                  only with something to read
+//!
 //!   both Ended, or a reset from either side: gone, once
 //! ```
 //!
@@ -13,7 +16,7 @@
 //! only thing that it may still say about the stream is WINDOW, and STOP at the end.
 
 use super::flow::{ReceiveWindow, SendWindow};
-use super::frame::Network;
+use super::frame::{Network, ResetCode};
 use crate::limits::{
     DATA_BODY_BYTES_MAX, DATAGRAM_COPY_BYTES_MAX, DATAGRAM_QUEUE_BYTES_MAX, DATAGRAM_QUEUE_LEN_MAX,
     SEND_QUEUE_BYTES_MAX,
@@ -40,6 +43,8 @@ pub(super) enum Sending {
     Open,
     /// FIN follows what is queued.
     FinQueued,
+    /// RST follows what is queued, of which there is some; nobody here has the stream any more.
+    RstQueued(ResetCode),
     /// FIN was sent, or the peer does not want more.
     Ended,
 }
@@ -51,6 +56,8 @@ pub(super) enum Receiving {
     Open,
     /// FIN came; there may be bytes to read.
     Fin,
+    /// RST came; there are bytes to read, and the application hears of it behind them.
+    Rst(ResetCode),
     /// The application has read the end.
     Ended,
 }
@@ -194,6 +201,16 @@ impl Stream {
             return Some(Next::Dgram(datagram.len()));
         }
         (self.sending == Sending::FinQueued).then_some(Next::Fin)
+    }
+
+    /// Whether bytes, or a datagram, are next to be sent.
+    pub(super) fn next_is_data(&self) -> bool {
+        matches!(self.next(), Some(Next::Data(_) | Next::Dgram(_)))
+    }
+
+    /// Whether it is gone for the application here, and only has to send what is queued.
+    pub(super) fn is_resetting(&self) -> bool {
+        matches!(self.sending, Sending::RstQueued(_))
     }
 
     /// Takes the next `len` bytes of the queue, for one DATA frame.

@@ -130,6 +130,13 @@ impl Stream {
         }
     }
 
+    /// Breaks it off behind what is queued, unless it was left before. What is queued still goes out by itself.
+    pub fn abandon_behind(&mut self, code: ResetCode) {
+        if !std::mem::replace(&mut self.left, true) && !self.is_closed() {
+            self.exchange(|session, id| session.reset_behind(id, code));
+        }
+    }
+
     /// Breaks it off.
     pub fn reset(&self, code: ResetCode) {
         if !self.is_closed() {

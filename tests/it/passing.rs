@@ -241,6 +241,23 @@ fn an_answer_that_is_cut_short_is_never_made_to_look_whole() {
     );
 }
 
+// proves S-16: the reset must not overtake the answer inside the tunnel, which took hundreds of tries to see
+#[test]
+fn an_answer_that_was_whole_before_its_target_broke_off_arrives_whole() {
+    let origin = Origin::http(|_, wire| {
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n{}", "x".repeat(4096)));
+        Talk::Breaks
+    });
+    let programs = start();
+    let mut wire = Wire::connect(programs.0.addr("http"));
+    for request in 0..500 {
+        let answer = wire.get(&origin.url("/"));
+        assert_eq!((answer.code, answer.body.len()), (200, 4096), "request {request}");
+    }
+    drop(wire);
+    stop(programs);
+}
+
 #[test]
 fn a_request_that_is_cut_short_is_never_made_to_look_whole() {
     let (sink, news) = mpsc::channel();

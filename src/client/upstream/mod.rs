@@ -262,7 +262,7 @@ impl Handler for Dial {
                 };
                 reaching.next(code);
             }
-            Stage::Relaying(relay) => relay.abandon(&info.reason),
+            Stage::Relaying(mut relay) => relay.abandon(&info.reason),
             Stage::Over => {}
         }
         log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id), up = info.bytes_out, down = info.bytes_in; "closed: {}", info.reason);

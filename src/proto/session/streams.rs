@@ -134,9 +134,23 @@ impl Session {
     pub fn reset(&mut self, id: StreamId, code: ResetCode) {
         let Some(stream) = self.remove(id) else { return };
         match (stream.sending, stream.receiving) {
-            (Sending::Open | Sending::FinQueued, _) => self.control(&Frame::Rst(code), id.0),
+            (Sending::Open | Sending::FinQueued | Sending::RstQueued(_), _) => {
+                self.control(&Frame::Rst(code), id.0);
+            }
             (Sending::Ended, Receiving::Open) => self.control(&Frame::Stop(code), id.0),
             (Sending::Ended, _) => {}
+        }
+    }
+
+    /// As [`reset`](Self::reset), but what is queued is sent first: it came before whatever broke. The queue is within the peer's
+    /// window, so the stream is gone as soon as it had its turns; the application has nothing more to do with it.
+    pub fn reset_behind(&mut self, id: StreamId, code: ResetCode) {
+        match self.table.get_mut(&id.0) {
+            Some(stream) if stream.opening == Opening::Done && stream.next_is_data() => {
+                stream.sending = Sending::RstQueued(code);
+                stream.wants_room = false;
+            }
+            _ => self.reset(id, code),
         }
     }
 
@@ -148,7 +162,12 @@ impl Session {
     pub fn read(&mut self, id: StreamId, out: &mut LinkBuffer, max: usize) -> Result<Read, StreamError> {
         let stream = self.table.get_mut(&id.0).ok_or(StreamError::Gone)?;
         let (bytes, end) = stream.read(out, max);
-        if stream.is_over() {
+        if let Receiving::Rst(code) = stream.receiving
+            && stream.readable_len() == 0
+        {
+            self.events.push_back(Event::Reset(id, code));
+            self.remove(id);
+        } else if stream.is_over() {
             self.remove(id);
         }
         Ok(Read { bytes, end })
@@ -266,8 +285,20 @@ impl Session {
                 stream.receiving = Receiving::Fin;
                 self.readable(id);
             }
+            // What a target said before it broke off is still the user's, and may be a whole answer. The other way round
+            // nobody waits for the answer any more, so a target is told at once.
+            Frame::Rst(code)
+                if self.role == Role::Gateway && stream.readable_len() > 0 && !stream.is_resetting() =>
+            {
+                stream.stop_sending();
+                stream.receiving = Receiving::Rst(code);
+                self.readable(id);
+            }
             Frame::Rst(code) => {
                 self.events.push_back(Event::Reset(id, code));
+                self.remove(id);
+            }
+            Frame::Stop(_) if stream.is_resetting() => {
                 self.remove(id);
             }
             Frame::Stop(code) => {

@@ -16,6 +16,8 @@ impl Session {
         let mut budget = Budget { max, sent: 0, frames: 0 };
         if self.transmit_control(&mut budget, out) && self.transmit_credit(&mut budget, out) {
             self.transmit_streams(&mut budget, out);
+            // The resets that waited behind their streams' bytes.
+            self.transmit_control(&mut budget, out);
         }
         self.stats.bytes_out += budget.sent as u64;
         self.stats.frames_out += budget.frames;
@@ -107,7 +109,11 @@ impl Session {
                 Next::Dgram(_) => out.write_bytes(stream.take_datagram()),
                 Next::Fin => stream.sending = Sending::Ended,
             }
-            if stream.is_over() {
+            if let Sending::RstQueued(code) = stream.sending
+                && !stream.next_is_data()
+            {
+                self.reset(StreamId(id), code);
+            } else if stream.is_over() {
                 self.remove(StreamId(id));
             } else {
                 self.offer_room(StreamId(id));

@@ -207,9 +207,13 @@ impl World {
     fn reset(&mut self, id: StreamId, side: usize) {
         let Some(model) = self.streams.get_mut(&id) else { return };
         if model.known[side] {
-            self.pair.ends[side].reset(id, ResetCode::Reset);
+            if self.rng.bool() {
+                self.pair.ends[side].reset(id, ResetCode::Reset);
+            } else {
+                self.pair.ends[side].reset_behind(id, ResetCode::Reset);
+            }
             model.broken = true;
-            model.flows[1 - side].stopped = true;
+            model.flows.iter_mut().for_each(|flow| flow.stopped = true);
         }
     }
 

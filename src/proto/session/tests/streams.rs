@@ -93,6 +93,64 @@ fn a_reset_ends_one_stream_and_late_frames_are_dropped() {
     assert_eq!(read_all(&mut pair, CLIENT, other).0, b"still here");
 }
 
+// proves S-09, S-16: what a target sent before it broke off is read first, then the reset is heard of, once
+#[test]
+fn a_reset_behind_loses_nothing_that_was_written_before() {
+    let whole = vec![7; 200_000];
+    for finished in [false, true] {
+        for piece in [1_000, 50_000, 1_000_000] {
+            let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+            let mut bytes = buffer(&whole);
+            pair.ends[CLIENT].write(id, &mut bytes).unwrap();
+            let written = whole.len() - bytes.len();
+            if finished {
+                pair.ends[CLIENT].finish(id);
+            }
+            pair.ends[CLIENT].reset_behind(id, ResetCode::Reset);
+            assert_eq!(pair.ends[CLIENT].write(id, &mut bytes), Err(StreamError::Finished));
+            // This crosses the RST.
+            pair.ends[GATEWAY].write(id, &mut buffer(b"late")).unwrap();
+            pair.drive();
+            assert_eq!(pair.take_events(CLIENT).last(), Some(&Event::Closed(id)));
+            assert_eq!(pair.take_events(GATEWAY), [Event::Readable(id)]);
+            assert_eq!(
+                pair.ends[GATEWAY].write(id, &mut buffer(b"x")),
+                Err(StreamError::Finished),
+                "nobody reads it"
+            );
+            let mut read = LinkBuffer::new();
+            while pair.ends[GATEWAY].contains(id) {
+                pair.drive();
+                assert_eq!(pair.take_events(GATEWAY), [], "not before the last byte");
+                assert!(!pair.ends[GATEWAY].read(id, &mut read, piece).unwrap().end, "a reset is no end");
+            }
+            assert_eq!(read.len(), written);
+            pair.drive();
+            assert_eq!(pair.take_events(GATEWAY), [Event::Reset(id, ResetCode::Reset), Event::Closed(id)]);
+            assert!(!pair.ends[GATEWAY].wants_transmit(), "the last word was said by the client");
+        }
+    }
+}
+
+// proves S-12: with nothing queued it is an ordinary reset, and an ordinary reset cuts it short
+#[test]
+fn a_reset_behind_nothing_is_a_reset_and_a_reset_of_it_is_at_once() {
+    let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+    pair.ends[CLIENT].reset_behind(id, ResetCode::Reset);
+    assert!(!pair.ends[CLIENT].contains(id));
+    pair.drive();
+    assert_eq!(pair.take_events(CLIENT), [Event::Closed(id)]);
+    assert_eq!(pair.take_events(GATEWAY), [Event::Reset(id, ResetCode::Reset), Event::Closed(id)]);
+
+    let id = pair.open(tcp("b", 1));
+    pair.ends[CLIENT].write(id, &mut buffer(b"unsent")).unwrap();
+    pair.ends[CLIENT].reset_behind(id, ResetCode::Reset);
+    pair.ends[CLIENT].reset(id, ResetCode::Stopping);
+    pair.drive();
+    assert_eq!(pair.take_events(GATEWAY), [Event::Reset(id, ResetCode::Stopping), Event::Closed(id)]);
+    assert_eq!(pair.ends[CLIENT].stream_count() + pair.ends[GATEWAY].stream_count(), 0);
+}
+
 // proves S-09: after FIN there is no second closing message, and what was sent before FIN is still read to its end
 #[test]
 fn a_reset_after_fin_stops_the_peer_and_loses_nothing_that_was_finished() {
