@@ -130,6 +130,8 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Bytes came, or the end of the stream ([`Connection::input_ended`]), or a wake. What is not consumed stays;
     /// the handler is not called again for it before one of the three happens.
+    /// A handler that waits for a whole message bounds it: above [`INPUT_HIGH_BYTES`](crate::limits::INPUT_HIGH_BYTES) that
+    /// nobody consumes, the connection is not read on.
     ///
     /// # Errors
     /// An error closes the connection with that reason.

@@ -116,9 +116,9 @@ impl ClientSide {
         match (news, fatal) {
             (false, _) => log::debug!(event = "connect", gateway:% = gateway; "{why}"),
             (true, true) => {
-                log::error!(event = "tun_auth_fail", gateway:% = gateway; "{why}: trying again, but somebody has to mend this")
+                log::error!(event = "tun_auth_fail", gateway:% = gateway; "{why}; trying again, but somebody has to mend this")
             }
-            (true, false) => log::warn!(event = "connect", gateway:% = gateway; "{why}: trying again"),
+            (true, false) => log::warn!(event = "connect", gateway:% = gateway; "{why}; trying again"),
         }
         self.again(Ended::Failed);
     }
@@ -161,7 +161,7 @@ impl ClientSide {
             *refusals
         };
         let level = if refusals == 1 { log::Level::Warn } else { log::Level::Debug };
-        log::log!(level, event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error:?}, trying again");
+        log::log!(level, event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error}; trying again");
         let wait_ms = (PORT_RETRY_MS << (refusals - 1).min(16)).min(PORT_RETRY_MAX_MS);
         let (side, tunnel) = (self.clone(), tunnel.clone());
         let again = move || side.request_port(&tunnel, request);

@@ -186,9 +186,10 @@ impl CarrierContext {
             self.end.get_or_insert(End::WebSocket(error));
         } else if self.ws.is_closed() {
             let (words, on_purpose) = match self.ws.peer_close() {
-                Some((code, words)) => {
-                    (format!("closed by the peer: {code} {words}"), matches!(code, 1000 | 1001))
-                }
+                Some((code, words)) => (
+                    format!("closed by the peer: {code} {words}").trim_end().to_owned(),
+                    matches!(code, 1000 | 1001),
+                ),
                 None => ("closed by the peer".into(), true),
             };
             self.end.get_or_insert(End::Peer(words, on_purpose));

@@ -138,7 +138,7 @@ pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: Stre
 }
 
 fn log_forbidden(target: &Target, conn_id: u64, verdict: &crate::proto::target::Verdict) {
-    log::info!(event = "refuse", conn_id = crate::conn_label(conn_id), dst:% = target; "forbidden: {verdict}");
+    log::info!(event = "refuse", conn_id = crate::conn_label(conn_id), dst:% = target; "{verdict}");
 }
 
 /// A stream that has gone meanwhile wants no answer.

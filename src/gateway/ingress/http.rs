@@ -378,7 +378,8 @@ fn from_upstream(cx: &mut User) -> bool {
     let wants_none = |broken: &Broken| matches!(broken, Broken::Stopped(_));
     broken = broken.or_else(|| upstream.stream.broken().filter(|broken| bytes == 0 && !wants_none(broken)));
     if let Some(broken) = broken {
-        let end = broken_end(broken, Phase::Data);
+        let answered = cx.journey.as_ref().is_some_and(Journey::has_answer);
+        let end = broken_end(broken, if answered { Phase::Data } else { Phase::Head });
         let letters = HttpEnd { who: char::from(end.who.letter()), phase: char::from(end.phase.letter()) };
         cx.proxy.handle_upstream_reset(letters, end.why, clock());
         return true;

@@ -71,6 +71,11 @@ impl Journey {
         self.record.timers.tc = connect_us.map(|us| Duration::from_micros(us.into()));
     }
 
+    /// Whether anything has come back.
+    pub(crate) fn has_answer(&self) -> bool {
+        self.record.timers.tfb.is_some()
+    }
+
     /// The stream's first byte back.
     pub(crate) fn first_byte(&mut self) {
         if let Some(answered) = self.answered

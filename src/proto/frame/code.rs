@@ -31,6 +31,18 @@ codes! {
     }
 }
 
+impl std::fmt::Display for PortError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            PortError::InUse => "it is in use",
+            PortError::Forbidden => "this client may not have it",
+            PortError::Limit => "there are too many",
+            PortError::Failed => "it cannot be bound",
+            PortError::Closed => "it was given up",
+        })
+    }
+}
+
 impl Network {
     /// Its word in a log line.
     pub fn word(self) -> &'static str {

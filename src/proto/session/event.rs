@@ -208,10 +208,7 @@ impl fmt::Display for Error {
             Error::Flood(what) => write!(f, "too many frames at once: {what:?}"),
             Error::Version { min, max } => write!(f, "the peer speaks versions {min} to {max}"),
             Error::Credentials => f.write_str("the group or its secret is wrong"),
-            Error::Refused { retry, code, reason } => {
-                let when = if *retry { "for now" } else { "for good" };
-                write!(f, "the gateway refused {when}: {code:?} {reason}")
-            }
+            Error::Refused { reason, .. } => write!(f, "the gateway refused: {reason}"),
             Error::HandshakeTimeout => f.write_str("the handshake took too long"),
             Error::PeerLost => f.write_str("the peer does not answer"),
         }
