@@ -261,6 +261,13 @@ impl Core {
                     self.conn.deadlines.connect = None;
                     return true;
                 }
+                // It was connected and has been reset since: what the peer said before that is handed over first.
+                Ok(Some(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    self.conn.break_off(shared, Fault::from(&error));
+                    self.phase = Phase::Connecting;
+                    self.conn.deadlines.connect = None;
+                    return true;
+                }
                 Ok(Some(error)) | Err(error) => self.fail(shared, &error),
             }
         }

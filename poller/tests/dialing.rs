@@ -199,3 +199,28 @@ fn a_connection_can_be_dialed_near_another() {
     event_loop.dial_near::<Probe>(&near, addr, PATIENCE, probe).expect("dialed");
     dial_log.until(At::Connect);
 }
+
+// proves L-14, L-15 for dialed connections: a target that answers and resets before anybody looks was connected all the same
+#[test]
+fn a_target_that_resets_at_once_was_connected() {
+    let event_loop = one_poll();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let (probe, log) = Probe::new(|_, _| Ok(())).start();
+    let remote = event_loop.remote();
+    // On the only poll, so that the dial is looked at when all of it is over.
+    let all_at_once = move || {
+        remote.dial::<Probe>(addr, PATIENCE, probe).expect("dialed");
+        let (mut target, _) = listener.accept().expect("the kernel has connected it");
+        std::io::Write::write_all(&mut target, b"12345").expect("written");
+        reset(target);
+    };
+    event_loop.after(Duration::ZERO, all_at_once).expect("armed");
+    log.expect(&[At::Prepare, At::Connect]);
+    assert_eq!(log.expect(&[At::Request]).input, 5);
+    log.expect(&[At::Disconnect]);
+    let closed = log.closed();
+    let fault = Fault { kind: std::io::ErrorKind::ConnectionReset, errno: Some(libc::ECONNRESET) };
+    assert_eq!((closed.reason, closed.bytes_in, closed.connected), (Reason::Error(fault), 5, true));
+    log.expect(&[At::Dropped]);
+}

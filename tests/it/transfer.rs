@@ -89,7 +89,8 @@ struct Memory {
 }
 
 impl Memory {
-    const GROWTH_KIB: u64 = 32 << 10;
+    /// Well below what is moved, in the short run too.
+    const GROWTH_KIB: u64 = 16 << 10;
 
     /// After something has passed, so that what is needed once is there.
     fn of(programs: &[&Program]) -> Memory {
