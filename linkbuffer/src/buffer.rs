@@ -206,12 +206,19 @@ impl LinkBuffer {
         if self.last().is_lent() {
             drop(self.take_lent());
         }
-        self.len += piece.len();
+        self.grow(piece.len());
         if self.first.len() == 0 {
             self.first = piece;
         } else {
             self.rest.get_or_insert_with(pool::take_spine).push_back(piece);
         }
+    }
+
+    /// Counts what was added. Only a `Bytes` linked again and again gets near the end of the counter, and only where it has
+    /// 32 bits.
+    #[inline]
+    pub(crate) fn grow(&mut self, n: usize) {
+        self.len = self.len.checked_add(n).expect("a buffer's length fits a usize");
     }
 
     /// Ends the lending: see [`LinkBuffer::reclaim`].
@@ -246,7 +253,7 @@ impl LinkBuffer {
             let (now, later) = left.split_at(left.len().min(block.room()));
             block.put(now);
             left = later;
-            self.len += now.len();
+            self.grow(now.len());
         }
         while !left.is_empty() {
             let mut block = Block::new(Node::take(self.next_capacity(left.len(), floor)));

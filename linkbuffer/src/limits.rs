@@ -35,8 +35,9 @@ pub const ZERO_COPY_BYTES_MIN: usize = 4 * 1024;
 /// A `Bytes` of at least this size is linked by `write_bytes`; a smaller one is packed into the tail node.
 pub const LINK_BYTES_MIN: usize = 1024;
 
-/// The most that can be reserved and not committed: as much as its counter holds.
-pub const RESERVED_BYTES_MAX: usize = u32::MAX as usize;
+/// The most that can be reserved and not committed. A reservation is one contiguous node: a length from outside that asks for
+/// more is a mistake or an attack long before.
+pub const RESERVED_BYTES_MAX: usize = 1 << 30;
 
 /// The most that `next` shows of a linked `Bytes` without a copy: as much as its counter holds. Tests reach it at 1 KiB.
 pub const SPENT_BYTES_MAX: usize = if cfg!(test) { 1024 } else { u32::MAX as usize };

@@ -71,7 +71,7 @@ fn a_reservation_survives_reading_and_not_writing() {
 }
 
 #[test]
-#[should_panic(expected = "5 bytes are committed, 4 are reserved")]
+#[should_panic(expected = "our own length is not reserved: 5 bytes wanted, 4 available")]
 fn committing_more_than_reserved_is_a_mistake() {
     let mut buffer = LinkBuffer::new();
     buffer.reserve(4);
@@ -79,7 +79,7 @@ fn committing_more_than_reserved_is_a_mistake() {
 }
 
 #[test]
-#[should_panic(expected = "at most 4 GiB")]
+#[should_panic(expected = "our own length is too large to reserve")]
 fn reserving_beyond_the_limit_is_a_mistake() {
     LinkBuffer::new().reserve(RESERVED_BYTES_MAX + 1);
 }
