@@ -158,7 +158,8 @@ impl LinkBuffer {
     /// Takes the lent node back. Unread bytes in it move to a node of the right size.
     ///
     /// `None` when the buffer keeps it: its memory was given out as `Bytes` or moved to another buffer, more was written behind
-    /// it, or it is at least half full of unread bytes, so that moving them would gain nothing. The lender then takes another.
+    /// it, or it is at least a quarter full of unread bytes, so that moving them would cost more than it gives
+    /// back. The lender then takes another.
     /// O(unread bytes in it), and O(1) when everything was read.
     ///
     /// # Examples

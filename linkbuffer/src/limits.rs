@@ -33,7 +33,7 @@ pub const SPINE_PIECES_MAX: usize = 64;
 pub const ZERO_COPY_BYTES_MIN: usize = 4 * 1024;
 
 /// A `Bytes` of at least this size is linked by `write_bytes`; a smaller one is packed into the tail node.
-pub const LINK_BYTES_MIN: usize = 1024;
+pub const LINK_BYTES_MIN: usize = 4 * 1024;
 
 /// The most that can be reserved and not committed. A reservation is one contiguous node: a length from outside that asks for
 /// more is a mistake or an attack long before.
@@ -41,3 +41,13 @@ pub const RESERVED_BYTES_MAX: usize = 1 << 30;
 
 /// The most that `next` shows of a linked `Bytes` without a copy: as much as its counter holds. Tests reach it at 1 KiB.
 pub const SPENT_BYTES_MAX: usize = if cfg!(test) { 1024 } else { u32::MAX as usize };
+
+/// A full node is written from its front again when this many times the readable bytes were consumed from it: moving them
+/// costs less than an eighth of the copy that brought them.
+pub const COMPACT_RATIO_MIN: usize = 8;
+
+/// How much larger the node behind a full one is.
+pub const GROWTH_RATIO_MAX: usize = 4;
+
+/// A lent node that is this part full of unread bytes is kept by the buffer; from a less full one the bytes are moved.
+pub const KEEP_RATIO_MAX: usize = 4;

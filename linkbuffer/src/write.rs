@@ -25,8 +25,8 @@ impl LinkBuffer {
         self.check();
     }
 
-    /// Links owned bytes in, behind the last ones, without a copy: O(1). Under 1 KiB they are copied, which is quicker than one
-    /// more slice to send.
+    /// Links owned bytes in, behind the last ones, without a copy: O(1). Under 4 KiB ([`LINK_BYTES_MIN`]) they are copied,
+    /// which is quicker than one more piece.
     ///
     /// # Examples
     /// ```
@@ -35,7 +35,7 @@ impl LinkBuffer {
     /// buffer.write_bytes(page.clone());
     /// assert_eq!(buffer.chunk().as_ptr(), page.as_ptr());
     /// ```
-    #[doc(alias = "WriteDirect")]
+    #[inline]
     pub fn write_bytes(&mut self, bytes: Bytes) {
         if bytes.len() < LINK_BYTES_MIN {
             self.pack_written(&bytes);
@@ -47,7 +47,7 @@ impl LinkBuffer {
 
     /// Moves another buffer's bytes behind the last ones. O(1) into an empty buffer, otherwise O(pieces moved).
     ///
-    /// Pieces move as they are, except that one of less than 1 KiB is copied where the last node has room for it: so many
+    /// Pieces move as they are, except that one of less than 4 KiB is copied where the last node has room for it: so many
     /// small buffers do not end as many nodes that hold little.
     ///
     /// A node lent to `other` is no longer lent, nor is one lent to this buffer once a piece hangs behind it.
@@ -61,11 +61,11 @@ impl LinkBuffer {
     #[doc(alias = "Append")]
     #[doc(alias = "WriteBuffer")]
     pub fn append(&mut self, mut other: LinkBuffer) {
-        drop(other.take_lent());
-        other.settle();
         if other.is_empty() {
             return;
         }
+        drop(other.take_lent());
+        other.settle();
         self.drop_reservation();
         self.settle();
         if self.is_empty() {
@@ -173,7 +173,7 @@ impl LinkBuffer {
         }
     }
 
-    /// Puts owned bytes ahead of the last `before` reserved ones, without a copy from 1 KiB on: a body between a head and a
+    /// Puts owned bytes ahead of the last `before` reserved ones, without a copy from 4 KiB on: a body between a head and a
     /// trailer that were reserved together.
     ///
     /// What is reserved ahead of them is committed with them; the last `before` bytes stay reserved, with what was written to
