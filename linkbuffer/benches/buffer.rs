@@ -18,7 +18,9 @@ fn main() {
     // `cargo test --benches` runs it too: once around is enough to see that it works.
     let is_short = std::env::args().any(|arg| arg == "--test");
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    println!("| ns, best (median) of {ROUNDS} | LinkBuffer | BytesMut | VecDeque | Vec, drain | LinkBuffer : best other |");
+    println!(
+        "| ns, best (median) of {ROUNDS} | LinkBuffer | BytesMut | VecDeque | Vec, drain | LinkBuffer : best other |"
+    );
     println!("|---|---:|---:|---:|---:|---:|");
     for row in ROWS.iter().filter(|row| row.name.contains(&filter)) {
         row.run(if is_short { Duration::ZERO } else { ROUND_TIME });

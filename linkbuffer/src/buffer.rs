@@ -1,6 +1,9 @@
 //! The chain itself: what holds at all times, and the few moves that everything else is made of.
 
-use crate::limits::{COMPACT_RATIO_MIN, GROWTH_RATIO_MAX, KEEP_RATIO_MAX, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX, WRITE_NODE_BYTES_MIN};
+use crate::limits::{
+    COMPACT_RATIO_MIN, GROWTH_RATIO_MAX, KEEP_RATIO_MAX, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX,
+    WRITE_NODE_BYTES_MIN,
+};
 use crate::piece::{Block, Piece, Spine};
 use crate::{Node, pool};
 use std::fmt;

@@ -27,6 +27,10 @@
 //! "Allocates a pooled node" means: not after warm-up.
 #![forbid(unsafe_code)]
 
+// The operations that the model test and the fuzz target share name the crate as others do.
+#[cfg(test)]
+extern crate self as linkbuffer;
+
 mod buffer;
 mod error;
 mod io;
