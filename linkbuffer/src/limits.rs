@@ -33,7 +33,7 @@ pub const SPINE_PIECES_MAX: usize = 64;
 pub const ZERO_COPY_BYTES_MIN: usize = 4 * 1024;
 
 /// A `Bytes` of at least this size is linked by `write_bytes`; a smaller one is packed into the tail node.
-pub const LINK_BYTES_MIN: usize = 4 * 1024;
+pub const LINK_BYTES_MIN: usize = 2 * 1024;
 
 /// The most that can be reserved and not committed. A reservation is one contiguous node: a length from outside that asks for
 /// more is a mistake or an attack long before.

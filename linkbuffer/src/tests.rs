@@ -3,6 +3,7 @@
 use crate::{LinkBuffer, Node, Short};
 
 mod model;
+mod netpoll;
 mod ops;
 mod reactor;
 mod reading;

@@ -25,7 +25,7 @@ impl LinkBuffer {
         self.check();
     }
 
-    /// Links owned bytes in, behind the last ones, without a copy: O(1). Under 4 KiB ([`LINK_BYTES_MIN`]) they are copied,
+    /// Links owned bytes in, behind the last ones, without a copy: O(1). Under 2 KiB ([`LINK_BYTES_MIN`]) they are copied,
     /// which is quicker than one more piece.
     ///
     /// # Examples
@@ -47,7 +47,7 @@ impl LinkBuffer {
 
     /// Moves another buffer's bytes behind the last ones. O(1) into an empty buffer, otherwise O(pieces moved).
     ///
-    /// Pieces move as they are, except that one of less than 4 KiB is copied where the last node has room for it: so many
+    /// Pieces move as they are, except that one of less than 2 KiB is copied where the last node has room for it: so many
     /// small buffers do not end as many nodes that hold little.
     ///
     /// A node lent to `other` is no longer lent, nor is one lent to this buffer once a piece hangs behind it.
@@ -173,7 +173,7 @@ impl LinkBuffer {
         }
     }
 
-    /// Puts owned bytes ahead of the last `before` reserved ones, without a copy from 4 KiB on: a body between a head and a
+    /// Puts owned bytes ahead of the last `before` reserved ones, without a copy from 2 KiB on: a body between a head and a
     /// trailer that were reserved together.
     ///
     /// What is reserved ahead of them is committed with them; the last `before` bytes stay reserved, with what was written to
