@@ -27,10 +27,13 @@ fn main() {
     }
 }
 
+/// A unit of work, to be done again and again.
+type Work = Box<dyn FnMut()>;
+
 struct Row {
     name: &'static str,
     /// One for each queue, in the order of the table. Each makes a queue of its own and gives its unit of work.
-    queues: [fn() -> Box<dyn FnMut()>; 4],
+    queues: [fn() -> Work; 4],
 }
 
 macro_rules! row {
@@ -285,7 +288,7 @@ impl Queue for Vec<u8> {
 }
 
 /// One message goes in and one comes out, with another always between them.
-fn append_consume<Q: Queue>(len: usize) -> Box<dyn FnMut()> {
+fn append_consume<Q: Queue>(len: usize) -> Work {
     let bytes = vec![b'x'; len];
     let mut queue = Q::default();
     queue.append(&bytes);
@@ -295,7 +298,7 @@ fn append_consume<Q: Queue>(len: usize) -> Box<dyn FnMut()> {
     })
 }
 
-fn find_delimiter<Q: Queue>() -> Box<dyn FnMut()> {
+fn find_delimiter<Q: Queue>() -> Work {
     let pieces: Vec<Bytes> = (0..16)
         .map(|n| {
             let mut piece = vec![b'x'; 1024];
@@ -310,7 +313,7 @@ fn find_delimiter<Q: Queue>() -> Box<dyn FnMut()> {
     })
 }
 
-fn messages_of_a_read<Q: Queue>() -> Box<dyn FnMut()> {
+fn messages_of_a_read<Q: Queue>() -> Work {
     let mut bytes = vec![b'x'; 1600];
     bytes.chunks_mut(100).for_each(|message| message[99] = b'\n');
     let mut queue = Q::default();
@@ -321,7 +324,7 @@ fn messages_of_a_read<Q: Queue>() -> Box<dyn FnMut()> {
     })
 }
 
-fn gather<Q: Queue>(len: usize) -> Box<dyn FnMut()> {
+fn gather<Q: Queue>(len: usize) -> Work {
     let piece = Bytes::from(vec![b'x'; len]);
     let mut queue = Q::default();
     Box::new(move || {
@@ -330,7 +333,7 @@ fn gather<Q: Queue>(len: usize) -> Box<dyn FnMut()> {
     })
 }
 
-fn relay<Q: Queue>() -> Box<dyn FnMut()> {
+fn relay<Q: Queue>() -> Work {
     let bytes = vec![b'x'; 16_384];
     let (mut input, mut output) = (Q::default(), Q::default());
     Box::new(move || {
@@ -342,7 +345,7 @@ fn relay<Q: Queue>() -> Box<dyn FnMut()> {
 }
 
 /// The kernel takes less than it is offered: there is always something left when more comes.
-fn relay_behind<Q: Queue>() -> Box<dyn FnMut()> {
+fn relay_behind<Q: Queue>() -> Work {
     let bytes = vec![b'x'; 16_384];
     let (mut input, mut output) = (Q::default(), Q::default());
     output.append(&bytes);
@@ -354,7 +357,7 @@ fn relay_behind<Q: Queue>() -> Box<dyn FnMut()> {
     })
 }
 
-fn relay_framed<Q: Queue>() -> Box<dyn FnMut()> {
+fn relay_framed<Q: Queue>() -> Work {
     let bytes = vec![b'x'; 16_384];
     let (mut input, mut output) = (Q::default(), Q::default());
     Box::new(move || {
@@ -366,7 +369,7 @@ fn relay_framed<Q: Queue>() -> Box<dyn FnMut()> {
     })
 }
 
-fn crossing_lines<Q: Queue>() -> Box<dyn FnMut()> {
+fn crossing_lines<Q: Queue>() -> Work {
     let mut bytes = vec![b'x'; 1000 * 4096];
     bytes.chunks_mut(1000).for_each(|message| message[999] = b'\n');
     let mut queue = Q::default();
@@ -380,7 +383,7 @@ fn crossing_lines<Q: Queue>() -> Box<dyn FnMut()> {
 }
 
 /// Sixteen messages out of forty reads or so: the unit is a read.
-fn crossing_taken<Q: Queue>() -> Box<dyn FnMut()> {
+fn crossing_taken<Q: Queue>() -> Work {
     let bytes = vec![b'x'; 16_384];
     let mut queue = Q::default();
     Box::new(move || {

@@ -41,13 +41,23 @@ pub struct LinkBuffer {
 }
 
 impl LinkBuffer {
-    /// An empty buffer. It owns no memory.
+    /// An empty buffer. It owns no memory. O(1).
+    ///
+    /// # Examples
+    /// ```
+    /// assert!(linkbuffer::LinkBuffer::new().is_empty());
+    /// ```
     #[doc(alias = "NewLinkBuffer")]
     pub const fn new() -> Self {
         Self { first: Piece::NONE, rest: None, len: 0, reserved: 0, spent: 0 }
     }
 
     /// How many bytes can be read. O(1).
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(linkbuffer::LinkBuffer::from(&b"abc"[..]).len(), 3);
+    /// ```
     #[doc(alias = "Len")]
     #[inline]
     pub const fn len(&self) -> usize {
@@ -55,13 +65,20 @@ impl LinkBuffer {
     }
 
     /// Whether there is nothing to read. O(1).
+    ///
+    /// # Examples
+    /// ```
+    /// let mut buffer = linkbuffer::LinkBuffer::new();
+    /// buffer.reserve(10);
+    /// assert!(buffer.is_empty());
+    /// ```
     #[doc(alias = "IsEmpty")]
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Drops everything readable and reserved. A lent node stays lent.
+    /// Drops everything readable and reserved. A lent node stays lent. O(pieces).
     ///
     /// # Examples
     /// ```
@@ -76,7 +93,7 @@ impl LinkBuffer {
         self.consume(self.len);
     }
 
-    /// The readable bytes, piece by piece. Empty pieces are left out.
+    /// The readable bytes, piece by piece. Empty pieces are left out. Copies nothing; O(1) a piece.
     ///
     /// # Examples
     /// ```
