@@ -175,16 +175,20 @@ impl LinkBuffer {
             self.first.advance(n);
             return self.settle_first();
         };
-        loop {
+        let mut whole = 0;
+        for piece in spine.iter() {
             // The last piece stays, as the first: it may be lent or hold a reservation.
-            let following = spine.pop_front().expect("len is the sum of the pieces");
-            if left < following.len() || spine.is_empty() {
-                self.first = following;
-                self.first.advance(left);
+            if left < piece.len() || whole + 1 == spine.len() {
                 break;
             }
-            left -= following.len();
+            left -= piece.len();
+            whole += 1;
         }
+        if whole > 0 {
+            drop(spine.drain(..whole));
+        }
+        self.first = spine.pop_front().expect("a spine is never empty");
+        self.first.advance(left);
         self.drop_empty_spine();
         self.settle();
     }

@@ -26,12 +26,22 @@ impl LinkBuffer {
     #[doc(alias = "GetBytes")]
     #[doc(alias = "outputs")]
     pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let mut count = 0;
-        for (slot, chunk) in slices.iter_mut().zip(self.chunks()) {
-            *slot = IoSlice::new(chunk);
-            count += 1;
+        let mut slots = slices.iter_mut();
+        let room = slots.len();
+        let first = self.first_readable();
+        if !first.is_empty() {
+            let Some(slot) = slots.next() else { return 0 };
+            *slot = IoSlice::new(first);
         }
-        count
+        // By pieces and not by `chunks`: this runs before every send.
+        for piece in self.rest.iter().flat_map(|spine| spine.iter()) {
+            let readable = piece.readable();
+            if !readable.is_empty() {
+                let Some(slot) = slots.next() else { return room };
+                *slot = IoSlice::new(readable);
+            }
+        }
+        room - slots.len()
     }
 
     /// Consumes `n` bytes that were sent.
