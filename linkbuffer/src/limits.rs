@@ -2,7 +2,7 @@
 //!
 //! Below each stands what was measured for it: best of nine rounds on one core of a server's processor, by
 //! `cargo bench -p linkbuffer --bench buffer` with the limit changed, unless another way is named. There a copy of 16 KiB within
-//! the cache costs 120 ns. Figures of one line come from one run.
+//! the cache costs 120 ns. Figures of one sentence come from one series of runs.
 //!
 //! ```
 //! use linkbuffer::limits::{LINK_BYTES_MIN, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX};
@@ -11,8 +11,8 @@
 
 /// The smallest node. A partial request line of an otherwise idle connection fits in it.
 ///
-/// Messages that cross reads take as long with 128 B as with 2 KiB (248 and 244 ns a read), so memory alone decides: a head
-/// from a browser has 300 to 800 bytes, and its unread part seldom all of them.
+/// Messages that cross reads take as long with 128 B as with 2 KiB (248 and 244 ns a read), so memory alone decides: it is
+/// what an idle connection with a partial head holds.
 pub const NODE_BYTES_MIN: usize = 512;
 
 /// The largest node that the pool keeps, and the largest that `write` takes: what one read of a socket is given.
@@ -52,25 +52,26 @@ pub const KEEP_RATIO_MAX: usize = 4;
 
 /// Free nodes that one thread keeps.
 ///
-/// Sixteen nodes of the largest size: those of a turn with sixteen relays. Beyond them a node costs what the allocator takes.
+/// Chosen as a bound on memory: sixteen nodes of the largest size. Beyond them a node costs what the shared overflow or the
+/// allocator takes (640 ns for 64 KiB, where the pool takes 7 ns).
 pub const POOL_THREAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// Free nodes that all threads together keep beyond their own: where one thread takes and another gives back.
 ///
-/// Four threads' worth; after a burst of 64 MiB no more than this and [`POOL_THREAD_BYTES_MAX`] is held
+/// Chosen as a bound on memory, four threads' worth: after a burst of 64 MiB no more than this and [`POOL_THREAD_BYTES_MAX`] is held
 /// (`tests/allocations.rs`).
 pub const POOL_SHARED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How many nodes a thread takes between two looks at what it did not need (see [`crate::trim`]).
 ///
-/// A look at nothing costs 21 ns, so this is 0.02 ns a node; a thread that takes 10,000 nodes a second gives a burst back within
-/// a second.
+/// A look that frees nothing costs 21 ns, so this is 0.02 ns a node. Each frees half of what was not needed: after ten of them
+/// a thousandth of a burst is left.
 pub const POOL_TRIM_TAKES: u32 = 1024;
 
 /// Spare spines (the lists of buffers with several pieces) that one thread keeps.
 ///
-/// A spine from the allocator costs 14 ns more for every buffer that gets a second piece. Fewer buffers than this have several
-/// pieces at a time within one turn.
+/// A spine from the allocator costs 14 ns more for every buffer that gets a second piece. How many are kept was chosen as a
+/// bound on memory.
 pub const SPINES_LEN_MAX: usize = 64;
 
 /// A spine that grew beyond this many pieces is freed, not kept: 64 spines of 64 pieces are 160 KiB at most.
@@ -85,7 +86,7 @@ pub const ZERO_COPY_BYTES_MIN: usize = 4 * 1024;
 
 /// A `Bytes` of at least this size is linked by `write_bytes`; a smaller one is packed into the tail node.
 ///
-/// 64 pieces written and sent: linked 1,470 ns whatever their size; packed 1,350 ns at 1 KiB and 1,770 ns at 2 KiB.
+/// 64 pieces written and sent: at 1 KiB 1,748 ns linked and 1,342 ns packed, at 2 KiB 1,766 ns linked and 2,015 ns packed.
 pub const LINK_BYTES_MIN: usize = 2 * 1024;
 
 /// The most that can be reserved and not committed. A reservation is one contiguous node: a length from outside that asks for

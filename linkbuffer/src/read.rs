@@ -192,6 +192,7 @@ impl LinkBuffer {
             self.want(n)?;
             self.join(n);
         }
+        self.check();
         Ok(())
     }
 
@@ -212,7 +213,6 @@ impl LinkBuffer {
             }
         }
         self.drop_empty_spine();
-        self.check();
     }
 }
 

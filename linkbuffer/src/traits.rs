@@ -48,6 +48,7 @@ impl Read for LinkBuffer {
 impl BufRead for LinkBuffer {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.settle();
+        self.check();
         Ok(LinkBuffer::chunk(self))
     }
 
