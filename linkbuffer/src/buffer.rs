@@ -1,6 +1,9 @@
 //! The chain itself: what holds at all times, and the few moves that everything else is made of.
 
-use crate::limits::{NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX, WRITE_NODE_BYTES_MIN};
+use crate::limits::{
+    COMPACT_RATIO_MIN, GROWTH_RATIO_MAX, KEEP_RATIO_MAX, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX,
+    WRITE_NODE_BYTES_MIN,
+};
 use crate::piece::{Block, Piece, Spine};
 use crate::{Node, pool};
 use std::fmt;
@@ -38,13 +41,23 @@ pub struct LinkBuffer {
 }
 
 impl LinkBuffer {
-    /// An empty buffer. It owns no memory.
+    /// An empty buffer. It owns no memory. O(1).
+    ///
+    /// # Examples
+    /// ```
+    /// assert!(linkbuffer::LinkBuffer::new().is_empty());
+    /// ```
     #[doc(alias = "NewLinkBuffer")]
     pub const fn new() -> Self {
         Self { first: Piece::NONE, rest: None, len: 0, reserved: 0, spent: 0 }
     }
 
     /// How many bytes can be read. O(1).
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(linkbuffer::LinkBuffer::from(&b"abc"[..]).len(), 3);
+    /// ```
     #[doc(alias = "Len")]
     #[inline]
     pub const fn len(&self) -> usize {
@@ -52,13 +65,20 @@ impl LinkBuffer {
     }
 
     /// Whether there is nothing to read. O(1).
+    ///
+    /// # Examples
+    /// ```
+    /// let mut buffer = linkbuffer::LinkBuffer::new();
+    /// buffer.reserve(10);
+    /// assert!(buffer.is_empty());
+    /// ```
     #[doc(alias = "IsEmpty")]
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Drops everything readable and reserved. A lent node stays lent.
+    /// Drops everything readable and reserved. A lent node stays lent. O(pieces).
     ///
     /// # Examples
     /// ```
@@ -73,7 +93,7 @@ impl LinkBuffer {
         self.consume(self.len);
     }
 
-    /// The readable bytes, piece by piece. Empty pieces are left out.
+    /// The readable bytes, piece by piece. Empty pieces are left out. Copies nothing; O(1) a piece.
     ///
     /// # Examples
     /// ```
@@ -148,16 +168,28 @@ impl LinkBuffer {
         self.check();
     }
 
+    /// Consumes the whole first piece and goes on to `n` bytes in all. Pieces are dropped as they are, not byte by byte.
     fn consume_pieces(&mut self, n: usize) {
-        let mut left = n;
-        while left > 0 {
-            let step = left.min(self.first.len());
-            self.first.advance(step);
-            left -= step;
-            if left > 0 {
-                drop(self.pop_front());
+        let mut left = n - self.first.len();
+        let Some(spine) = &mut self.rest else {
+            self.first.advance(n);
+            return self.settle_first();
+        };
+        let mut whole = 0;
+        for piece in spine.iter() {
+            // The last piece stays, as the first: it may be lent or hold a reservation.
+            if left < piece.len() || whole + 1 == spine.len() {
+                break;
             }
+            left -= piece.len();
+            whole += 1;
         }
+        if whole > 0 {
+            drop(spine.drain(..whole));
+        }
+        self.first = spine.pop_front().expect("a spine is never empty");
+        self.first.advance(left);
+        self.drop_empty_spine();
         self.settle();
     }
 
@@ -191,27 +223,40 @@ impl LinkBuffer {
     #[inline]
     pub(crate) fn drop_reservation(&mut self) {
         if self.reserved > 0 {
-            self.reserved = 0;
-            if self.last().len() == 0 && !self.last().is_lent() {
-                drop(self.pop_back());
-            }
+            self.drop_reserved();
+        }
+    }
+
+    #[cold]
+    fn drop_reserved(&mut self) {
+        self.reserved = 0;
+        if self.last().len() == 0 && !self.last().is_lent() {
+            drop(self.pop_back());
         }
     }
 
     /// Hangs a piece behind the last one and counts its bytes. A lent node that would no longer be last
     /// is no longer lent, and an open reservation is dropped.
+    #[inline]
     pub(crate) fn push(&mut self, piece: Piece) {
         self.drop_reservation();
         self.settle();
         if self.last().is_lent() {
             drop(self.take_lent());
         }
-        self.len += piece.len();
+        self.grow(piece.len());
         if self.first.len() == 0 {
             self.first = piece;
         } else {
             self.rest.get_or_insert_with(pool::take_spine).push_back(piece);
         }
+    }
+
+    /// Counts what was added. Only a `Bytes` linked again and again gets near the end of the counter, and only where it has
+    /// 32 bits.
+    #[inline]
+    pub(crate) fn grow(&mut self, n: usize) {
+        self.len = self.len.checked_add(n).expect("a buffer's length fits a usize");
     }
 
     /// Ends the lending: see [`LinkBuffer::reclaim`].
@@ -226,8 +271,8 @@ impl LinkBuffer {
             return Some(block.node);
         }
         self.len -= block.len();
-        if block.len() >= block.node.capacity().div_ceil(2) {
-            // A node of the right size would be as large: moving the bytes would gain nothing.
+        if block.len() >= block.node.capacity().div_ceil(KEEP_RATIO_MAX) {
+            // Moving the bytes would cost more than it gives back.
             block.lent = false;
             self.push(Piece::Block(block));
             return None;
@@ -238,15 +283,35 @@ impl LinkBuffer {
 
     /// Copies bytes behind the last ones: into the room of the last node first, then into new nodes. `floor` is the least
     /// size of a new one.
+    #[inline]
     pub(crate) fn pack(&mut self, bytes: &[u8], floor: usize) {
+        if self.reserved == 0
+            && self.spent == 0
+            && let Piece::Block(block) = self.last_mut()
+            && block.start < block.end
+            && let Some(room) = block.node.bytes_mut().get_mut(block.end..block.end + bytes.len())
+        {
+            room.copy_from_slice(bytes);
+            block.end += bytes.len();
+            self.grow(bytes.len());
+        } else {
+            self.pack_on(bytes, floor);
+        }
+    }
+
+    fn pack_on(&mut self, bytes: &[u8], floor: usize) {
         self.drop_reservation();
         self.settle();
         let mut left = bytes;
         if let Piece::Block(block) = self.last_mut() {
+            // A queue that moves along keeps its node: what is readable goes to the front, a small part of what went by.
+            if block.room() < left.len() && block.start / COMPACT_RATIO_MIN >= block.len() {
+                block.compact();
+            }
             let (now, later) = left.split_at(left.len().min(block.room()));
             block.put(now);
             left = later;
-            self.len += now.len();
+            self.grow(now.len());
         }
         while !left.is_empty() {
             let mut block = Block::new(Node::take(self.next_capacity(left.len(), floor)));
@@ -257,11 +322,11 @@ impl LinkBuffer {
         }
     }
 
-    /// The size of the node that takes `n` more bytes: doubling behind a full node, small behind a linked `Bytes` (a frame
+    /// The size of the node that takes `n` more bytes: GROWTH_RATIO times a full node, small behind a linked `Bytes` (a frame
     /// head between two bodies), one pooled node at most.
     pub(crate) fn next_capacity(&self, n: usize, floor: usize) -> usize {
         let grown = match self.last() {
-            Piece::Block(block) => block.node.capacity().saturating_mul(2),
+            Piece::Block(block) => block.node.capacity().saturating_mul(GROWTH_RATIO_MAX),
             Piece::Shared(bytes) if bytes.is_empty() => floor,
             Piece::Shared(_) => NODE_BYTES_MIN,
         };
@@ -269,6 +334,7 @@ impl LinkBuffer {
     }
 
     /// As [`LinkBuffer::pack`], for what an owner writes.
+    #[inline]
     pub(crate) fn pack_written(&mut self, bytes: &[u8]) {
         self.pack(bytes, WRITE_NODE_BYTES_MIN);
     }

@@ -4,7 +4,16 @@ use std::error::Error;
 use std::fmt;
 use std::str::Utf8Error;
 
-/// Fewer bytes are readable than were asked for. Nothing was consumed; more bytes may help.
+/// Fewer bytes are there than were asked for. Nothing was consumed or changed; more bytes may help.
+///
+/// # Examples
+/// ```
+/// let mut buffer = linkbuffer::LinkBuffer::from(&b"abc"[..]);
+/// let short = buffer.next(4).unwrap_err();
+/// assert_eq!((short.wanted, short.available), (4, 3));
+/// assert_eq!(short.to_string(), "4 bytes wanted, 3 available");
+/// assert_eq!(std::io::Error::from(short).kind(), std::io::ErrorKind::UnexpectedEof);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Short {
     /// How many bytes were asked for.
@@ -14,6 +23,14 @@ pub struct Short {
 }
 
 /// Why [`read_string`](crate::LinkBuffer::read_string) read nothing.
+///
+/// # Examples
+/// ```
+/// use linkbuffer::{LinkBuffer, ReadStringError};
+/// let mut buffer = LinkBuffer::from(&b"\xff"[..]);
+/// assert!(matches!(buffer.read_string(1), Err(ReadStringError::Utf8(_))));
+/// assert!(matches!(buffer.read_string(2), Err(ReadStringError::Short(_))));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadStringError {
     /// The bytes are not all there.

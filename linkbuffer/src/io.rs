@@ -7,7 +7,7 @@
 //! ```
 
 use crate::piece::{Block, Piece};
-use crate::{LinkBuffer, Node};
+use crate::{LinkBuffer, Node, Short};
 use std::io::IoSlice;
 
 impl LinkBuffer {
@@ -26,18 +26,29 @@ impl LinkBuffer {
     #[doc(alias = "GetBytes")]
     #[doc(alias = "outputs")]
     pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let mut count = 0;
-        for (slot, chunk) in slices.iter_mut().zip(self.chunks()) {
-            *slot = IoSlice::new(chunk);
-            count += 1;
+        let mut slots = slices.iter_mut();
+        let room = slots.len();
+        let first = self.first_readable();
+        if !first.is_empty() {
+            let Some(slot) = slots.next() else { return 0 };
+            *slot = IoSlice::new(first);
         }
-        count
+        // By pieces and not by `chunks`: this runs before every send.
+        for piece in self.rest.iter().flat_map(|spine| spine.iter()) {
+            let readable = piece.readable();
+            if !readable.is_empty() {
+                let Some(slot) = slots.next() else { return room };
+                *slot = IoSlice::new(readable);
+            }
+        }
+        room - slots.len()
     }
 
     /// Consumes `n` bytes that were sent.
     ///
     /// # Panics
-    /// When there are fewer: more cannot have been sent.
+    /// When there are fewer: the kernel sends no more than it was given. A count that somebody else chose goes to
+    /// [`skip`](Self::skip), which does the same and says so when there is less.
     ///
     /// # Examples
     /// ```
@@ -47,12 +58,14 @@ impl LinkBuffer {
     /// ```
     #[doc(alias = "outputAck")]
     #[inline]
+    #[track_caller]
     pub fn output_ack(&mut self, n: usize) {
-        assert!(n <= self.len, "{n} bytes were sent of {}", self.len);
+        assert!(n <= self.len, "our own invariant: {n} bytes were sent of {}", self.len);
         self.consume(n);
     }
 
-    /// Hangs a node behind the readable bytes, as the space that reads fill. A node lent before is dropped or kept as it is needed.
+    /// Hangs a node behind the readable bytes, as the space that reads fill. A node lent before is dropped or kept as it is needed. O(1), or
+    /// what [`reclaim`](Self::reclaim) costs where another one was lent.
     ///
     /// # Examples
     /// ```
@@ -73,7 +86,16 @@ impl LinkBuffer {
     }
 
     /// The free space of the lent node; empty when none was lent, when it is full, or when its memory was given out as
-    /// `Bytes`. Do not read into an empty slice: a read of nothing looks like the end of the stream.
+    /// `Bytes`. Do not read into an empty slice: a read of nothing looks like the end of the stream. O(1).
+    ///
+    /// # Examples
+    /// ```
+    /// use linkbuffer::{LinkBuffer, Node};
+    /// let mut buffer = LinkBuffer::new();
+    /// assert!(buffer.inputs().is_empty());
+    /// buffer.lend(Node::take(4096));
+    /// assert_eq!(buffer.inputs().len(), 4096);
+    /// ```
     #[doc(alias = "book")]
     pub fn inputs(&mut self) -> &mut [u8] {
         self.drop_reservation();
@@ -93,12 +115,46 @@ impl LinkBuffer {
     /// Makes the first `n` bytes of [`inputs`](Self::inputs) readable: they were read. O(1).
     ///
     /// # Panics
-    /// When the space is smaller: more cannot have been read.
+    /// When the space is smaller: the kernel reads no more than there is space. A count that somebody else chose goes to
+    /// [`try_input_ack`](Self::try_input_ack).
+    ///
+    /// # Examples
+    /// ```
+    /// use linkbuffer::{LinkBuffer, Node};
+    /// use std::io::Read;
+    /// let mut buffer = LinkBuffer::new();
+    /// buffer.lend(Node::take(4096));
+    /// let n = (&b"from the socket"[..]).read(buffer.inputs())?;
+    /// buffer.input_ack(n);
+    /// assert_eq!(buffer.len(), 15);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[doc(alias = "bookAck")]
     #[doc(alias = "inputAck")]
+    #[track_caller]
     pub fn input_ack(&mut self, n: usize) {
-        let space = self.inputs().len();
-        assert!(n <= space, "{n} bytes were read into {space}");
+        if let Err(short) = self.try_input_ack(n) {
+            panic!("our own invariant: {n} bytes were read into {}", short.available);
+        }
+    }
+
+    /// As [`input_ack`](Self::input_ack), for a count from outside, such as what an unknown `Read` says it has read.
+    ///
+    /// # Errors
+    /// When the space is smaller; nothing becomes readable then, and the error says how much space there is.
+    ///
+    /// # Examples
+    /// ```
+    /// use linkbuffer::{LinkBuffer, Node, Short};
+    /// let mut buffer = LinkBuffer::new();
+    /// buffer.lend(Node::take(4096));
+    /// assert_eq!(buffer.try_input_ack(4097), Err(Short { wanted: 4097, available: 4096 }));
+    /// ```
+    pub fn try_input_ack(&mut self, n: usize) -> Result<(), Short> {
+        let available = self.inputs().len();
+        if n > available {
+            return Err(Short { wanted: n, available });
+        }
         if n > 0
             && let Piece::Block(block) = self.last_mut()
         {
@@ -106,13 +162,27 @@ impl LinkBuffer {
             self.len += n;
         }
         self.check();
+        Ok(())
     }
 
     /// Takes the lent node back. Unread bytes in it move to a node of the right size.
     ///
     /// `None` when the buffer keeps it: its memory was given out as `Bytes` or moved to another buffer, more was written behind
-    /// it, or it is at least half full of unread bytes, so that moving them would gain nothing. The lender then takes another.
+    /// it, or it is at least a quarter full of unread bytes, so that moving them would cost more than it gives
+    /// back. The lender then takes another.
     /// O(unread bytes in it), and O(1) when everything was read.
+    ///
+    /// # Examples
+    /// ```
+    /// use linkbuffer::{LinkBuffer, Node};
+    /// let mut buffer = LinkBuffer::new();
+    /// buffer.lend(Node::take(65536));
+    /// buffer.inputs()[..9].copy_from_slice(b"PING\nPONG");
+    /// buffer.input_ack(9);
+    /// assert_eq!(buffer.until(b'\n'), Some(&b"PING\n"[..]));
+    /// assert!(buffer.reclaim().is_some());
+    /// assert_eq!(buffer.chunk(), b"PONG"); // in a node of 512 bytes now
+    /// ```
     #[doc(alias = "Release")]
     pub fn reclaim(&mut self) -> Option<Node> {
         let node = self.take_lent();

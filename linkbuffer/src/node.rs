@@ -24,11 +24,25 @@ impl Node {
     ///
     /// O(1) and without an allocation when the pool has one. Sizes up to 64 KiB are rounded up to a power of two (512 at
     /// least); larger ones are exact and never pooled.
+    ///
+    /// The capacity is the program's own choice: where there is no such memory, it ends as it does for a `Vec`.
+    ///
+    /// # Examples
+    /// ```
+    /// use linkbuffer::Node;
+    /// assert_eq!(Node::take(1).capacity(), 512);
+    /// assert_eq!(Node::take(100_000).capacity(), 100_000);
+    /// ```
     pub fn take(capacity: usize) -> Self {
         Self { memory: pool::take(capacity) }
     }
 
-    /// How many bytes it can hold.
+    /// How many bytes it can hold. O(1).
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(linkbuffer::Node::take(5000).capacity(), 8192);
+    /// ```
     pub fn capacity(&self) -> usize {
         self.memory.len()
     }

@@ -126,6 +126,11 @@ impl LinkBuffer {
         self.want(n)?;
         self.settle();
         let mut head = LinkBuffer::new();
+        if n == self.len && self.reserved == 0 && self.may_leave() {
+            std::mem::swap(self, &mut head);
+            head.last_mut().end_lending();
+            return Ok(head);
+        }
         let mut left = n;
         while left > 0 {
             let first_len = self.first.len();
@@ -135,22 +140,25 @@ impl LinkBuffer {
             }
             left -= first_len;
             let is_last = self.rest.is_none();
-            if is_last && (self.reserved > 0 || self.first.is_lent() && first_len < ZERO_COPY_BYTES_MIN) {
-                // The node has to stay, or is too large to leave for so little.
+            if is_last && (self.reserved > 0 || !self.may_leave()) {
                 self.cut_first(first_len, &mut head);
                 break;
             }
             self.len -= first_len;
             let mut piece = self.pop_front();
-            if let Piece::Block(block) = &mut piece {
-                block.lent = false;
-            }
+            piece.end_lending();
             head.push(piece);
         }
         self.settle();
         self.check();
         head.check();
         Ok(head)
+    }
+
+    /// Whether the last piece can move to another buffer as it is: a lent node is too large to leave for a few bytes.
+    fn may_leave(&self) -> bool {
+        let last = self.last();
+        !last.is_lent() || last.len() >= ZERO_COPY_BYTES_MIN
     }
 
     /// Moves the first `n <= first.len()` bytes to `head`: by sharing the piece where both parts are large, otherwise by

@@ -122,6 +122,12 @@ impl Piece {
         matches!(self, Self::Block(block) if block.lent)
     }
 
+    pub(crate) fn end_lending(&mut self) {
+        if let Self::Block(block) = self {
+            block.lent = false;
+        }
+    }
+
     /// Takes the first `n <= len()` bytes out as `Bytes`, without copying. A block becomes shared by it.
     pub(crate) fn split_shared(&mut self, n: usize) -> Bytes {
         match mem::replace(self, Self::NONE) {

@@ -95,16 +95,20 @@ impl LinkBuffer {
         }
         self.len -= n;
         // The consumed bytes stay where they are until the next call that changes the buffer: the borrow ends before it.
-        match &mut self.first {
+        let start = match &mut self.first {
             Piece::Block(block) => {
-                let start = block.start;
                 block.start += n;
-                Ok(&block.node.bytes()[start..start + n])
+                block.start - n
             }
-            Piece::Shared(bytes) => {
+            Piece::Shared(_) => {
                 self.spent = n as u32;
-                Ok(&bytes[..n])
+                0
             }
+        };
+        self.check();
+        match &self.first {
+            Piece::Block(block) => Ok(&block.node.bytes()[start..start + n]),
+            Piece::Shared(bytes) => Ok(&bytes[..n]),
         }
     }
 
@@ -188,6 +192,7 @@ impl LinkBuffer {
             self.want(n)?;
             self.join(n);
         }
+        self.check();
         Ok(())
     }
 
@@ -208,7 +213,6 @@ impl LinkBuffer {
             }
         }
         self.drop_empty_spine();
-        self.check();
     }
 }
 

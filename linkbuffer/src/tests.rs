@@ -3,6 +3,8 @@
 use crate::{LinkBuffer, Node, Short};
 
 mod model;
+mod netpoll;
+mod ops;
 mod reactor;
 mod reading;
 mod writing;

@@ -5,7 +5,11 @@ use crate::{LinkBuffer, Short};
 use bytes::{Buf, Bytes};
 use std::io::{self, BufRead, IoSlice, Read, Write};
 
-/// `BufMut` is an unsafe trait and therefore not implemented; [`LinkBuffer::reserve`] serves its purpose.
+/// `advance` and `copy_to_bytes` panic beyond [`remaining`](Buf::remaining): the trait asks for it. [`LinkBuffer::skip`] and
+/// [`LinkBuffer::read_bytes`] say instead how much there is.
+///
+/// `BufMut` is an unsafe trait, which a crate without unsafe code cannot implement. [`LinkBuffer::reserve`] and
+/// [`LinkBuffer::commit`] serve its purpose, and so does [`io::Write`] for everything that formats.
 impl Buf for LinkBuffer {
     fn remaining(&self) -> usize {
         self.len()
@@ -40,14 +44,16 @@ impl Read for LinkBuffer {
     }
 }
 
+/// `consume` goes to the end of what is there at most.
 impl BufRead for LinkBuffer {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.settle();
+        self.check();
         Ok(LinkBuffer::chunk(self))
     }
 
     fn consume(&mut self, n: usize) {
-        self.output_ack(n);
+        LinkBuffer::consume(self, n.min(self.len()));
     }
 }
 
@@ -64,6 +70,7 @@ impl Write for LinkBuffer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        LinkBuffer::flush(self);
         Ok(())
     }
 }

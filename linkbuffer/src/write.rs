@@ -2,7 +2,7 @@
 
 use crate::limits::{LINK_BYTES_MIN, RESERVED_BYTES_MAX, WRITE_NODE_BYTES_MIN};
 use crate::piece::{Block, Piece};
-use crate::{LinkBuffer, Node};
+use crate::{LinkBuffer, Node, Short};
 use bytes::Bytes;
 use std::mem;
 
@@ -25,8 +25,8 @@ impl LinkBuffer {
         self.check();
     }
 
-    /// Links owned bytes in, behind the last ones, without a copy: O(1). Under 1 KiB they are copied, which is quicker than one
-    /// more slice to send.
+    /// Links owned bytes in, behind the last ones, without a copy: O(1). Under 2 KiB ([`LINK_BYTES_MIN`]) they are copied,
+    /// which is quicker than one more piece.
     ///
     /// # Examples
     /// ```
@@ -35,7 +35,7 @@ impl LinkBuffer {
     /// buffer.write_bytes(page.clone());
     /// assert_eq!(buffer.chunk().as_ptr(), page.as_ptr());
     /// ```
-    #[doc(alias = "WriteDirect")]
+    #[inline]
     pub fn write_bytes(&mut self, bytes: Bytes) {
         if bytes.len() < LINK_BYTES_MIN {
             self.pack_written(&bytes);
@@ -47,7 +47,7 @@ impl LinkBuffer {
 
     /// Moves another buffer's bytes behind the last ones. O(1) into an empty buffer, otherwise O(pieces moved).
     ///
-    /// Pieces move as they are, except that one of less than 1 KiB is copied where the last node has room for it: so many
+    /// Pieces move as they are, except that one of less than 2 KiB is copied where the last node has room for it: so many
     /// small buffers do not end as many nodes that hold little.
     ///
     /// A node lent to `other` is no longer lent, nor is one lent to this buffer once a piece hangs behind it.
@@ -61,11 +61,11 @@ impl LinkBuffer {
     #[doc(alias = "Append")]
     #[doc(alias = "WriteBuffer")]
     pub fn append(&mut self, mut other: LinkBuffer) {
-        drop(other.take_lent());
-        other.settle();
         if other.is_empty() {
             return;
         }
+        drop(other.take_lent());
+        other.settle();
         self.drop_reservation();
         self.settle();
         if self.is_empty() {
@@ -92,7 +92,7 @@ impl LinkBuffer {
     /// out as `Bytes`. O(`n`) at most, O(1) when the tail node has room.
     ///
     /// # Panics
-    /// When more than 4 GiB are reserved, or memory is out.
+    /// Beyond [`RESERVED_BYTES_MAX`]: a length that somebody else chose goes to [`try_reserve`](Self::try_reserve).
     ///
     /// # Examples
     /// ```
@@ -103,39 +103,123 @@ impl LinkBuffer {
     /// assert_eq!(buffer.chunk(), b"hello");
     /// ```
     #[doc(alias = "Malloc")]
+    #[doc(alias = "BufMut")]
+    #[inline]
+    #[track_caller]
     pub fn reserve(&mut self, n: usize) -> &mut [u8] {
+        match self.try_reserve(n) {
+            Ok(space) => space,
+            Err(short) => panic!("our own length is too large to reserve: {short}"),
+        }
+    }
+
+    /// As [`reserve`](Self::reserve), for a length from outside.
+    ///
+    /// # Errors
+    /// When more than [`RESERVED_BYTES_MAX`] would be reserved; what is reserved already stays so, and the error says how much
+    /// more can be.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut buffer = linkbuffer::LinkBuffer::new();
+    /// assert_eq!(buffer.try_reserve(3).map(|space| space.len()), Ok(3));
+    /// let short = buffer.try_reserve(usize::MAX).map(|space| space.len()).unwrap_err();
+    /// assert_eq!(short.available, linkbuffer::limits::RESERVED_BYTES_MAX - 3);
+    /// ```
+    pub fn try_reserve(&mut self, n: usize) -> Result<&mut [u8], Short> {
+        let reserved = self.reserved as usize;
+        let available = RESERVED_BYTES_MAX - reserved;
+        if n > available {
+            return Err(Short { wanted: n, available });
+        }
         if n == 0 {
-            return &mut [];
+            return Ok(&mut []);
         }
         self.settle();
-        let reserved = self.reserved as usize;
-        let total = reserved.saturating_add(n);
-        assert!(total <= RESERVED_BYTES_MAX, "at most 4 GiB are reserved at a time");
+        let total = reserved + n;
         if self.last().room() < total {
             self.move_reservation(total);
         }
         self.reserved = total as u32;
         self.check();
-        match self.last_mut() {
-            Piece::Block(block) => &mut block.room_mut()[reserved..total],
-            Piece::Shared(_) => &mut [],
-        }
+        Ok(&mut self.reserved_mut()[reserved..])
     }
 
     /// Takes a node for `total` reserved bytes and moves those that are reserved already.
     fn move_reservation(&mut self, total: usize) {
         let reserved = self.reserved as usize;
         let mut block = Block::new(Node::take(total.max(self.next_capacity(total, WRITE_NODE_BYTES_MIN))));
-        if let Piece::Block(last) = self.last_mut() {
-            block.room_mut()[..reserved].copy_from_slice(&last.room_mut()[..reserved]);
-        }
+        block.room_mut()[..reserved].copy_from_slice(self.reserved_mut());
         self.push(Piece::Block(block));
+    }
+
+    /// What is reserved and not yet committed, to be written. O(1).
+    ///
+    /// # Examples
+    /// ```
+    /// let mut buffer = linkbuffer::LinkBuffer::new();
+    /// buffer.reserve(2);
+    /// buffer.reserve(2);
+    /// buffer.reserved_mut().copy_from_slice(b"both");
+    /// buffer.flush();
+    /// assert_eq!(buffer.chunk(), b"both");
+    /// ```
+    #[inline]
+    pub fn reserved_mut(&mut self) -> &mut [u8] {
+        let reserved = self.reserved as usize;
+        match self.last_mut() {
+            Piece::Block(block) => &mut block.room_mut()[..reserved],
+            Piece::Shared(_) => &mut [],
+        }
+    }
+
+    /// Puts owned bytes ahead of the last `before` reserved ones, without a copy from 2 KiB on: a body between a head and a
+    /// trailer that were reserved together.
+    ///
+    /// What is reserved ahead of them is committed with them; the last `before` bytes stay reserved, with what was written to
+    /// them. So insert from front to back. O(`before`): those bytes move to another node. With nothing reserved it is
+    /// [`write_bytes`](Self::write_bytes).
+    ///
+    /// # Errors
+    /// When fewer than `before` bytes are reserved; nothing changes then.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut buffer = linkbuffer::LinkBuffer::new();
+    /// buffer.reserve(6).copy_from_slice(b"<b></b");
+    /// buffer.insert("bold".into(), 3)?;
+    /// assert_eq!((buffer.len(), buffer.reserved_len()), (7, 3));
+    /// buffer.flush();
+    /// assert_eq!(buffer.peek(10), Ok(&b"<b>bold</b"[..]));
+    /// # Ok::<(), linkbuffer::Short>(())
+    /// ```
+    #[doc(alias = "WriteDirect")]
+    pub fn insert(&mut self, bytes: Bytes, before: usize) -> Result<(), Short> {
+        let available = self.reserved as usize;
+        let Some(ahead) = available.checked_sub(before) else {
+            return Err(Short { wanted: before, available });
+        };
+        if before == 0 {
+            self.commit(ahead);
+            self.write_bytes(bytes);
+        } else if bytes.is_empty() {
+            self.commit_some(ahead);
+        } else {
+            let mut behind = Block::new(Node::take(before));
+            behind.room_mut()[..before].copy_from_slice(&self.reserved_mut()[ahead..]);
+            self.commit(ahead);
+            self.write_bytes(bytes);
+            self.push(Piece::Block(behind));
+            self.reserved = before as u32;
+        }
+        self.check();
+        Ok(())
     }
 
     /// Makes the first `n` reserved bytes readable and forgets the others. O(1).
     ///
     /// # Panics
-    /// When fewer than `n` bytes are reserved.
+    /// When fewer than `n` bytes are reserved: a length that somebody else chose goes to [`try_commit`](Self::try_commit).
     ///
     /// # Examples
     /// ```
@@ -146,18 +230,68 @@ impl LinkBuffer {
     /// assert_eq!(buffer.chunk(), b"headbody");
     /// ```
     #[doc(alias = "MallocAck")]
-    #[doc(alias = "Flush")]
+    #[inline]
+    #[track_caller]
     pub fn commit(&mut self, n: usize) {
-        assert!(n <= self.reserved as usize, "{n} bytes are committed, {} are reserved", self.reserved);
+        if let Err(short) = self.try_commit(n) {
+            panic!("our own length is not reserved: {short}");
+        }
+    }
+
+    /// As [`commit`](Self::commit), for a length from outside.
+    ///
+    /// # Errors
+    /// When fewer than `n` bytes are reserved; they stay so then, and the error says how many.
+    ///
+    /// # Examples
+    /// ```
+    /// use linkbuffer::{LinkBuffer, Short};
+    /// let mut buffer = LinkBuffer::new();
+    /// buffer.reserve(4).copy_from_slice(b"head");
+    /// assert_eq!(buffer.try_commit(5), Err(Short { wanted: 5, available: 4 }));
+    /// assert_eq!(buffer.try_commit(4), Ok(()));
+    /// ```
+    #[inline]
+    pub fn try_commit(&mut self, n: usize) -> Result<(), Short> {
+        let available = self.reserved as usize;
+        if n > available {
+            return Err(Short { wanted: n, available });
+        }
         if n > 0 {
+            self.commit_some(n);
             self.reserved = 0;
-            self.len += n;
-            if let Piece::Block(block) = self.last_mut() {
-                block.end += n;
-            }
         }
         self.drop_reservation();
         self.check();
+        Ok(())
+    }
+
+    /// Makes the first `n <= reserved` reserved bytes readable and leaves the others reserved.
+    #[inline]
+    fn commit_some(&mut self, n: usize) {
+        self.reserved -= n as u32;
+        self.len += n;
+        if let Piece::Block(block) = self.last_mut() {
+            block.end += n;
+        }
+    }
+
+    /// Makes everything reserved readable; again, or with nothing reserved, it does nothing. O(1).
+    ///
+    /// What is *written* needs no flush: it can be read at once.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut buffer = linkbuffer::LinkBuffer::new();
+    /// buffer.reserve(4).copy_from_slice(b"head");
+    /// buffer.flush();
+    /// buffer.flush();
+    /// assert_eq!(buffer.chunk(), b"head");
+    /// ```
+    #[doc(alias = "Flush")]
+    #[inline]
+    pub fn flush(&mut self) {
+        self.commit(self.reserved_len());
     }
 
     /// How many bytes are reserved and not committed. O(1).
@@ -169,6 +303,7 @@ impl LinkBuffer {
     /// assert_eq!(buffer.reserved_len(), 100);
     /// ```
     #[doc(alias = "MallocLen")]
+    #[inline]
     pub const fn reserved_len(&self) -> usize {
         self.reserved as usize
     }

@@ -1,7 +1,7 @@
 //! The reactor's side: lending, owned bytes of lent memory, relays, sending.
 
 use super::*;
-use crate::limits::{NODE_POOLED_BYTES_MAX, ZERO_COPY_BYTES_MIN};
+use crate::limits::{KEEP_RATIO_MAX, NODE_POOLED_BYTES_MAX, ZERO_COPY_BYTES_MIN};
 use std::io::IoSlice;
 
 // proves L-06: inputs, one read, input_ack; and L-27: the node goes back, the rest fits its size.
@@ -35,10 +35,10 @@ fn a_partial_message_grows_in_one_node() {
 }
 
 #[test]
-fn a_node_half_full_is_kept() {
-    let half = NODE_POOLED_BYTES_MAX / 2;
-    assert!(lent(NODE_POOLED_BYTES_MAX, &pattern(half - 1)).reclaim().is_some());
-    let mut buffer = lent(NODE_POOLED_BYTES_MAX, &pattern(half));
+fn a_node_full_enough_is_kept() {
+    let enough = NODE_POOLED_BYTES_MAX / KEEP_RATIO_MAX;
+    assert!(lent(NODE_POOLED_BYTES_MAX, &pattern(enough - 1)).reclaim().is_some());
+    let mut buffer = lent(NODE_POOLED_BYTES_MAX, &pattern(enough));
     let before = buffer.chunk().as_ptr();
     assert!(buffer.reclaim().is_none());
     assert_eq!(buffer.chunk().as_ptr(), before, "the bytes did not move");

@@ -157,7 +157,22 @@ fn the_traits_say_the_same() {
     let sent = buffer.write_vectored(&[IoSlice::new(b"a"), IoSlice::new(b"b")]).expect("it never fails");
     assert_eq!(sent, 2);
     assert_eq!(buffer.chunk(), b"1-2ab");
+    write!(buffer, "").and_then(|()| Write::flush(&mut buffer)).expect("it never fails");
     assert_eq!(std::io::Error::from(short(2, 1)).to_string(), "2 bytes wanted, 1 available");
+    assert_eq!(ReadStringError::Short(short(2, 1)).to_string(), "2 bytes wanted, 1 available");
+    let text = LinkBuffer::from(&b"\xff"[..]).read_string(1).expect_err("it is no text");
+    assert!(text.to_string().starts_with("invalid utf-8"));
+    assert_eq!(Buf::chunk(&buffer), b"1-2ab");
+    assert_eq!(Buf::chunks_vectored(&buffer, &mut [IoSlice::new(&[]); 2]), 1);
+    BufRead::consume(&mut buffer, usize::MAX);
+    assert!(buffer.is_empty(), "to the end of what is there at most");
+    assert_eq!(format!("{:?}", Node::take(1)), "Node(512)");
+}
+
+#[test]
+#[should_panic(expected = "2 bytes wanted, 1 available")]
+fn the_trait_wants_a_panic_beyond_the_end() {
+    Buf::copy_to_bytes(&mut LinkBuffer::from(&b"x"[..]), 2);
 }
 
 #[test]

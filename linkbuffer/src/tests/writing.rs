@@ -1,7 +1,9 @@
 //! Writing: packing, linking, reservations.
 
 use super::*;
-use crate::limits::{LINK_BYTES_MIN, RESERVED_BYTES_MAX};
+use crate::limits::{
+    COMPACT_RATIO_MIN, GROWTH_RATIO_MAX, LINK_BYTES_MIN, RESERVED_BYTES_MAX, WRITE_NODE_BYTES_MIN,
+};
 use bytes::Bytes;
 
 // proves L-27: nothing is held once everything was consumed.
@@ -71,7 +73,7 @@ fn a_reservation_survives_reading_and_not_writing() {
 }
 
 #[test]
-#[should_panic(expected = "5 bytes are committed, 4 are reserved")]
+#[should_panic(expected = "our own length is not reserved: 5 bytes wanted, 4 available")]
 fn committing_more_than_reserved_is_a_mistake() {
     let mut buffer = LinkBuffer::new();
     buffer.reserve(4);
@@ -79,7 +81,7 @@ fn committing_more_than_reserved_is_a_mistake() {
 }
 
 #[test]
-#[should_panic(expected = "at most 4 GiB")]
+#[should_panic(expected = "our own length is too large to reserve")]
 fn reserving_beyond_the_limit_is_a_mistake() {
     LinkBuffer::new().reserve(RESERVED_BYTES_MAX + 1);
 }
@@ -107,4 +109,43 @@ fn many_small_buffers_share_nodes() {
     }
     assert_eq!(buffer.len(), 10_000);
     assert!(buffer.chunks().count() <= 3, "{buffer:?}");
+}
+
+#[test]
+fn the_most_that_can_be_reserved() {
+    let mut buffer = LinkBuffer::new();
+    buffer.reserve(10).fill(b'x');
+    let most = RESERVED_BYTES_MAX - 10;
+    assert_eq!(buffer.try_reserve(most + 1).err(), Some(short(most + 1, most)));
+    assert_eq!(buffer.try_reserve(usize::MAX).err(), Some(short(usize::MAX, most)));
+    assert_eq!(buffer.reserved_len(), 10, "what was reserved stays so");
+    // The system gives the memory when it is touched, and it is not.
+    assert_eq!(buffer.try_reserve(most).map(|space| space.len()), Ok(most));
+    assert_eq!(buffer.try_reserve(1).err(), Some(short(1, 0)));
+    assert_eq!(
+        buffer.try_commit(RESERVED_BYTES_MAX + 1),
+        Err(short(RESERVED_BYTES_MAX + 1, RESERVED_BYTES_MAX))
+    );
+    buffer.commit(10);
+    assert_eq!(buffer.chunk(), [b'x'; 10]);
+}
+
+#[test]
+fn a_queue_that_moves_along_keeps_its_node() {
+    let mut buffer = LinkBuffer::new();
+    buffer.write(&[b'x'; 100]);
+    for _ in 0..1000 {
+        buffer.write(&[b'x'; 100]);
+        assert_eq!(buffer.next(100), Ok(&[b'x'; 100][..]));
+    }
+    assert_eq!(buffer.chunks().count(), 1);
+    assert!(format!("{buffer:?}").ends_with(&format!("[node 100/{WRITE_NODE_BYTES_MIN}] }}")), "{buffer:?}");
+
+    // With more in the queue the copy would cost: nodes follow each other, each larger.
+    let mut buffer = LinkBuffer::new();
+    buffer.write(&[b'x'; WRITE_NODE_BYTES_MIN]);
+    buffer.skip(WRITE_NODE_BYTES_MIN / COMPACT_RATIO_MIN).expect("they are there");
+    buffer.write(b"x");
+    let second = WRITE_NODE_BYTES_MIN * GROWTH_RATIO_MAX;
+    assert!(format!("{buffer:?}").ends_with(&format!(", node 1/{second}] }}")), "{buffer:?}");
 }
