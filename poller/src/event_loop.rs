@@ -12,10 +12,12 @@ use crate::handler::Handler;
 use crate::job::Job;
 use crate::limits;
 use crate::listener::{Listener, ListenerShared};
+use crate::live::Live;
 use crate::poll::PollShared;
+use crate::pool::{Pool, Work};
 use crate::timer::{self, Key};
 use crate::udp::{DatagramHandler, Datagrams, UdpShared};
-use crate::worker::{self, Live, Pool, Work};
+use crate::worker;
 
 /// Settings of an event loop.
 #[derive(Clone, Debug)]

@@ -25,12 +25,14 @@ use crate::handle::Shared;
 use crate::job::{Job, Jobs};
 use crate::limits;
 use crate::listener::ListenerShared;
+use crate::live::Live;
 use crate::operator::{Operator, Scratch};
+use crate::pool::Pool;
 use crate::state::News;
 use crate::timer::{Due, Key, Timers};
 use crate::token::{Table, Token, WAKER};
 use crate::udp::UdpShared;
-use crate::worker::{self, Live, Pool};
+use crate::worker;
 
 /// A poll as every thread sees it.
 pub(crate) struct PollShared {

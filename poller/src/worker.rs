@@ -1,148 +1,12 @@
-//! The worker threads: they lead the polls, run the handlers, and stand by to take over a lead.
-//!
-//! Standby workers wait on one channel. Threads are started when work comes and none stands by, up to a bound;
-//! beyond it the work waits in the channel, which is counted and said once.
+//! What a worker thread knows of itself: which poll it leads, and whether the lead lies in the slot while a callback runs.
 
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Condvar, Mutex};
-
-use crate::handler::panic_text;
-use crate::limits;
 use crate::operator::Scratch;
 use crate::poll::{self, PollShared};
-
-/// Work for a thread of a pool.
-pub(crate) enum Work {
-    /// Take the lead of this poll, if it is still to be had.
-    Lead(Arc<PollShared>),
-    Task(Box<dyn FnOnce() + Send>),
-}
-
-/// A bounded set of threads that start on demand.
-pub(crate) struct Pool {
-    name: String,
-    threads_max: usize,
-    queue_max: usize,
-    receiver: Receiver<Work>,
-    state: Mutex<PoolState>,
-    /// Work that found no thread free and none to start.
-    starved: AtomicU64,
-}
-
-struct PoolState {
-    /// `None` once the pool is closed.
-    sender: Option<Sender<Work>>,
-    /// Threads that wait and that no work in the channel is meant for. Invariant: idle <= threads.len() <= threads_max.
-    idle: usize,
-    /// Work in the channel that no thread has been found for. Invariant: idle == 0 or unclaimed == 0.
-    unclaimed: usize,
-    threads: Vec<JoinHandle<()>>,
-}
-
-/// The pool has as much work as it takes, or is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Full;
-
-impl Pool {
-    pub(crate) fn new(name: String, threads_max: usize, queue_max: usize) -> Arc<Pool> {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        let state =
-            Mutex::new(PoolState { sender: Some(sender), idle: 0, unclaimed: 0, threads: Vec::new() });
-        Arc::new(Pool { name, threads_max, queue_max, receiver, state, starved: AtomicU64::new(0) })
-    }
-
-    pub(crate) fn submit(self: &Arc<Pool>, work: Work) -> Result<(), Full> {
-        let mut state = self.state.lock();
-        let Some(sender) = &state.sender else { return Err(Full) };
-        if state.unclaimed >= self.queue_max || sender.send(work).is_err() {
-            return Err(Full);
-        }
-        if state.idle > 0 {
-            state.idle -= 1;
-            return Ok(());
-        }
-        if state.threads.len() < self.threads_max {
-            let pool = self.clone();
-            let name = format!("{}-{}", self.name, state.threads.len());
-            match std::thread::Builder::new().name(name).spawn(move || pool.run()) {
-                Ok(thread) => {
-                    state.threads.push(thread);
-                    return Ok(());
-                }
-                Err(error) => log::warn!(event = "limit_hit", limit = "threads"; "no thread: {error}"),
-            }
-        }
-        state.unclaimed += 1;
-        if self.starved.fetch_add(1, Ordering::Relaxed) == 0 {
-            let max = self.threads_max;
-            log::warn!(event = "limit_hit", limit = self.name.as_str(), max = max;
-                "all {max} threads are busy: work waits for the first to be free");
-        }
-        Ok(())
-    }
-
-    /// The life of one thread.
-    fn run(self: Arc<Pool>) {
-        IS_WORKER.set(true);
-        let mut scratch = Scratch::default();
-        loop {
-            // The thread was started for one piece of work, or that piece counted it out of the idle ones.
-            let Ok(work) = self.receiver.recv() else { return };
-            let run = || match work {
-                Work::Lead(poll) => {
-                    // Before the look into the slot: who blocks after it asks again.
-                    poll.lead_wanted.store(false, Ordering::SeqCst);
-                    if let Some(lead) = poll.take_lead() {
-                        LEADING.set(Some(poll.clone()));
-                        poll::lead(&poll, lead, &mut scratch);
-                        LEADING.set(None);
-                    }
-                }
-                Work::Task(task) => task(),
-            };
-            contain(run);
-            let mut state = self.state.lock();
-            if state.unclaimed > 0 {
-                state.unclaimed -= 1;
-            } else {
-                state.idle += 1;
-            }
-        }
-    }
-
-    /// Takes no more work; what is queued is dropped or done. Waits for the threads until `deadline` (for ever
-    /// without one); says how many were still busy then and go on by themselves.
-    pub(crate) fn close(&self, deadline: Option<Instant>) -> usize {
-        let threads = {
-            let mut state = self.state.lock();
-            state.sender = None;
-            std::mem::take(&mut state.threads)
-        };
-        // Threads with nothing to do end at once, but not in no time.
-        let deadline = deadline.map(|at| at.max(Instant::now() + Duration::from_millis(limits::JOIN_MS)));
-        let mut left = 0;
-        for thread in threads {
-            while deadline.is_some_and(|deadline| Instant::now() < deadline) && !thread.is_finished() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            if deadline.is_some() && !thread.is_finished() {
-                left += 1;
-                continue;
-            }
-            if thread.join().is_err() {
-                log::error!(event = "panic"; "a worker thread had panicked");
-            }
-        }
-        left
-    }
-}
+use crate::pool::{Work, contain};
 
 thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
@@ -150,6 +14,22 @@ thread_local! {
     static LEADING: RefCell<Option<Arc<PollShared>>> = const { RefCell::new(None) };
     /// The lead lies in the slot and nobody has been told.
     static LENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The calling thread belongs to an event loop from here on.
+pub(crate) fn enter() {
+    IS_WORKER.set(true);
+}
+
+/// Leads `poll`, if its lead is still to be had.
+pub(crate) fn lead(poll: &Arc<PollShared>, scratch: &mut Scratch) {
+    // Before the look into the slot: who blocks after it asks again.
+    poll.lead_wanted.store(false, Ordering::SeqCst);
+    if let Some(lead) = poll.take_lead() {
+        LEADING.set(Some(poll.clone()));
+        poll::lead(poll, lead, scratch);
+        LEADING.set(None);
+    }
 }
 
 /// Whether the calling thread belongs to an event loop.
@@ -162,13 +42,6 @@ pub(crate) fn lent(run: impl FnOnce()) {
     LENT.set(true);
     contain(run);
     LENT.set(false);
-}
-
-/// Callbacks contain their own panics; what arrives here is an invariant of this crate that does not hold.
-fn contain(run: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-        log::error!(event = "panic"; "a worker thread panicked: {}", panic_text(panic.as_ref()));
-    }
 }
 
 /// Announces that `run` is going to block, so that another worker takes over the poll meanwhile: no other
@@ -192,63 +65,4 @@ pub fn blocking<T>(run: impl FnOnce() -> T) -> T {
         });
     }
     run()
-}
-
-/// Added to the count when no connection may come any more.
-const CLOSED: usize = 1 << (usize::BITS - 1);
-
-/// How many connections live, and a way to wait for the last to go.
-pub(crate) struct Live {
-    pub(crate) connections_max: usize,
-    connections: AtomicUsize,
-    next_id: AtomicU64,
-    gone: (Mutex<()>, Condvar),
-}
-
-impl Live {
-    pub(crate) fn new(connections_max: usize) -> Arc<Live> {
-        Arc::new(Live {
-            connections_max: connections_max.min(CLOSED - 1),
-            connections: AtomicUsize::new(0),
-            next_id: AtomicU64::new(1),
-            gone: (Mutex::new(()), Condvar::new()),
-        })
-    }
-
-    /// A number for a new connection; `None` when there are as many as there may be.
-    pub(crate) fn enter(&self) -> Option<u64> {
-        // Closed is a number above every maximum.
-        if self.connections.fetch_add(1, Ordering::AcqRel) >= self.connections_max {
-            self.leave();
-            return None;
-        }
-        Some(self.next_id.fetch_add(1, Ordering::Relaxed))
-    }
-
-    pub(crate) fn leave(&self) {
-        if self.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let _guard = self.gone.0.lock();
-            self.gone.1.notify_all();
-        }
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.connections.load(Ordering::Acquire) & !CLOSED
-    }
-
-    /// Lets no connection in any more; false when there is one.
-    pub(crate) fn close(&self) -> bool {
-        self.connections.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// Waits until there is no connection; false at the deadline.
-    pub(crate) fn wait_until_none(&self, deadline: Instant) -> bool {
-        let mut guard = self.gone.0.lock();
-        while self.count() > 0 {
-            if self.gone.1.wait_until(&mut guard, deadline).timed_out() {
-                return self.count() == 0;
-            }
-        }
-        true
-    }
 }

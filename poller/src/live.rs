@@ -1,0 +1,66 @@
+//! How many connections live, and the wait for the last to go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+/// Added to the count when no connection may come any more.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// How many connections live, and a way to wait for the last to go.
+pub(crate) struct Live {
+    pub(crate) connections_max: usize,
+    connections: AtomicUsize,
+    next_id: AtomicU64,
+    gone: (Mutex<()>, Condvar),
+}
+
+impl Live {
+    pub(crate) fn new(connections_max: usize) -> Arc<Live> {
+        Arc::new(Live {
+            connections_max: connections_max.min(CLOSED - 1),
+            connections: AtomicUsize::new(0),
+            next_id: AtomicU64::new(1),
+            gone: (Mutex::new(()), Condvar::new()),
+        })
+    }
+
+    /// A number for a new connection; `None` when there are as many as there may be.
+    pub(crate) fn enter(&self) -> Option<u64> {
+        // Closed is a number above every maximum.
+        if self.connections.fetch_add(1, Ordering::AcqRel) >= self.connections_max {
+            self.leave();
+            return None;
+        }
+        Some(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn leave(&self) {
+        if self.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let _guard = self.gone.0.lock();
+            self.gone.1.notify_all();
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.connections.load(Ordering::Acquire) & !CLOSED
+    }
+
+    /// Lets no connection in any more; false when there is one.
+    pub(crate) fn close(&self) -> bool {
+        self.connections.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Waits until there is no connection; false at the deadline.
+    pub(crate) fn wait_until_none(&self, deadline: Instant) -> bool {
+        let mut guard = self.gone.0.lock();
+        while self.count() > 0 {
+            if self.gone.1.wait_until(&mut guard, deadline).timed_out() {
+                return self.count() == 0;
+            }
+        }
+        true
+    }
+}
