@@ -26,6 +26,7 @@
 //! [`Handler`] shows a complete server.
 #![forbid(unsafe_code)]
 
+mod builder;
 mod cleanup;
 mod close;
 mod connection;
@@ -40,19 +41,22 @@ mod live;
 mod operator;
 mod poll;
 mod pool;
+mod remote;
 mod state;
 mod timer;
 mod token;
 mod udp;
 mod worker;
 
+pub use builder::Builder;
 pub use close::{Closed, Fault, Reason};
 pub use connection::Connection;
-pub use event_loop::{Builder, EventLoop, Remote, Timer};
+pub use event_loop::EventLoop;
 pub use handle::{Handle, SendError};
 pub use handler::{Error, Handler, Prepare, Reject, Result};
 pub use linkbuffer::LinkBuffer;
 pub use listener::Listener;
+pub use remote::{Remote, Timer};
 pub use udp::{DatagramHandler, Datagrams};
 pub use worker::blocking;
 
