@@ -10,107 +10,111 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use linkbuffer::LinkBuffer;
 
+use crate::busy::Deadlines;
 use crate::close::Closed;
-use crate::connection::Deadlines;
-use crate::handle::{Core, Phase, Shared};
-use crate::operator::{Turn, report_panic};
+use crate::flags::Flags;
+use crate::handle::Phase;
+use crate::operator::{Owner, Turn, report_panic};
 use crate::state::{Close, Closer};
 use crate::timer;
 
-impl Core {
+impl Owner<'_> {
     /// A close was asked for: waits for unsent output, or cleans up.
-    pub(crate) fn close(&mut self, shared: &Arc<Shared>, close: Close) -> Turn {
-        if self.phase != Phase::Closing {
-            if self.phase == Phase::Working && !close.abort {
-                shared.collect(&mut self.conn);
-                self.flush(shared);
+    pub(crate) fn close(&mut self, close: Close) -> Turn {
+        if self.conn.kept.phase != Phase::Closing {
+            if self.conn.kept.phase == Phase::Working && !close.abort {
+                self.shared.collect(self.conn.kept, self.conn.busy);
+                self.flush();
             }
-            self.conn.deadlines.close = Some(timer::later(shared.poll.close_stall));
+            let stalled = timer::later(self.shared.poll().close_stall);
+            self.conn.busy.deadlines.close = Some(stalled);
+            self.conn.kept.flags.set(Flags::KEEPS);
         }
         // The flush may have found the connection broken.
-        let close = shared.state.closing().unwrap_or(close);
-        let waits = !self.conn.output.is_empty() && !close.abort;
-        if waits && matches!(self.phase, Phase::Working | Phase::Closing) {
-            self.phase = Phase::Closing;
+        let close = self.shared.state.closing().unwrap_or(close);
+        let waits = !self.conn.busy.output.is_empty() && !close.abort;
+        if waits && matches!(self.conn.kept.phase, Phase::Working | Phase::Closing) {
+            self.conn.kept.phase = Phase::Closing;
             let now = Instant::now();
-            self.conn.deadlines.fired(now);
-            if !Deadlines::due(&mut self.conn.deadlines.close, now) {
-                self.conn.deadlines.user = None;
-                self.arm(shared);
+            let deadlines = &mut self.conn.busy.deadlines;
+            deadlines.fired(now);
+            if !Deadlines::due(&mut deadlines.close, now) {
+                deadlines.user = None;
+                self.arm();
                 return Turn::Closing(close);
             }
         }
-        self.clean_up(shared, close);
+        self.clean_up(close);
         Turn::Closed
     }
 
     /// The end, once: descriptor, callbacks, buffers, slot.
-    fn clean_up(&mut self, shared: &Arc<Shared>, close: Close) {
-        let connected = matches!(self.phase, Phase::Working | Phase::Closing);
-        self.phase = Phase::Closed;
-        let local = self.conn.local_addr();
-        let unsent = self.conn.dropped + self.conn.output.len() + shared.outbox.lock().bytes.len();
+    fn clean_up(&mut self, close: Close) {
+        let shared = self.shared;
+        let (kept, busy) = (&mut *self.conn.kept, &mut *self.conn.busy);
+        let connected = matches!(kept.phase, Phase::Working | Phase::Closing);
+        kept.phase = Phase::Closed;
+        let local = kept.transport.as_ref().and_then(|transport| transport.local_addr());
+        let unsent = busy.dropped + busy.output.len() + shared.uncollected();
         let cut_off = unsent > 0 || close.closer == Closer::Panic;
-        if let Some(socket) = self.conn.socket.take()
+        if let Some(transport) = kept.transport.take()
             && (cut_off || (close.abort && matches!(close.closer, Closer::User | Closer::Shutdown)))
         {
             // The peer must not take for whole what was cut off. Best effort: without it the peer sees an ordinary end.
-            if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
+            if let Err(error) = transport.reset_on_close() {
                 log::debug!(event = "abort", conn = shared.id; "no reset: {error}");
             }
         }
-        if let Some(armed) = self.conn.deadlines.armed.take() {
-            shared.poll.disarm(armed);
+        if let Some(armed) = busy.deadlines.armed.take() {
+            shared.poll().disarm(armed);
         }
         let info = Arc::new(Closed {
-            reason: self.details.reason(close.closer),
+            reason: busy.details.reason(close.closer),
             id: shared.id,
-            peer: shared.peer,
+            peer: shared.peer.addr(),
             local,
             bytes_in: shared.bytes_in.load(Relaxed),
             bytes_out: shared.bytes_out.load(Relaxed),
             unsent: unsent as u64,
             connected,
-            lifetime: self.conn.opened.elapsed(),
+            lifetime: shared.poll().clock.since(shared.opened),
         });
-        self.conn.input = LinkBuffer::new();
-        self.conn.output = LinkBuffer::new();
-        let contained = |callback: &mut dyn FnMut()| {
+        // A lent node stays, so the thread keeps its read buffer.
+        busy.input.clear();
+        busy.output = LinkBuffer::new();
+        busy.rest();
+        let contained = |name, callback: &mut dyn FnMut()| {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
-                report_panic(shared, panic.as_ref());
+                report_panic(shared, name, panic.as_ref());
             }
         };
-        let mut session = self.session.take();
+        let handler = &*shared.service.callbacks;
+        let mut context = self.context.take();
         if connected
             && matches!(close.closer, Closer::Peer | Closer::Error)
-            && let Some(session) = &mut session
+            && let Some(context) = &mut context
         {
-            contained(&mut || session.disconnect(&info));
+            contained("on_disconnect", &mut || handler.disconnect(context, &info));
         }
-        let (callbacks, waiters) = {
-            let mut outbox = shared.outbox.lock();
-            outbox.closed = Some(info.clone());
-            outbox.bytes = LinkBuffer::new();
-            (std::mem::take(&mut outbox.callbacks), std::mem::take(&mut outbox.waiters))
-        };
+        let (callbacks, waiters) = shared.end_outbox(&info);
         for callback in callbacks.into_iter().rev() {
             let mut callback = Some(callback);
-            contained(&mut || {
+            contained("close callback", &mut || {
                 if let Some(callback) = callback.take() {
                     callback(&info);
                 }
             });
         }
-        if let Some(session) = &mut session {
-            contained(&mut || session.close(&info));
+        if let Some(context) = &mut context {
+            contained("on_close", &mut || handler.close(context, &info));
         }
-        contained(&mut || drop(session.take()));
+        contained("drop of the context", &mut || drop(context.take()));
         shared.state.finish();
         waiters.iter().for_each(crate::Handle::wake);
-        shared.poll.retire(self.conn.token.take());
+        shared.poll().retire(kept.token());
     }
 }

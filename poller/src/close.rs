@@ -102,6 +102,10 @@ pub(crate) struct Details {
 }
 
 impl Details {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fault.is_none() && self.handler.is_none()
+    }
+
     pub(crate) fn reason(&mut self, closer: Closer) -> Reason {
         match closer {
             Closer::User => Reason::User,

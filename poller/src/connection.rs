@@ -5,221 +5,131 @@
 //! length of one handler call; what the handler leaves behind moves to memory of the right size. So an idle
 //! connection owns no buffer.
 
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use linkbuffer::{LinkBuffer, Node};
+use linkbuffer::LinkBuffer;
 use mio::Interest;
 use mio::unix::SourceFd;
-use socket2::Socket;
-use std::os::fd::AsRawFd;
 
+use crate::busy::Busy;
 use crate::close::Fault;
-use crate::handle::{Handle, Shared};
+use crate::flags::Flags;
+use crate::handle::{Handle, Kept, Shared};
 use crate::limits;
 use crate::state::Closer;
 use crate::timer;
-use crate::token::Token;
 
 /// One accepted or dialed socket with its buffers, in the hands of its handler.
 ///
 /// What is written to [`output`](Connection::output) leaves when the handler returns, in one system call where the
-/// kernel takes it; [`flush`](Connection::flush) sends earlier.
-pub struct Connection {
-    pub(crate) socket: Option<Socket>,
-    pub(crate) shared: Weak<Shared>,
-    pub(crate) input: LinkBuffer,
-    pub(crate) output: LinkBuffer,
-    pub(crate) token: Option<Token>,
-    /// Interest in writing joins once, the first time that the kernel took less than was offered.
-    pub(crate) interest_write: bool,
-    /// The kernel had something to read when last heard of.
-    pub(crate) readable: bool,
-    /// The kernel announced the end: a short read does not mean drained any more.
-    pub(crate) hup: bool,
-    pub(crate) input_ended: bool,
-    pub(crate) end_handled: bool,
-    pub(crate) half_close: bool,
-    pub(crate) paused: bool,
-    pub(crate) shutdown_write: ShutdownWrite,
-    /// Output was seen above the high watermark and has not been below the low one since.
-    pub(crate) above_high: bool,
-    pub(crate) wake_on_progress: bool,
-    /// Sending failed. What the peer had sent before is still read and handed over, then the connection closes.
-    pub(crate) broken: Option<Fault>,
-    /// Output bytes that were dropped because sending failed.
-    pub(crate) dropped: usize,
-    /// `on_shutdown` runs: a close has that reason.
-    pub(crate) stopping: bool,
-    pub(crate) deadlines: Deadlines,
-    pub(crate) opened: Instant,
+/// kernel takes it; [`flush`](Connection::flush) sends earlier. It lasts for one call: what may be kept is its
+/// [`handle`](Connection::handle).
+pub struct Connection<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) kept: &'a mut Kept,
+    pub(crate) busy: &'a mut Busy,
 }
 
-/// How far our own end of stream has got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ShutdownWrite {
-    Open,
-    /// After what is queued.
-    Asked,
-    Done,
-}
-
-/// The instants at which this connection wants to be looked at. `armed` is what stands in the poll's timers: it may
-/// be earlier than needed (then nothing happens), never later.
-#[derive(Debug, Default)]
-pub(crate) struct Deadlines {
-    pub(crate) user: Option<Instant>,
-    pub(crate) connect: Option<Instant>,
-    pub(crate) close: Option<Instant>,
-    pub(crate) armed: Option<crate::timer::Key>,
-}
-
-impl Deadlines {
-    pub(crate) fn next(&self) -> Option<Instant> {
-        [self.user, self.connect, self.close].into_iter().flatten().min()
-    }
-
-    /// The entry in the poll's timers has fired, if it was due.
-    pub(crate) fn fired(&mut self, now: Instant) {
-        self.armed = self.armed.filter(|armed| armed.0 > now);
-    }
-
-    pub(crate) fn due(deadline: &mut Option<Instant>, now: Instant) -> bool {
-        let due = deadline.is_some_and(|at| at <= now);
-        if due {
-            *deadline = None;
-        }
-        due
-    }
-}
-
-impl Connection {
-    pub(crate) fn new(socket: Socket, shared: Weak<Shared>, half_close: bool) -> Connection {
-        Connection {
-            socket: Some(socket),
-            shared,
-            input: LinkBuffer::new(),
-            output: LinkBuffer::new(),
-            token: None,
-            interest_write: false,
-            readable: false,
-            hup: false,
-            input_ended: false,
-            end_handled: false,
-            half_close,
-            paused: false,
-            shutdown_write: ShutdownWrite::Open,
-            above_high: false,
-            wake_on_progress: false,
-            broken: None,
-            dropped: 0,
-            stopping: false,
-            deadlines: Deadlines::default(),
-            opened: Instant::now(),
-        }
-    }
-
-    fn shared(&self) -> Arc<Shared> {
-        self.shared.upgrade().expect("a connection lives inside its shared half")
-    }
-
+impl Connection<'_> {
     /// The bytes that have arrived and were not consumed.
     pub fn input(&mut self) -> &mut LinkBuffer {
-        &mut self.input
+        &mut self.busy.input
     }
 
     /// The bytes that are to be sent.
     pub fn output(&mut self) -> &mut LinkBuffer {
-        &mut self.output
+        &mut self.busy.output
     }
 
     /// Input and output at once.
     pub fn buffers(&mut self) -> (&mut LinkBuffer, &mut LinkBuffer) {
-        (&mut self.input, &mut self.output)
+        (&mut self.busy.input, &mut self.busy.output)
     }
 
     /// Whether the peer has ended its stream: nothing will follow what is in the input now.
     pub fn input_ended(&self) -> bool {
-        self.input_ended
+        self.kept.flags.has(Flags::INPUT_ENDED)
     }
 
     /// The cheap side of this connection that may be kept, cloned and sent to other threads.
     pub fn handle(&self) -> Handle {
-        Handle::new(self.shared())
+        Handle::new(self.shared.clone())
     }
 
     /// The connection's number, unique in the process.
     pub fn id(&self) -> u64 {
-        self.shared().id
+        self.shared.id
     }
 
     /// The other end.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared().peer
+        self.shared.peer.addr()
     }
 
     /// This end.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.socket.as_ref()?.local_addr().ok()?.as_socket()
+        self.kept.transport.as_ref()?.local_addr()
     }
 
     /// Bytes that the kernel took so far.
     pub fn bytes_out(&self) -> u64 {
-        self.shared().bytes_out.load(Relaxed)
+        self.shared.bytes_out.load(Relaxed)
     }
 
     /// Closes when the output has left (L-23): what is queued is still sent, unless none of it moves for
     /// [`CLOSE_STALL_MS`](crate::limits::CLOSE_STALL_MS) (builder: `close_stall`). Takes effect when the handler returns.
     pub fn close(&mut self) {
-        let closer = if self.stopping { Closer::Shutdown } else { Closer::User };
-        self.shared().state.close_as_owner(closer, false);
+        let stopping = self.kept.flags.has(Flags::STOPPING);
+        let closer = if stopping { Closer::Shutdown } else { Closer::User };
+        self.shared.state.close_as_owner(closer, false);
     }
 
     /// Closes at once, dropping what is queued; the peer sees a reset. Takes effect when the handler returns.
     pub fn abort(&mut self) {
-        self.shared().state.close_as_owner(Closer::User, true);
+        self.shared.state.close_as_owner(Closer::User, true);
     }
 
     /// Ends our stream after what is queued here and was sent by handles; reading goes on, and a handle's next send is
     /// refused. Writing more afterwards is a mistake that breaks the connection.
     pub fn shutdown_write(&mut self) {
-        if self.shutdown_write == ShutdownWrite::Open {
-            self.shutdown_write = ShutdownWrite::Asked;
-            let shared = self.shared();
-            shared.outbox.lock().ended = true;
-            shared.collect(self);
+        if !self.kept.flags.has(Flags::END_ASKED) {
+            self.kept.flags.set(Flags::END_ASKED);
+            self.shared.end_sends(self.kept, self.busy);
         }
     }
 
     /// Keeps (or stops keeping) the connection open after the peer ended its stream, until our stream has ended too.
     pub fn set_half_close(&mut self, on: bool) {
-        self.half_close = on;
+        self.kept.flags.put(Flags::HALF_CLOSE, on);
     }
 
     /// Stops reading; the kernel's buffer fills and TCP slows the peer. Costs no system call.
     pub fn pause(&mut self) {
-        self.paused = true;
+        self.kept.flags.set(Flags::PAUSED);
     }
 
     /// Reads again.
     pub fn resume(&mut self) {
-        self.paused = false;
+        self.kept.flags.clear(Flags::PAUSED);
     }
 
     /// Whether the output stands above its high watermark: the handler should produce no more for now, and
     /// `on_drain` says when to go on.
     pub fn is_congested(&mut self) -> bool {
-        let congested = self.output.len() > limits::OUTPUT_HIGH_BYTES;
-        self.above_high |= congested;
+        let congested = self.busy.output.len() > limits::OUTPUT_HIGH_BYTES;
+        if congested {
+            self.kept.flags.set(Flags::ABOVE_HIGH);
+        }
         congested
     }
 
     /// Asks for `on_request` when the kernel takes more of the output that waits now.
     pub fn wake_on_progress(&mut self) {
-        self.wake_on_progress = true;
+        self.kept.flags.set(Flags::WAKE_ON_PROGRESS);
     }
 
     /// Runs [`on_timer`](crate::Handler::on_timer) after `delay`. There is one timer per connection; setting it
@@ -230,12 +140,13 @@ impl Connection {
 
     /// As [`set_timer`](Connection::set_timer), at an instant.
     pub fn set_timer_at(&mut self, at: Instant) {
-        self.deadlines.user = Some(at);
+        self.busy.deadlines.user = Some(at);
+        self.kept.flags.set(Flags::KEEPS);
     }
 
     /// Takes the timer back.
     pub fn clear_timer(&mut self) {
-        self.deadlines.user = None;
+        self.busy.deadlines.user = None;
     }
 
     /// Sends what is queued, as far as the kernel takes it; the rest goes out when it takes more.
@@ -243,155 +154,157 @@ impl Connection {
     /// # Errors
     /// When the connection is broken. It then closes with that error when the handler returns.
     pub fn flush(&mut self) -> io::Result<()> {
-        let shared = self.shared();
-        self.flush_for(&shared)
+        self.send()
     }
 
-    pub(crate) fn flush_for(&mut self, shared: &Shared) -> io::Result<()> {
-        if let Some(fault) = self.broken {
-            self.drop_output(shared);
+    fn send(&mut self) -> io::Result<()> {
+        if let Some(fault) = self.busy.broken {
+            self.drop_output();
             return Err(fault.into());
         }
-        let Some(socket) = &self.socket else { return Ok(()) };
-        let mut sent_all = 0u64;
+        let Some(transport) = &self.kept.transport else { return Ok(()) };
+        let output = &mut self.busy.output;
+        let mut total = 0;
+        let mut short = false;
         let outcome = loop {
-            if self.output.is_empty() {
+            let len = output.len();
+            if len == 0 {
                 break Ok(());
             }
-            let mut slices = [IoSlice::new(&[]); limits::IO_SLICES_MAX];
-            let count = self.output.io_slices(&mut slices);
-            let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
-            let sent = if count == 1 {
-                socket.send_with_flags(&slices[0], libc::MSG_NOSIGNAL)
+            let piece = output.chunk();
+            let (offered, sent) = if piece.len() == len {
+                (len, transport.send(&[IoSlice::new(piece)]))
             } else {
-                socket.send_vectored_with_flags(&slices[..count], libc::MSG_NOSIGNAL)
+                let mut pieces = [IoSlice::new(&[]); limits::IO_SLICES_MAX];
+                let count = output.io_slices(&mut pieces);
+                let offered = pieces[..count].iter().map(|piece| piece.len()).sum();
+                (offered, transport.send(&pieces[..count]))
             };
             match sent {
                 Ok(n) => {
-                    self.output.output_ack(n);
-                    sent_all += n as u64;
+                    output.output_ack(n);
+                    total += n;
                     if n < offered {
-                        break self.want_write(shared);
+                        short = true;
+                        break Ok(());
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break self.want_write(shared),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    short = true;
+                    break Ok(());
+                }
                 Err(error) => break Err(error),
             }
         };
-        if sent_all > 0 || self.output.is_empty() {
-            self.note_progress(shared, sent_all);
+        if total > 0 {
+            self.note_sent(total);
         }
+        let outcome = if short { self.want_write() } else { outcome };
         if let Err(error) = outcome {
-            self.break_off(shared, Fault::from(&error));
+            self.break_off(Fault::from(&error));
             return Err(error);
         }
-        if self.output.is_empty() && self.shutdown_write == ShutdownWrite::Asked {
-            self.shutdown_write = ShutdownWrite::Done;
-            if let Some(socket) = &self.socket
-                && socket.shutdown(std::net::Shutdown::Write).is_err()
-            {
-                // The peer has reset the connection: a read says so, after what is left to read.
-                self.readable = true;
-                self.hup = true;
-            }
+        if self.kept.flags.only(Flags::END_ASKED.with(Flags::END_SENT)) == Flags::END_ASKED
+            && self.busy.output.is_empty()
+        {
+            self.end_output();
         }
         Ok(())
+    }
+
+    fn end_output(&mut self) {
+        self.kept.flags.set(Flags::END_SENT);
+        if let Some(transport) = &self.kept.transport
+            && transport.shutdown_write().is_err()
+        {
+            // The peer has reset the connection: a read says so, after what is left to read.
+            self.kept.flags.set(Flags::READABLE.with(Flags::HUP));
+        }
     }
 
     /// Nothing can be sent any more. The system tells an error once, so it is kept, and reads go on to the end.
-    pub(crate) fn break_off(&mut self, shared: &Shared, fault: Fault) {
-        self.broken = Some(fault);
-        self.readable = true;
-        self.hup = true;
-        self.drop_output(shared);
+    pub(crate) fn break_off(&mut self, fault: Fault) {
+        self.busy.broken = Some(fault);
+        self.kept.flags.set(Flags::KEEPS.with(Flags::READABLE).with(Flags::HUP));
+        self.drop_output();
     }
 
-    fn drop_output(&mut self, shared: &Shared) {
-        self.dropped += self.output.len();
-        self.output = LinkBuffer::new();
-        shared.unsent.store(0, Relaxed);
+    fn drop_output(&mut self) {
+        self.busy.dropped += self.busy.output.len();
+        self.busy.output = LinkBuffer::new();
     }
 
-    fn note_progress(&mut self, shared: &Shared, sent: u64) {
-        let total = shared.bytes_out.load(Relaxed) + sent;
-        shared.bytes_out.store(total, Relaxed);
-        shared.unsent.store(self.output.len(), Relaxed);
-        if sent > 0 {
-            if self.deadlines.close.is_some() {
-                self.deadlines.close = Some(timer::later(shared.poll.close_stall));
-            }
-            if std::mem::take(&mut self.wake_on_progress) {
-                shared.wake_owner();
-            }
+    fn note_sent(&mut self, sent: usize) {
+        let total = self.shared.bytes_out.load(Relaxed) + sent as u64;
+        self.shared.bytes_out.store(total, Relaxed);
+        if self.busy.deadlines.close.is_some() {
+            self.busy.deadlines.close = Some(timer::later(self.shared.service.poll.close_stall));
+        }
+        if self.kept.flags.take(Flags::WAKE_ON_PROGRESS) {
+            self.shared.wake_owner();
         }
     }
 
-    fn want_write(&mut self, shared: &Shared) -> io::Result<()> {
-        self.above_high |= self.output.len() > limits::OUTPUT_HIGH_BYTES;
-        shared.unsent.store(self.output.len(), Relaxed);
-        if self.interest_write {
+    /// The kernel took less than there was: it tells when it takes more.
+    fn want_write(&mut self) -> io::Result<()> {
+        if self.busy.output.len() > limits::OUTPUT_HIGH_BYTES {
+            self.kept.flags.set(Flags::ABOVE_HIGH);
+        }
+        if self.kept.flags.has(Flags::INTEREST_WRITE) {
             return Ok(());
         }
-        if let Some((fd, token)) = self.fd().zip(self.token) {
+        if let Some((transport, token)) = self.kept.transport.as_ref().zip(self.kept.token()) {
             let interest = Interest::READABLE | Interest::WRITABLE;
+            let fd = transport.fd();
             let mut source = SourceFd(&fd);
-            shared.poll.registry(|registry| registry.reregister(&mut source, token.to_mio(), interest))?;
-            self.interest_write = true;
+            let poll = &self.shared.service.poll;
+            poll.registry(|registry| registry.reregister(&mut source, token.to_mio(), interest))?;
+            self.kept.flags.set(Flags::INTEREST_WRITE);
         }
         Ok(())
-    }
-
-    pub(crate) fn fd(&self) -> Option<i32> {
-        self.socket.as_ref().map(|socket| socket.as_raw_fd())
     }
 
     /// Whether the output has passed the high watermark and is below the low one again.
     pub(crate) fn is_drained(&self) -> bool {
-        self.above_high && self.output.len() <= limits::OUTPUT_LOW_BYTES
+        self.kept.flags.has(Flags::ABOVE_HIGH) && self.busy.output.len() <= limits::OUTPUT_LOW_BYTES
     }
 
     /// Whether a read should be tried now.
     pub(crate) fn wants_read(&self) -> bool {
-        self.readable
-            && !self.paused
-            && !self.input_ended
-            && self.input.len() < limits::INPUT_HIGH_BYTES
-            && self.output.len() <= limits::OUTPUT_HIGH_BYTES
+        let asked = Flags::READABLE.with(Flags::PAUSED).with(Flags::INPUT_ENDED);
+        self.kept.flags.only(asked) == Flags::READABLE
+            && self.busy.input.len() < limits::INPUT_HIGH_BYTES
+            && self.busy.output.len() <= limits::OUTPUT_HIGH_BYTES
     }
 
-    /// One read into the lent node: the number of bytes, zero at the end of the stream, `None` when there was
-    /// nothing.
-    pub(crate) fn read(&mut self, shared: &Shared, node: Node) -> io::Result<Option<usize>> {
-        self.input.lend(node);
-        let Some(socket) = &self.socket else { return Ok(None) };
-        let space = self.input.inputs();
+    /// One read into the node that was lent to the input: the number of bytes, zero at the end of the stream, `None`
+    /// when there was nothing.
+    pub(crate) fn read(&mut self) -> io::Result<Option<usize>> {
+        let Some(transport) = &self.kept.transport else { return Ok(None) };
+        let space = self.busy.input.inputs();
         let room = space.len();
-        let mut socket = socket;
-        loop {
-            match socket.read(space) {
-                Ok(0) if self.broken.is_some() => {
-                    self.readable = false;
+        let flags = &mut self.kept.flags;
+        match transport.recv(space) {
+            Ok(0) => {
+                flags.clear(Flags::READABLE);
+                if self.busy.broken.is_some() {
                     return Ok(None);
                 }
-                Ok(0) => {
-                    self.input_ended = true;
-                    self.readable = false;
-                    return Ok(Some(0));
+                flags.set(Flags::INPUT_ENDED);
+                Ok(Some(0))
+            }
+            Ok(n) => {
+                self.busy.input.input_ack(n);
+                // A short read drained the socket, unless its end is near: then the end must still be read.
+                if n < room && !flags.has(Flags::HUP) {
+                    flags.clear(Flags::READABLE);
                 }
-                Ok(n) => {
-                    self.input.input_ack(n);
-                    // A short read drained the socket, unless its end is near: then the end must still be read.
-                    self.readable = n == room || self.hup;
-                    shared.bytes_in.store(shared.bytes_in.load(Relaxed) + n as u64, Relaxed);
-                    return Ok(Some(n));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    return Ok(None);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                self.shared.bytes_in.store(self.shared.bytes_in.load(Relaxed) + n as u64, Relaxed);
+                Ok(Some(n))
+            }
+            Err(error) => {
+                flags.clear(Flags::READABLE);
+                if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
             }
         }
     }

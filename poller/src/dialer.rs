@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::close::Fault;
-use crate::handle::{Handle, Phase, Shared};
+use crate::handle::{Handle, Phase, Service, Shared};
 use crate::handler::{Handler, Prepare, prepare};
 use crate::job::Job;
 use crate::poll::PollShared;
@@ -29,8 +29,8 @@ pub(crate) fn dial<H: Handler>(
         io::Error::other(format!("there are {} connections already", poll.live.connections_max))
     })?;
     let mut conn = Prepare { socket: &socket, peer: Some(addr), half_close: false };
-    let session = match prepare(handler, &mut conn) {
-        Ok(session) => session,
+    let context = match prepare(&**handler, &mut conn) {
+        Ok(context) => context,
         Err(reject) => {
             poll.live.leave();
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reject.0));
@@ -38,17 +38,18 @@ pub(crate) fn dial<H: Handler>(
     };
     let half_close = conn.half_close;
     let connected = socket.connect(&SockAddr::from(addr));
-    let shared = Shared::create(id, socket, addr, half_close, poll.clone(), session, Phase::Dialing);
+    let service = Arc::new(Service { poll: poll.clone(), callbacks: handler.clone() });
+    let shared = Shared::create(id, (socket, Some(addr), half_close), service, context, Phase::Dialing);
     match connected {
         // Some systems connect at once on loopback: the first turn then finds no error and goes on.
         Ok(()) => {
             shared.state.note_as_owner(News::WRITABLE);
         }
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-            shared.core.lock().conn.deadlines.connect = Some(timer::later(timeout));
+            shared.core.lock().busy().deadlines.connect = Some(timer::later(timeout));
         }
         Err(error) => {
-            shared.core.lock().details.fault = Some(Fault::from(&error));
+            shared.core.lock().busy().details.fault = Some(Fault::from(&error));
             shared.state.close_as_owner(Closer::Error, true);
         }
     }

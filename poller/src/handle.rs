@@ -7,47 +7,82 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use bytes::Bytes;
 use linkbuffer::LinkBuffer;
 use parking_lot::Mutex;
+use socket2::Socket;
 
-use crate::close::{Closed, Details};
+use crate::busy::{self, Busy};
+use crate::close::Closed;
 use crate::connection::Connection;
-use crate::handler::Session;
+use crate::flags::Flags;
+use crate::handler::{Callbacks, Context};
 use crate::job::Job;
 use crate::limits;
+use crate::peer::Peer;
 use crate::poll::PollShared;
 use crate::state::{Closer, News, OnNotify, OnRelease, State};
+use crate::token::Token;
+use crate::transport::Transport;
 
 /// One connection as everyone sees it.
+///
+/// An idle connection is this and its slot in the poll's table; `tests` below hold its size.
 pub(crate) struct Shared {
     pub(crate) state: State,
     pub(crate) id: u64,
-    pub(crate) peer: Option<SocketAddr>,
-    pub(crate) poll: Arc<PollShared>,
+    pub(crate) peer: Peer,
+    pub(crate) service: Arc<Service>,
+    /// When it was made, on the poll's clock.
+    pub(crate) opened: u64,
     /// The owner's part. Never contended: `state` names the one thread that may lock it.
     pub(crate) core: Mutex<Core>,
-    pub(crate) outbox: Mutex<Outbox>,
+    /// `None` while there is nothing in it.
+    outbox: Mutex<Option<Box<Outbox>>>,
     /// Bytes read from the kernel. Written by the owner alone.
     pub(crate) bytes_in: AtomicU64,
     /// Bytes that the kernel took. Written by the owner alone.
     pub(crate) bytes_out: AtomicU64,
-    /// Output that waits for the kernel, without the outbox. Written by the owner alone.
-    pub(crate) unsent: AtomicUsize,
+}
+
+/// What the connections of one handler on one poll have in common.
+pub(crate) struct Service {
+    pub(crate) poll: Arc<PollShared>,
+    pub(crate) callbacks: Arc<dyn Callbacks>,
 }
 
 /// What only the owner touches.
 pub(crate) struct Core {
-    pub(crate) conn: Connection,
+    pub(crate) kept: Kept,
     /// `None` after clean-up.
-    pub(crate) session: Option<Box<dyn Session>>,
+    pub(crate) context: Option<Context>,
+    /// What a turn left. During a turn it is in the owner's hands.
+    pub(crate) busy: Option<Box<Busy>>,
+}
+
+/// What an idle connection keeps beside its context.
+pub(crate) struct Kept {
+    pub(crate) transport: Option<Transport>,
+    pub(crate) token: Token,
+    pub(crate) flags: Flags,
     pub(crate) phase: Phase,
-    pub(crate) details: Details,
-    /// What came while the dial was under way and is looked at after `on_connect`.
-    pub(crate) early: News,
+}
+
+impl Kept {
+    pub(crate) fn token(&self) -> Option<Token> {
+        (self.token != Token::NONE).then_some(self.token)
+    }
+}
+
+impl Core {
+    /// What only a busy connection has, outside a turn. It stays.
+    pub(crate) fn busy(&mut self) -> &mut Busy {
+        self.kept.flags.set(Flags::KEEPS);
+        self.busy.get_or_insert_default()
+    }
 }
 
 /// The phases in which an owner meets a connection; creation and preparation come before there is an owner.
@@ -63,27 +98,70 @@ pub(crate) enum Phase {
     Closed,
 }
 
-type CloseCallback = Box<dyn FnOnce(&Closed) + Send>;
+pub(crate) type CloseCallback = Box<dyn FnOnce(&Closed) + Send>;
 
 /// What other threads leave for the owner.
 #[derive(Default)]
 pub(crate) struct Outbox {
     /// Invariant: bytes.len() + unsent <= OUTPUT_HIGH_BYTES + one send.
-    pub(crate) bytes: LinkBuffer,
-    pub(crate) callbacks: Vec<CloseCallback>,
+    bytes: LinkBuffer,
+    /// Output that waits for the kernel, as far as handles have been told.
+    unsent: usize,
+    callbacks: Vec<CloseCallback>,
     /// Handles to wake when there is room. Invariant: waiters.len() <= DRAIN_WAITERS_MAX.
-    pub(crate) waiters: Vec<Handle>,
+    waiters: Vec<Handle>,
     /// Our stream has ended, or will after what is queued: sends are refused.
-    pub(crate) ended: bool,
+    ended: bool,
     /// Set by clean-up, before the callbacks run.
-    pub(crate) closed: Option<Arc<Closed>>,
+    closed: Option<Arc<Closed>>,
+}
+
+impl Outbox {
+    fn is_spent(&self) -> bool {
+        let kept = self.ended || self.closed.is_some() || self.unsent > 0;
+        !kept && self.bytes.is_empty() && self.callbacks.is_empty() && self.waiters.is_empty()
+    }
+
+    fn is_above(&self, mark: usize) -> bool {
+        self.bytes.len() + self.unsent > mark
+    }
 }
 
 impl Shared {
+    /// A connection that nobody has heard of yet; its maker owns it.
+    pub(crate) fn create(
+        id: u64,
+        prepared: (Socket, Option<SocketAddr>, bool),
+        service: Arc<Service>,
+        context: Context,
+        phase: Phase,
+    ) -> Arc<Shared> {
+        let (socket, peer, half_close) = prepared;
+        let mut flags = Flags::default();
+        flags.put(Flags::HALF_CLOSE, half_close);
+        let opened = service.poll.clock.look();
+        let kept = Kept { transport: Some(Transport::new(socket)), token: Token::NONE, flags, phase };
+        Arc::new(Shared {
+            state: State::new(),
+            id,
+            peer: Peer::from(peer),
+            service,
+            opened,
+            core: Mutex::new(Core { kept, context: Some(context), busy: None }),
+            outbox: Mutex::new(None),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn poll(&self) -> &Arc<PollShared> {
+        &self.service.poll
+    }
+
     /// Tells whoever owns the connection, or makes its poll run it.
     pub(crate) fn notify(self: &Arc<Shared>, news: News) {
         if let OnNotify::Own = self.state.notify(news) {
-            self.poll.push(Job::Run(self.clone()));
+            self.poll().push(Job::Run(self.clone()));
         }
     }
 
@@ -95,47 +173,96 @@ impl Shared {
 
     pub(crate) fn close(self: &Arc<Shared>, closer: Closer, abort: bool) {
         if let OnNotify::Own = self.state.close(closer, abort) {
-            self.poll.push(Job::Run(self.clone()));
+            self.poll().push(Job::Run(self.clone()));
         }
     }
 
     /// Moves the outbox behind the output.
-    pub(crate) fn collect(&self, conn: &mut Connection) {
-        let mut outbox = self.outbox.lock();
-        conn.output.append(std::mem::take(&mut outbox.bytes));
-        // Under the lock, so that a sender never sees the bytes in neither place.
-        self.unsent.store(conn.output.len(), Relaxed);
-    }
-
-    /// Wakes the handles that wait for room, if there is some.
-    pub(crate) fn wake_waiters(&self, conn: &Connection) {
-        if conn.output.len() <= limits::OUTPUT_LOW_BYTES {
-            // Bound first: a woken connection may be this one.
-            let waiters = std::mem::take(&mut self.outbox.lock().waiters);
-            waiters.iter().for_each(Handle::wake);
+    pub(crate) fn collect(&self, kept: &mut Kept, busy: &mut Busy) {
+        if let Some(outbox) = &mut *self.outbox.lock() {
+            busy.output.append(std::mem::take(&mut outbox.bytes));
+            // Under the lock, so that a sender never sees the bytes in neither place.
+            outbox.unsent = busy.output.len();
+            kept.flags.set(Flags::UNSENT_TOLD);
         }
     }
 
-    /// Sends the outbox on the calling thread, which has just become the owner. No callback runs here: whatever
-    /// else there is to do goes to the poll, also the news that came with the ownership.
-    fn send_now(self: &Arc<Shared>, news: News) {
+    /// Refuses further sends by handles and moves those that were taken behind the output.
+    pub(crate) fn end_sends(&self, kept: &mut Kept, busy: &mut Busy) {
+        self.outbox.lock().get_or_insert_default().ended = true;
+        self.collect(kept, busy);
+    }
+
+    /// After a flush: tells the handles how much output is left, and wakes those that wait for room if there is
+    /// some. Nobody waits for a connection that had all its output taken, so that costs nothing.
+    pub(crate) fn tell_unsent(&self, kept: &mut Kept, busy: &Busy) {
+        let unsent = busy.output.len();
+        if unsent == 0 && !kept.flags.has(Flags::UNSENT_TOLD) {
+            return;
+        }
+        kept.flags.put(Flags::UNSENT_TOLD, unsent > 0);
+        let mut waiters = Vec::new();
+        {
+            let mut slot = self.outbox.lock();
+            let outbox = slot.get_or_insert_default();
+            outbox.unsent = unsent;
+            if unsent <= limits::OUTPUT_LOW_BYTES {
+                waiters = std::mem::take(&mut outbox.waiters);
+            }
+            if outbox.is_spent() {
+                *slot = None;
+            }
+        }
+        // With the lock off: a woken connection may be this one.
+        waiters.iter().for_each(Handle::wake);
+    }
+
+    /// Sends on the calling thread, which has just become the owner: `bytes`, or what is in the outbox. No callback
+    /// runs here: whatever else there is to do goes to the poll, also the news that came with the ownership.
+    fn send_now(self: &Arc<Shared>, news: News, bytes: Option<Bytes>) {
         {
             let mut core = self.core.lock();
-            if matches!(core.phase, Phase::Working) {
-                self.collect(&mut core.conn);
-                if core.conn.flush_for(self).is_err() {
+            let Core { kept, busy: slot, .. } = &mut *core;
+            let mut busy = slot.take().unwrap_or_else(busy::spare);
+            if matches!(kept.phase, Phase::Working) {
+                match bytes {
+                    Some(bytes) => busy.output.write_bytes(bytes),
+                    None => self.collect(kept, &mut busy),
+                }
+                if (Connection { shared: self, kept, busy: &mut busy }).flush().is_err() {
                     // Released below, where the poll is told to look at the broken connection.
                     self.state.note_as_owner(News::HUP);
                 }
-                self.wake_waiters(&core.conn);
+                self.tell_unsent(kept, &busy);
             } else {
+                if let Some(bytes) = bytes {
+                    self.outbox.lock().get_or_insert_default().bytes.write_bytes(bytes);
+                }
                 self.state.note_as_owner(News::SENT);
+            }
+            match busy.is_spent(&mut kept.flags) {
+                true => busy::keep_spare(busy),
+                false => *slot = Some(busy),
             }
         }
         self.state.note_as_owner(news.without(News::SENT));
         if let OnRelease::Again = self.state.release() {
-            self.poll.push(Job::Run(self.clone()));
+            self.poll().push(Job::Run(self.clone()));
         }
+    }
+
+    /// Bytes that the owner has not collected.
+    pub(crate) fn uncollected(&self) -> usize {
+        self.outbox.lock().as_ref().map_or(0, |outbox| outbox.bytes.len())
+    }
+
+    /// The end: sends are refused from here on, and callbacks run at once. Gives out those that were added, and the handles
+    /// that wait for room.
+    pub(crate) fn end_outbox(&self, info: &Arc<Closed>) -> (Vec<CloseCallback>, Vec<Handle>) {
+        let mut slot = self.outbox.lock();
+        let outbox = slot.take().unwrap_or_default();
+        *slot = Some(Box::new(Outbox { closed: Some(info.clone()), ..Outbox::default() }));
+        (outbox.callbacks, outbox.waiters)
     }
 }
 
@@ -181,7 +308,7 @@ impl Handle {
 
     /// The other end.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.0.peer
+        self.0.peer.addr()
     }
 
     /// Bytes that the kernel took so far.
@@ -207,17 +334,28 @@ impl Handle {
     /// ended by [`Connection::shutdown_write`].
     pub fn send(&self, bytes: Bytes) -> Result<(), SendError> {
         {
-            let mut outbox = self.0.outbox.lock();
-            if outbox.closed.is_some() || outbox.ended || self.0.state.closing().is_some() {
-                return Err(SendError::Closed(bytes));
+            let mut slot = self.0.outbox.lock();
+            let closing = self.0.state.closing().is_some();
+            match &mut *slot {
+                _ if closing => return Err(SendError::Closed(bytes)),
+                // Nothing was sent before that is not with the owner: who owns the connection now may go on there.
+                None if self.0.state.own() => {
+                    drop(slot);
+                    self.0.send_now(News::NONE, Some(bytes));
+                    return Ok(());
+                }
+                None => slot.get_or_insert_default().bytes.write_bytes(bytes),
+                Some(outbox) if outbox.closed.is_some() || outbox.ended => {
+                    return Err(SendError::Closed(bytes));
+                }
+                Some(outbox) if outbox.is_above(limits::OUTPUT_HIGH_BYTES) => {
+                    return Err(SendError::WouldBlock(bytes));
+                }
+                Some(outbox) => outbox.bytes.write_bytes(bytes),
             }
-            if outbox.bytes.len() + self.0.unsent.load(Relaxed) > limits::OUTPUT_HIGH_BYTES {
-                return Err(SendError::WouldBlock(bytes));
-            }
-            outbox.bytes.write_bytes(bytes);
         }
         if let Some(news) = self.0.state.acquire(News::SENT) {
-            self.0.send_now(news);
+            self.0.send_now(news, None);
         }
         Ok(())
     }
@@ -225,9 +363,11 @@ impl Handle {
     /// Wakes `waiter` once this connection's output is below its low watermark, or closed.
     pub fn wake_on_drain(&self, waiter: &Handle) {
         {
-            let mut outbox = self.0.outbox.lock();
-            let waiting = outbox.bytes.len() + self.0.unsent.load(Relaxed) > limits::OUTPUT_LOW_BYTES;
-            if outbox.closed.is_none() && waiting && outbox.waiters.len() < limits::DRAIN_WAITERS_MAX {
+            if let Some(outbox) = &mut *self.0.outbox.lock()
+                && outbox.closed.is_none()
+                && outbox.is_above(limits::OUTPUT_LOW_BYTES)
+                && outbox.waiters.len() < limits::DRAIN_WAITERS_MAX
+            {
                 outbox.waiters.push(waiter.clone());
                 return;
             }
@@ -254,7 +394,8 @@ impl Handle {
     /// once, on the calling thread.
     pub fn add_close_callback(&self, callback: impl FnOnce(&Closed) + Send + 'static) {
         let closed = {
-            let mut outbox = self.0.outbox.lock();
+            let mut slot = self.0.outbox.lock();
+            let outbox = slot.get_or_insert_default();
             match &outbox.closed {
                 None => {
                     outbox.callbacks.push(Box::new(callback));
@@ -269,6 +410,23 @@ impl Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("id", &self.0.id).field("peer", &self.0.peer).finish()
+        f.debug_struct("Handle").field("id", &self.0.id).field("peer", &self.peer_addr()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves L-27: what an idle connection costs beside its slot in the table, and what malloc adds to a block
+    #[test]
+    fn an_idle_connection_is_small() {
+        const COUNTERS_BYTES: usize = 2 * size_of::<usize>();
+        const MALLOC_BYTES: usize = size_of::<usize>();
+        const SLOT_BYTES: usize = size_of::<(u32, crate::operator::Operator)>() + size_of::<u32>();
+        let block = (COUNTERS_BYTES + size_of::<Shared>() + MALLOC_BYTES).next_multiple_of(16);
+        assert!(block + SLOT_BYTES <= 188, "{block} + {SLOT_BYTES} bytes");
+        let context: Context = Box::new(());
+        assert_eq!(size_of_val(&*context), 0, "a context without a size takes no memory");
     }
 }

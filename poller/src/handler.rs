@@ -13,7 +13,6 @@
 use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use socket2::Socket;
 
@@ -91,7 +90,7 @@ impl Prepare<'_> {
 ///     fn on_prepare(&self, _: &mut Prepare<'_>) -> Result<(), Reject> {
 ///         Ok(())
 ///     }
-///     fn on_request(&self, _: &mut (), conn: &mut Connection) -> poller::Result {
+///     fn on_request(&self, _: &mut (), conn: &mut Connection<'_>) -> poller::Result {
 ///         let (input, output) = conn.buffers();
 ///         output.append(std::mem::take(input));
 ///         Ok(())
@@ -124,7 +123,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// An error closes the connection with that reason.
-    fn on_connect(&self, _cx: &mut Self::Context, _conn: &mut Connection) -> Result {
+    fn on_connect(&self, _cx: &mut Self::Context, _conn: &mut Connection<'_>) -> Result {
         Ok(())
     }
 
@@ -135,13 +134,13 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// An error closes the connection with that reason.
-    fn on_request(&self, cx: &mut Self::Context, conn: &mut Connection) -> Result;
+    fn on_request(&self, cx: &mut Self::Context, conn: &mut Connection<'_>) -> Result;
 
     /// Output that had passed the high watermark went below the low one.
     ///
     /// # Errors
     /// An error closes the connection with that reason.
-    fn on_drain(&self, _cx: &mut Self::Context, _conn: &mut Connection) -> Result {
+    fn on_drain(&self, _cx: &mut Self::Context, _conn: &mut Connection<'_>) -> Result {
         Ok(())
     }
 
@@ -149,7 +148,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// An error closes the connection with that reason.
-    fn on_timer(&self, _cx: &mut Self::Context, _conn: &mut Connection) -> Result {
+    fn on_timer(&self, _cx: &mut Self::Context, _conn: &mut Connection<'_>) -> Result {
         Ok(())
     }
 
@@ -158,7 +157,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// An error closes the connection with that reason.
-    fn on_shutdown(&self, _cx: &mut Self::Context, conn: &mut Connection) -> Result {
+    fn on_shutdown(&self, _cx: &mut Self::Context, conn: &mut Connection<'_>) -> Result {
         conn.close();
         Ok(())
     }
@@ -170,57 +169,62 @@ pub trait Handler: Send + Sync + 'static {
     fn on_close(&self, _cx: &mut Self::Context, _info: &Closed) {}
 }
 
-/// A handler with one connection's context, its types forgotten.
-pub(crate) trait Session: Send {
-    fn connect(&mut self, conn: &mut Connection) -> Result;
-    fn request(&mut self, conn: &mut Connection) -> Result;
-    fn drain(&mut self, conn: &mut Connection) -> Result;
-    fn timer(&mut self, conn: &mut Connection) -> Result;
-    fn shutdown(&mut self, conn: &mut Connection) -> Result;
-    fn disconnect(&mut self, info: &Closed);
-    fn close(&mut self, info: &Closed);
+/// What a handler made for one connection. One without a size takes no memory.
+pub(crate) type Context = Box<dyn Any + Send>;
+
+/// A handler, its types forgotten. It is given the contexts that it made, and no others.
+pub(crate) trait Callbacks: Send + Sync {
+    fn prepare(&self, conn: &mut Prepare<'_>) -> std::result::Result<Context, Reject>;
+    fn connect(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result;
+    fn request(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result;
+    fn drain(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result;
+    fn timer(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result;
+    fn shutdown(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result;
+    fn disconnect(&self, cx: &mut Context, info: &Closed);
+    fn close(&self, cx: &mut Context, info: &Closed);
 }
 
-struct Bound<H: Handler> {
-    handler: Arc<H>,
-    context: H::Context,
+#[inline]
+fn own<H: Handler>(cx: &mut Context) -> &mut H::Context {
+    (**cx).downcast_mut().expect("a handler is given the contexts that it made")
 }
 
-impl<H: Handler> Session for Bound<H> {
-    fn connect(&mut self, conn: &mut Connection) -> Result {
-        self.handler.on_connect(&mut self.context, conn)
+impl<H: Handler> Callbacks for H {
+    fn prepare(&self, conn: &mut Prepare<'_>) -> std::result::Result<Context, Reject> {
+        Ok(Box::new(self.on_prepare(conn)?))
     }
-    fn request(&mut self, conn: &mut Connection) -> Result {
-        self.handler.on_request(&mut self.context, conn)
+    fn connect(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result {
+        self.on_connect(own::<H>(cx), conn)
     }
-    fn drain(&mut self, conn: &mut Connection) -> Result {
-        self.handler.on_drain(&mut self.context, conn)
+    fn request(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result {
+        self.on_request(own::<H>(cx), conn)
     }
-    fn timer(&mut self, conn: &mut Connection) -> Result {
-        self.handler.on_timer(&mut self.context, conn)
+    fn drain(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result {
+        self.on_drain(own::<H>(cx), conn)
     }
-    fn shutdown(&mut self, conn: &mut Connection) -> Result {
-        self.handler.on_shutdown(&mut self.context, conn)
+    fn timer(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result {
+        self.on_timer(own::<H>(cx), conn)
     }
-    fn disconnect(&mut self, info: &Closed) {
-        self.handler.on_disconnect(&mut self.context, info);
+    fn shutdown(&self, cx: &mut Context, conn: &mut Connection<'_>) -> Result {
+        self.on_shutdown(own::<H>(cx), conn)
     }
-    fn close(&mut self, info: &Closed) {
-        self.handler.on_close(&mut self.context, info);
+    fn disconnect(&self, cx: &mut Context, info: &Closed) {
+        self.on_disconnect(own::<H>(cx), info);
+    }
+    fn close(&self, cx: &mut Context, info: &Closed) {
+        self.on_close(own::<H>(cx), info);
     }
 }
 
-/// Runs `on_prepare` and binds its context to the handler.
+/// Runs `on_prepare`.
 ///
 /// A panic in it counts as a refusal: nothing has been registered yet, so nobody else can be hurt.
-pub(crate) fn prepare<H: Handler>(
-    handler: &Arc<H>,
-    prepare: &mut Prepare<'_>,
-) -> std::result::Result<Box<dyn Session>, Reject> {
-    let run = std::panic::AssertUnwindSafe(|| handler.on_prepare(prepare));
-    match std::panic::catch_unwind(run) {
-        Ok(Ok(context)) => Ok(Box::new(Bound { handler: handler.clone(), context })),
-        Ok(Err(reject)) => Err(reject),
+pub(crate) fn prepare(
+    callbacks: &dyn Callbacks,
+    conn: &mut Prepare<'_>,
+) -> std::result::Result<Context, Reject> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| callbacks.prepare(conn))) {
+        Ok(prepared) => prepared,
         Err(panic) => {
             let text = panic_text(panic.as_ref());
             log::error!(event = "panic", callback = "on_prepare"; "{text}");

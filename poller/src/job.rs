@@ -7,6 +7,7 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 use crate::close::Fault;
+use crate::flags::Flags;
 use crate::handle::{Phase, Shared};
 use crate::listener::ListenerShared;
 use crate::operator::Operator;
@@ -14,6 +15,7 @@ use crate::poll::{Lead, PollShared, Work};
 use crate::state::{Closer, News};
 use crate::timer::Due;
 use crate::token::Token;
+use crate::transport::Transport;
 use crate::udp::UdpShared;
 
 /// What other threads (or the leader itself) want done by the leader.
@@ -121,18 +123,18 @@ impl Lead {
     fn open(&mut self, poll: &PollShared, shared: &Arc<Shared>) -> News {
         let token = self.operators.insert(Operator::Connection(shared.clone()));
         let mut core = shared.core.lock();
-        core.conn.token = Some(token);
-        let dialing = core.phase == Phase::Dialing;
+        core.kept.token = token;
+        let dialing = core.kept.phase == Phase::Dialing;
         let interest = if dialing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        core.conn.interest_write = dialing;
-        let registered = match core.conn.fd() {
+        core.kept.flags.put(Flags::INTEREST_WRITE, dialing);
+        let registered = match core.kept.transport.as_ref().map(Transport::fd) {
             Some(fd) => {
                 poll.registry(|registry| registry.register(&mut SourceFd(&fd), token.to_mio(), interest))
             }
             None => Ok(()),
         };
         if let Err(error) = registered {
-            core.details.fault.get_or_insert(Fault::from(&error));
+            core.busy().details.fault.get_or_insert(Fault::from(&error));
             // The job owns the connection, which is run next and finds this.
             shared.state.close_as_owner(Closer::Error, true);
         }

@@ -27,11 +27,14 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod busy;
 mod cleanup;
+mod clock;
 mod close;
 mod connection;
 mod dialer;
 mod event_loop;
+mod flags;
 mod handle;
 mod handler;
 mod job;
@@ -39,12 +42,14 @@ pub mod limits;
 mod listener;
 mod live;
 mod operator;
+mod peer;
 mod poll;
 mod pool;
 mod remote;
 mod state;
 mod timer;
 mod token;
+mod transport;
 mod udp;
 mod worker;
 

@@ -13,13 +13,12 @@ use mio::{Interest, Registry};
 use parking_lot::Mutex;
 use socket2::Socket;
 
-use crate::connection::Connection;
-use crate::handle::{Core, Outbox, Phase, Shared};
-use crate::handler::{Handler, Prepare, Reject, Session, prepare};
+use crate::handle::{Phase, Service, Shared};
+use crate::handler::{Prepare, prepare};
 use crate::job::Job;
 use crate::limits;
 use crate::poll::PollShared;
-use crate::state::{Closer, News, OnNotify, OnRelease, State};
+use crate::state::{Closer, OnNotify, OnRelease, State};
 use crate::timer::Due;
 use crate::token::Token;
 
@@ -28,10 +27,9 @@ pub(crate) struct ListenerShared {
     pub(crate) state: State,
     pub(crate) local_addr: SocketAddr,
     poll: Arc<PollShared>,
-    /// Where accepted connections go, in turn.
-    targets: Vec<Arc<PollShared>>,
+    /// Where accepted connections go, in turn, and who handles them: the same everywhere.
+    services: Vec<Arc<Service>>,
     next: AtomicUsize,
-    preparer: Box<dyn Prepares>,
     /// The socket, which whoever closes it takes out, and the token, which is the owner's part.
     socket: Mutex<(Option<mio::net::TcpListener>, Option<Token>)>,
     /// The owner's part. While accepting rests one timer stands for it, whatever events come.
@@ -45,17 +43,6 @@ struct Rest {
     warned: Option<Instant>,
 }
 
-/// A handler whose types are forgotten, as far as accepting needs it.
-pub(crate) trait Prepares: Send + Sync {
-    fn prepare(&self, conn: &mut Prepare<'_>) -> Result<Box<dyn Session>, Reject>;
-}
-
-impl<H: Handler> Prepares for Arc<H> {
-    fn prepare(&self, conn: &mut Prepare<'_>) -> Result<Box<dyn Session>, Reject> {
-        prepare(self, conn)
-    }
-}
-
 enum Accepted {
     One,
     Drained,
@@ -67,8 +54,7 @@ enum Accepted {
 impl ListenerShared {
     pub(crate) fn new(
         listener: std::net::TcpListener,
-        targets: Vec<Arc<PollShared>>,
-        preparer: Box<dyn Prepares>,
+        services: Vec<Arc<Service>>,
     ) -> io::Result<Arc<ListenerShared>> {
         listener.set_nonblocking(true)?;
         let socket = Socket::from(listener);
@@ -80,10 +66,9 @@ impl ListenerShared {
         Ok(Arc::new(ListenerShared {
             state: State::new(),
             local_addr: listener.local_addr()?,
-            poll: targets.first().expect("an event loop has a poll").clone(),
-            targets,
+            poll: services.first().expect("an event loop has a poll").poll.clone(),
+            services,
             next: AtomicUsize::new(0),
-            preparer,
             socket: Mutex::new((Some(mio::net::TcpListener::from_std(listener)), None)),
             rest: Mutex::new(Rest::default()),
         }))
@@ -188,18 +173,19 @@ impl ListenerShared {
 
     fn welcome(&self, socket: Socket, peer: SocketAddr) -> Accepted {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let poll = &self.targets[turn % self.targets.len()];
+        let service = &self.services[turn % self.services.len()];
+        let poll = &service.poll;
         let mut conn = Prepare { socket: &socket, peer: Some(peer), half_close: false };
         let Some(id) = poll.live.enter() else {
             let max = poll.live.connections_max;
             self.warn("connections", &format!("a connection was closed, there are {max} already"));
             return Accepted::Exhausted;
         };
-        match self.preparer.prepare(&mut conn) {
-            Ok(session) => {
+        match prepare(&*service.callbacks, &mut conn) {
+            Ok(context) => {
                 let half_close = conn.half_close;
-                let shared =
-                    Shared::create(id, socket, peer, half_close, poll.clone(), session, Phase::Connecting);
+                let prepared = (socket, Some(peer), half_close);
+                let shared = Shared::create(id, prepared, service.clone(), context, Phase::Connecting);
                 poll.push(Job::Open(shared));
             }
             Err(reject) => {
@@ -223,36 +209,6 @@ impl ListenerShared {
         if let Some(token) = token {
             self.poll.push(Job::Retire(token));
         }
-    }
-}
-
-impl Shared {
-    pub(crate) fn create(
-        id: u64,
-        socket: Socket,
-        peer: SocketAddr,
-        half_close: bool,
-        poll: Arc<PollShared>,
-        session: Box<dyn Session>,
-        phase: Phase,
-    ) -> Arc<Shared> {
-        Arc::new_cyclic(|shared| Shared {
-            state: State::new(),
-            id,
-            peer: Some(peer),
-            poll,
-            core: Mutex::new(Core {
-                conn: Connection::new(socket, shared.clone(), half_close),
-                session: Some(session),
-                phase,
-                details: Default::default(),
-                early: News::NONE,
-            }),
-            outbox: Mutex::new(Outbox::default()),
-            bytes_in: Default::default(),
-            bytes_out: Default::default(),
-            unsent: Default::default(),
-        })
     }
 }
 

@@ -10,12 +10,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use linkbuffer::Node;
-
+use crate::busy::{Deadlines, Scratch};
 use crate::close::Fault;
-use crate::connection::{Connection, Deadlines, ShutdownWrite};
+use crate::connection::Connection;
+use crate::flags::Flags;
 use crate::handle::{Core, Phase, Shared};
-use crate::handler::{Session, panic_text};
+use crate::handler::{Callbacks, Context, panic_text};
 use crate::job::Job;
 use crate::limits;
 use crate::listener::ListenerShared;
@@ -29,25 +29,6 @@ pub(crate) enum Operator {
     Connection(Arc<Shared>),
     Listener(Arc<ListenerShared>),
     Udp(Arc<UdpShared>),
-}
-
-/// What belongs to a worker thread and is lent to whatever it runs.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    node: Option<Node>,
-    datagram: Vec<u8>,
-}
-
-impl Scratch {
-    fn node(&mut self) -> Node {
-        self.node.take().unwrap_or_else(|| Node::take(limits::READ_BYTES_MAX))
-    }
-
-    /// Space for the largest datagram.
-    pub(crate) fn datagram(&mut self) -> &mut [u8] {
-        self.datagram.resize(limits::DATAGRAM_BYTES_MAX, 0);
-        &mut self.datagram
-    }
 }
 
 /// How a turn ended.
@@ -65,10 +46,7 @@ impl Shared {
     /// Runs the connection as its owner until there is nothing left to do, or others should have their turn.
     pub(crate) fn run(self: &Arc<Shared>, mut news: News, scratch: &mut Scratch) {
         for _ in 0..limits::TURNS_MAX {
-            let turn = {
-                let core = &mut *self.core.lock();
-                core.turn(self, news, scratch)
-            };
+            let turn = self.turn(news, scratch);
             let released = match turn {
                 Turn::Closed => return,
                 Turn::Budget => {
@@ -85,257 +63,298 @@ impl Shared {
         }
         // Others first. `REST` brings the owner back to what it has not done, with the news that it has not used.
         self.state.note_as_owner(news.with(News::REST));
-        self.poll.push(Job::Run(self.clone()));
+        self.poll().push(Job::Run(self.clone()));
     }
 }
 
-impl Core {
-    fn turn(&mut self, shared: &Arc<Shared>, news: News, scratch: &mut Scratch) -> Turn {
-        if self.phase == Phase::Closed {
+/// The thread that has the connection for this turn, and all that goes with it.
+pub(crate) struct Owner<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) conn: Connection<'a>,
+    pub(crate) context: &'a mut Option<Context>,
+}
+
+impl Shared {
+    /// One turn. What it leaves to be kept stays with the connection, the rest goes back to the thread.
+    fn turn(self: &Arc<Shared>, news: News, scratch: &mut Scratch) -> Turn {
+        let mut core = self.core.lock();
+        let Core { kept, context, busy: slot } = &mut *core;
+        if kept.phase == Phase::Closed {
             return Turn::Closed;
         }
-        let budget_used = self.work(shared, news, scratch);
-        if let Some(close) = shared.state.closing() {
-            return self.close(shared, close);
+        let mut busy = slot.take().unwrap_or_else(|| scratch.busy());
+        let conn = Connection { shared: self, kept, busy: &mut busy };
+        let turn = Owner { shared: self, conn, context }.turn(news, scratch);
+        if busy.is_spent(&mut kept.flags) {
+            scratch.take_back(busy);
+        } else {
+            scratch.reclaim_from(&mut busy.input);
+            *slot = Some(busy);
         }
-        self.arm(shared);
+        turn
+    }
+}
+
+impl Owner<'_> {
+    fn turn(&mut self, news: News, scratch: &mut Scratch) -> Turn {
+        let budget_used = self.work(news, scratch);
+        if let Some(close) = self.shared.state.closing() {
+            return self.close(close);
+        }
+        self.arm();
         if budget_used { Turn::Budget } else { Turn::Rest }
     }
 
     /// Everything but the end; says whether the budget was used up.
-    fn work(&mut self, shared: &Arc<Shared>, news: News, scratch: &mut Scratch) -> bool {
+    fn work(&mut self, news: News, scratch: &mut Scratch) -> bool {
         if news.has(News::HUP) {
-            self.conn.hup = true;
-            self.look_for_reset(shared);
+            self.conn.kept.flags.set(Flags::HUP);
+            self.look_for_reset();
         }
-        self.conn.readable |= news.has(News::READABLE.with(News::HUP));
-        if self.phase == Phase::Dialing && !self.dialed(shared, news) {
-            self.early = self.early.with(news.only(News::WOKEN.with(News::SENT)));
+        if news.has(News::READABLE.with(News::HUP)) {
+            self.conn.kept.flags.set(Flags::READABLE);
+        }
+        if self.conn.kept.phase == Phase::Dialing && !self.dialed(news) {
+            self.conn.kept.flags.set(Flags::KEEPS);
+            self.conn.busy.early = self.conn.busy.early.with(news.only(News::WOKEN.with(News::SENT)));
             return false;
         }
-        let news = news.with(std::mem::take(&mut self.early));
-        if self.phase == Phase::Connecting && shared.state.closing().is_none() {
-            if !self.call(shared, |session, conn| session.connect(conn)) {
+        let news = news.with(std::mem::take(&mut self.conn.busy.early));
+        if self.conn.kept.phase == Phase::Connecting && self.shared.state.closing().is_none() {
+            if !self.call("on_connect", |handler, cx, conn| handler.connect(cx, conn)) {
                 return false;
             }
-            self.phase = Phase::Working;
-            self.flush(shared);
+            self.conn.kept.phase = Phase::Working;
+            self.flush();
         }
         if news.has(News::SENT) {
-            shared.collect(&mut self.conn);
+            self.shared.collect(self.conn.kept, self.conn.busy);
         }
         if news.has(News::SENT.with(News::WRITABLE).with(News::HUP)) {
-            self.flush(shared);
+            self.flush();
         }
-        if self.phase != Phase::Working {
+        if self.conn.kept.phase != Phase::Working {
             return false;
         }
         if news.has(News::TIMER) {
-            self.timer(shared);
+            self.timer();
         }
-        if news.has(News::SHUTDOWN) && shared.state.closing().is_none() {
-            self.conn.stopping = true;
-            self.call(shared, |session, conn| session.shutdown(conn));
-            self.conn.stopping = false;
-            self.flush(shared);
+        if news.has(News::SHUTDOWN) && self.shared.state.closing().is_none() {
+            self.conn.kept.flags.set(Flags::STOPPING);
+            self.call("on_shutdown", |handler, cx, conn| handler.shutdown(cx, conn));
+            self.conn.kept.flags.clear(Flags::STOPPING);
+            self.flush();
         }
         let mut woken = news.has(News::WOKEN);
         let (mut read, mut drains) = (0, 0);
         let budget_used = loop {
-            while read < limits::TURN_BYTES_MAX && self.conn.wants_read() && shared.state.closing().is_none()
+            while read < limits::TURN_BYTES_MAX
+                && self.conn.wants_read()
+                && self.shared.state.closing().is_none()
             {
-                read += self.read(shared, scratch, &mut woken);
+                read += self.read(scratch, &mut woken);
             }
-            if woken && shared.state.closing().is_none() {
+            if woken && self.shared.state.closing().is_none() {
                 woken = false;
-                self.request(shared);
+                self.request();
             }
-            if self.conn.is_drained() && shared.state.closing().is_none() {
+            if self.conn.is_drained() && self.shared.state.closing().is_none() {
                 drains += 1;
-                self.drained(shared);
+                self.drained();
             }
             // A callback may have made room for reading, or filled the output and found it drained again.
             let more = self.conn.wants_read() || self.conn.is_drained();
-            if !more || shared.state.closing().is_some() {
+            if !more || self.shared.state.closing().is_some() {
                 break false;
             }
             if read >= limits::TURN_BYTES_MAX || drains >= limits::DRAINS_TURN_MAX {
                 break true;
             }
         };
-        self.end_of_itself(shared);
+        self.end_of_itself();
         budget_used
     }
 
     /// A half-closed connection is not read any more, so a reset has to be asked for.
-    fn look_for_reset(&mut self, shared: &Shared) {
-        if self.conn.input_ended
-            && self.conn.broken.is_none()
-            && let Some(socket) = &self.conn.socket
-            && let Ok(Some(error)) | Err(error) = socket.take_error()
+    fn look_for_reset(&mut self) {
+        if self.conn.input_ended()
+            && self.conn.busy.broken.is_none()
+            && let Some(transport) = &self.conn.kept.transport
+            && let Ok(Some(error)) | Err(error) = transport.take_error()
         {
-            self.conn.break_off(shared, Fault::from(&error));
+            self.conn.break_off(Fault::from(&error));
         }
     }
 
     /// Closes what has come to its end without anybody asking for it: a broken connection of which nothing is left to
     /// read, and one whose peer has ended its stream and that has nothing more to say.
-    fn end_of_itself(&mut self, shared: &Arc<Shared>) {
+    fn end_of_itself(&mut self) {
         let conn = &self.conn;
-        if let Some(fault) = conn.broken
+        let flags = conn.kept.flags;
+        if let Some(fault) = conn.busy.broken
             && !conn.wants_read()
         {
-            self.details.fault.get_or_insert(fault);
-            shared.state.close_as_owner(Closer::Error, true);
-        } else if conn.end_handled && (!conn.half_close || conn.shutdown_write == ShutdownWrite::Done) {
+            self.conn.busy.details.fault.get_or_insert(fault);
+            self.shared.state.close_as_owner(Closer::Error, true);
+        } else if flags.has(Flags::END_HANDLED)
+            && (!flags.has(Flags::HALF_CLOSE) || flags.has(Flags::END_SENT))
+        {
             // The answer still goes out (L-22).
-            shared.state.close_as_owner(Closer::Peer, false);
+            self.shared.state.close_as_owner(Closer::Peer, false);
         }
     }
 
     /// One read and what it brings: a request, the end of the stream, or a broken connection.
-    fn read(&mut self, shared: &Arc<Shared>, scratch: &mut Scratch, woken: &mut bool) -> usize {
-        let outcome = self.conn.read(shared, scratch.node());
+    fn read(&mut self, scratch: &mut Scratch, woken: &mut bool) -> usize {
+        scratch.lend_to(&mut self.conn.busy.input);
+        let outcome = self.conn.read();
         let read = match outcome {
             Ok(None) => 0,
             Ok(Some(n)) => {
                 *woken = false;
-                self.request(shared);
+                self.request();
                 n
             }
             Err(error) => {
-                self.conn.readable = false;
-                self.fail(shared, &error);
+                self.fail(&error);
                 0
             }
         };
-        scratch.node = self.conn.input.reclaim();
+        if !self.conn.busy.input.is_empty() {
+            scratch.reclaim_from(&mut self.conn.busy.input);
+        }
         read
     }
 
-    fn request(&mut self, shared: &Arc<Shared>) {
-        let ended = self.conn.input_ended;
-        if !self.call(shared, |session, conn| session.request(conn)) {
+    fn request(&mut self) {
+        let ended = self.conn.input_ended();
+        if !self.call("on_request", |handler, cx, conn| handler.request(cx, conn)) {
             return;
         }
-        self.flush(shared);
+        self.flush();
         if ended {
-            self.conn.end_handled = true;
-            self.end_of_itself(shared);
+            self.conn.kept.flags.set(Flags::END_HANDLED);
+            self.end_of_itself();
         }
     }
 
     /// Tells the handler that it may produce again.
-    fn drained(&mut self, shared: &Arc<Shared>) {
-        self.conn.above_high = false;
-        self.call(shared, |session, conn| session.drain(conn));
-        self.flush(shared);
+    fn drained(&mut self) {
+        self.conn.kept.flags.clear(Flags::ABOVE_HIGH);
+        self.call("on_drain", |handler, cx, conn| handler.drain(cx, conn));
+        self.flush();
     }
 
-    fn timer(&mut self, shared: &Arc<Shared>) {
+    fn timer(&mut self) {
         let now = Instant::now();
-        self.conn.deadlines.fired(now);
-        if Deadlines::due(&mut self.conn.deadlines.user, now) && shared.state.closing().is_none() {
-            self.call(shared, |session, conn| session.timer(conn));
-            self.flush(shared);
+        self.conn.busy.deadlines.fired(now);
+        if Deadlines::due(&mut self.conn.busy.deadlines.user, now) && self.shared.state.closing().is_none() {
+            self.call("on_timer", |handler, cx, conn| handler.timer(cx, conn));
+            self.flush();
         }
     }
 
     /// Whether a dial has come to its end, well or ill.
-    fn dialed(&mut self, shared: &Arc<Shared>, news: News) -> bool {
-        if shared.state.closing().is_some() {
+    fn dialed(&mut self, news: News) -> bool {
+        if self.shared.state.closing().is_some() {
             return false;
         }
         if news.has(News::SHUTDOWN) {
-            shared.state.close_as_owner(Closer::Shutdown, true);
+            self.shared.state.close_as_owner(Closer::Shutdown, true);
             return false;
         }
         if news.has(News::WRITABLE.with(News::HUP)) {
-            let verdict = match &self.conn.socket {
-                Some(socket) => socket.take_error(),
+            let verdict = match &self.conn.kept.transport {
+                Some(transport) => transport.take_error(),
                 None => Ok(None),
             };
             match verdict {
                 Ok(None) => {
-                    self.phase = Phase::Connecting;
-                    self.conn.deadlines.connect = None;
+                    self.conn.kept.phase = Phase::Connecting;
+                    self.conn.busy.deadlines.connect = None;
                     return true;
                 }
                 // It was connected and has been reset since: what the peer said before that is handed over first.
                 Ok(Some(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => {
-                    self.conn.break_off(shared, Fault::from(&error));
-                    self.phase = Phase::Connecting;
-                    self.conn.deadlines.connect = None;
+                    self.conn.break_off(Fault::from(&error));
+                    self.conn.kept.phase = Phase::Connecting;
+                    self.conn.busy.deadlines.connect = None;
                     return true;
                 }
-                Ok(Some(error)) | Err(error) => self.fail(shared, &error),
+                Ok(Some(error)) | Err(error) => self.fail(&error),
             }
         }
         if news.has(News::TIMER) {
             let now = Instant::now();
-            self.conn.deadlines.fired(now);
-            if Deadlines::due(&mut self.conn.deadlines.connect, now) {
-                shared.state.close_as_owner(Closer::Timer, true);
+            self.conn.busy.deadlines.fired(now);
+            if Deadlines::due(&mut self.conn.busy.deadlines.connect, now) {
+                self.shared.state.close_as_owner(Closer::Timer, true);
             }
         }
         false
     }
 
-    pub(crate) fn flush(&mut self, shared: &Arc<Shared>) {
-        if self.conn.flush_for(shared).is_err() {
+    pub(crate) fn flush(&mut self) {
+        if self.conn.flush().is_err() {
             // The connection remembers that it is broken, and closes when what the peer sent before was read (L-15).
-            debug_assert!(self.conn.broken.is_some(), "a flush that fails breaks the connection");
+            debug_assert!(self.conn.busy.broken.is_some(), "a flush that fails breaks the connection");
         }
-        shared.wake_waiters(&self.conn);
+        self.shared.tell_unsent(self.conn.kept, self.conn.busy);
     }
 
-    fn fail(&mut self, shared: &Arc<Shared>, error: &std::io::Error) {
-        let fault = self.conn.broken.unwrap_or(Fault::from(error));
-        self.details.fault.get_or_insert(fault);
-        shared.state.close_as_owner(Closer::Error, true);
+    fn fail(&mut self, error: &std::io::Error) {
+        let fault = self.conn.busy.broken.unwrap_or(Fault::from(error));
+        self.conn.kept.flags.set(Flags::KEEPS);
+        self.conn.busy.details.fault.get_or_insert(fault);
+        self.shared.state.close_as_owner(Closer::Error, true);
     }
 
     /// Runs a callback. An error or a panic closes this connection and no other.
     fn call(
         &mut self,
-        shared: &Arc<Shared>,
-        callback: impl FnOnce(&mut dyn Session, &mut Connection) -> crate::Result,
+        name: &'static str,
+        callback: impl FnOnce(&dyn Callbacks, &mut Context, &mut Connection<'_>) -> crate::Result,
     ) -> bool {
-        let Some(session) = &mut self.session else { return false };
-        let conn = &mut self.conn;
-        match catch_unwind(AssertUnwindSafe(|| callback(session.as_mut(), conn))) {
-            Ok(Ok(())) => true,
-            // A handler that passes on what its flush said adds nothing: the broken connection is the reason.
-            Ok(Err(_)) if self.conn.broken.is_some() => {
-                self.details.fault = self.details.fault.or(self.conn.broken);
-                shared.state.close_as_owner(Closer::Error, true);
-                false
-            }
-            Ok(Err(error)) => {
-                self.details.handler.get_or_insert(error.to_string());
-                shared.state.close_as_owner(Closer::Handler, false);
-                false
-            }
+        let Some(context) = &mut *self.context else { return false };
+        let (handler, conn) = (&*self.shared.service.callbacks, &mut self.conn);
+        let error = match catch_unwind(AssertUnwindSafe(|| callback(handler, context, conn))) {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error,
             Err(panic) => {
-                report_panic(shared, panic.as_ref());
-                shared.state.close_as_owner(Closer::Panic, true);
-                false
+                report_panic(self.shared, name, panic.as_ref());
+                self.shared.state.close_as_owner(Closer::Panic, true);
+                return false;
             }
+        };
+        self.conn.kept.flags.set(Flags::KEEPS);
+        let busy = &mut *self.conn.busy;
+        if busy.broken.is_some() {
+            // A handler that passes on what its flush said adds nothing: the broken connection is the reason.
+            busy.details.fault = busy.details.fault.or(busy.broken);
+            self.shared.state.close_as_owner(Closer::Error, true);
+        } else {
+            busy.details.handler.get_or_insert(error.to_string());
+            self.shared.state.close_as_owner(Closer::Handler, false);
         }
+        false
     }
 
     /// Puts the earliest deadline into the poll's timers, unless something as early stands there.
-    pub(crate) fn arm(&mut self, shared: &Arc<Shared>) {
-        let Some(next) = self.conn.deadlines.next() else { return };
-        if self.conn.deadlines.armed.is_some_and(|armed| armed.0 <= next) {
+    pub(crate) fn arm(&mut self) {
+        if !self.conn.kept.flags.has(Flags::KEEPS) {
             return;
         }
-        let former = self.conn.deadlines.armed.take();
-        self.conn.deadlines.armed =
-            Some(shared.poll.arm(former, next, Due::Connection(Arc::downgrade(shared))));
+        let deadlines = &mut self.conn.busy.deadlines;
+        let Some(next) = deadlines.next() else { return };
+        if deadlines.armed.is_some_and(|armed| armed.0 <= next) {
+            return;
+        }
+        let former = deadlines.armed.take();
+        let due = Due::Connection(Arc::downgrade(self.shared));
+        deadlines.armed = Some(self.shared.poll().arm(former, next, due));
     }
 }
 
-pub(crate) fn report_panic(shared: &Shared, panic: &(dyn std::any::Any + Send)) {
-    log::error!(event = "panic", conn = shared.id; "a callback panicked: {}", panic_text(panic));
+pub(crate) fn report_panic(shared: &Shared, callback: &str, panic: &(dyn std::any::Any + Send)) {
+    log::error!(event = "panic", conn = shared.id, callback = callback; "a callback panicked: {}", panic_text(panic));
 }

@@ -21,12 +21,14 @@ use crossbeam_utils::atomic::AtomicCell;
 use mio::{Events, Registry, Waker};
 use parking_lot::{Mutex, RwLock};
 
+use crate::busy::Scratch;
+use crate::clock::Clock;
 use crate::handle::Shared;
 use crate::job::{Job, Jobs};
 use crate::limits;
 use crate::listener::ListenerShared;
 use crate::live::Live;
-use crate::operator::{Operator, Scratch};
+use crate::operator::Operator;
 use crate::pool::Pool;
 use crate::state::News;
 use crate::timer::{Due, Key, Timers};
@@ -47,6 +49,7 @@ pub(crate) struct PollShared {
     /// The leader waits in the kernel, or is about to.
     asleep: AtomicBool,
     timers: Mutex<Timers>,
+    pub(crate) clock: Clock,
     /// How long a graceful close waits for output that does not move.
     pub(crate) close_stall: Duration,
     /// A worker has been asked to take the lead, and has not looked yet: nobody needs to ask again.
@@ -108,6 +111,7 @@ impl PollShared {
             jobs: Mutex::new(Jobs::default()),
             asleep: AtomicBool::new(false),
             timers: Mutex::new(Timers::default()),
+            clock: Clock::new(),
             close_stall,
             lead_wanted: AtomicBool::new(false),
         }))

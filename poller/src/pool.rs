@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
+use crate::busy::Scratch;
 use crate::handler::panic_text;
 use crate::limits;
-use crate::operator::Scratch;
 use crate::poll::PollShared;
 use crate::worker;
 

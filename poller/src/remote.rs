@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::dialer;
-use crate::handle::Handle;
+use crate::handle::{Handle, Service};
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::limits;
@@ -71,10 +71,12 @@ impl Remote {
     ) -> io::Result<Listener> {
         self.check_running()?;
         // The listener lives on one poll, its connections go round all of them.
-        let mut targets = self.runtime.polls.clone();
+        let handler: Arc<H> = handler.into();
+        let serve = |poll: &Arc<PollShared>| Service { poll: poll.clone(), callbacks: handler.clone() };
+        let mut services: Vec<_> = self.runtime.polls.iter().map(|poll| Arc::new(serve(poll))).collect();
         let turn = self.runtime.next.fetch_add(1, Ordering::Relaxed);
-        targets.rotate_left(turn % self.runtime.polls.len());
-        let shared = ListenerShared::new(listener, targets, Box::new(handler.into()))?;
+        services.rotate_left(turn % self.runtime.polls.len());
+        let shared = ListenerShared::new(listener, services)?;
         shared.poll().push(Job::Listen(shared.clone()));
         Ok(Listener(shared))
     }
@@ -107,7 +109,7 @@ impl Remote {
         handler: impl Into<Arc<H>>,
     ) -> io::Result<Handle> {
         self.check_running()?;
-        dialer::dial(&near.shared().poll, addr, timeout, &handler.into())
+        dialer::dial(near.shared().poll(), addr, timeout, &handler.into())
     }
 
     /// Receives what comes to a datagram socket.

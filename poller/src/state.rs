@@ -127,9 +127,14 @@ impl State {
         State(AtomicU32::new(OWNED))
     }
 
+    /// Takes an idle connection, or leaves it as it is.
+    pub(crate) fn own(&self) -> bool {
+        self.0.compare_exchange(0, OWNED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
     /// Takes an idle connection with `news` in hand, or leaves the news for its owner.
     pub(crate) fn acquire(&self, news: News) -> Option<News> {
-        if self.0.compare_exchange(0, OWNED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        if self.own() {
             return Some(news);
         }
         match self.notify(news) {

@@ -20,6 +20,9 @@ pub(crate) struct Token {
 pub(crate) const WAKER: mio::Token = mio::Token(usize::MAX);
 
 impl Token {
+    /// Names nobody.
+    pub(crate) const NONE: Token = Token { index: u32::MAX, generation: u32::MAX };
+
     pub(crate) fn to_mio(self) -> mio::Token {
         mio::Token(((u64::from(self.generation) << 32) | u64::from(self.index)) as usize)
     }

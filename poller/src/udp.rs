@@ -10,10 +10,10 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use parking_lot::RwLock;
 
+use crate::busy::Scratch;
 use crate::handler::panic_text;
 use crate::job::Job;
 use crate::limits;
-use crate::operator::Scratch;
 use crate::poll::PollShared;
 use crate::state::{Closer, OnNotify, OnRelease, State};
 use crate::token::Token;

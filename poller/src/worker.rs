@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::operator::Scratch;
+use crate::busy::Scratch;
 use crate::poll::{self, PollShared};
 use crate::pool::{Work, contain};
 

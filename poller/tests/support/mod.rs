@@ -108,8 +108,8 @@ impl Probe {
 
     fn run(&self, cx: &mut Tag, at: At, conn: &mut Connection) -> poller::Result {
         cx.id = conn.id();
-        struct Told<'a, 'b>(&'a Probe, At, &'b mut Connection);
-        impl Drop for Told<'_, '_> {
+        struct Told<'a, 'b, 'c>(&'a Probe, At, &'b mut Connection<'c>);
+        impl Drop for Told<'_, '_, '_> {
             fn drop(&mut self) {
                 self.0.tell(self.1, self.2);
             }

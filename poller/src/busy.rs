@@ -1,0 +1,147 @@
+//! What only a busy connection has: bytes that wait, deadlines, and what it learnt about its end.
+//!
+//! ```text
+//!   idle connection            turn                           end of the turn
+//!   busy: None  ──── takes the thread's spare one ────▶ nothing left in it? back to the thread
+//!   busy: Some  ──── its own ─────────────────────────▶ else it stays with the connection
+//! ```
+//! So an idle connection owns none, and a request that is read, answered and sent in one turn allocates nothing: one box
+//! per thread goes from connection to connection.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use linkbuffer::{LinkBuffer, Node};
+
+use crate::close::{Details, Fault};
+use crate::flags::Flags;
+use crate::limits;
+use crate::state::News;
+
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    /// May have the thread's read buffer lent to it while a turn lasts.
+    pub(crate) input: LinkBuffer,
+    pub(crate) output: LinkBuffer,
+    pub(crate) deadlines: Deadlines,
+    /// Sending failed. What the peer had sent before is still read and handed over, then the connection closes.
+    pub(crate) broken: Option<Fault>,
+    /// Output bytes that were dropped because sending failed.
+    pub(crate) dropped: usize,
+    pub(crate) details: Details,
+    /// What came while the dial was under way and is looked at after `on_connect`.
+    pub(crate) early: News,
+}
+
+impl Busy {
+    /// Whether nothing in it is worth keeping. Everything but bytes is marked with [`Flags::KEEPS`], which goes when that
+    /// has gone.
+    pub(crate) fn is_spent(&mut self, flags: &mut Flags) -> bool {
+        let no_bytes = self.input.is_empty()
+            && self.output.is_empty()
+            && self.input.reserved_len() == 0
+            && self.output.reserved_len() == 0;
+        if flags.has(Flags::KEEPS) {
+            flags.put(Flags::KEEPS, !self.holds_bytes_only());
+        }
+        no_bytes && !flags.has(Flags::KEEPS)
+    }
+
+    /// Forgets everything but bytes: the connection has ended.
+    pub(crate) fn rest(&mut self) {
+        let (input, output) = (std::mem::take(&mut self.input), std::mem::take(&mut self.output));
+        *self = Busy { input, output, ..Busy::default() };
+    }
+
+    fn holds_bytes_only(&self) -> bool {
+        self.deadlines.armed.is_none()
+            && self.deadlines.next().is_none()
+            && self.broken.is_none()
+            && self.dropped == 0
+            && self.details.is_empty()
+            && self.early == News::NONE
+    }
+}
+
+/// The instants at which this connection wants to be looked at. `armed` is what stands in the poll's timers: it may
+/// be earlier than needed (then nothing happens), never later.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    pub(crate) user: Option<Instant>,
+    pub(crate) connect: Option<Instant>,
+    pub(crate) close: Option<Instant>,
+    pub(crate) armed: Option<crate::timer::Key>,
+}
+
+impl Deadlines {
+    pub(crate) fn next(&self) -> Option<Instant> {
+        [self.user, self.connect, self.close].into_iter().flatten().min()
+    }
+
+    /// The entry in the poll's timers has fired, if it was due.
+    pub(crate) fn fired(&mut self, now: Instant) {
+        self.armed = self.armed.filter(|armed| armed.0 > now);
+    }
+
+    pub(crate) fn due(deadline: &mut Option<Instant>, now: Instant) -> bool {
+        let due = deadline.is_some_and(|at| at <= now);
+        if due {
+            *deadline = None;
+        }
+        due
+    }
+}
+
+/// What belongs to a worker thread and is lent to whatever it runs.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    node: Option<Node>,
+    busy: Option<Box<Busy>>,
+    datagram: Vec<u8>,
+}
+
+impl Scratch {
+    pub(crate) fn busy(&mut self) -> Box<Busy> {
+        self.busy.take().unwrap_or_default()
+    }
+
+    /// Takes back what a connection has no use for any more.
+    pub(crate) fn take_back(&mut self, busy: Box<Busy>) {
+        self.busy = Some(busy);
+    }
+
+    /// Gives `input` the thread's read buffer, unless it has it already.
+    pub(crate) fn lend_to(&mut self, input: &mut LinkBuffer) {
+        if input.inputs().is_empty() {
+            input.lend(self.node.take().unwrap_or_else(|| Node::take(limits::READ_BYTES_MAX)));
+        }
+    }
+
+    /// Takes the read buffer back; what is left unread in it moves to memory of the right size.
+    pub(crate) fn reclaim_from(&mut self, input: &mut LinkBuffer) {
+        if let Some(node) = input.reclaim() {
+            self.node = Some(node);
+        }
+    }
+
+    /// Space for the largest datagram.
+    pub(crate) fn datagram(&mut self) -> &mut [u8] {
+        self.datagram.resize(limits::DATAGRAM_BYTES_MAX, 0);
+        &mut self.datagram
+    }
+}
+
+thread_local! {
+    /// For sends on the calling thread, which may be in the middle of a turn that has the spare of its scratch.
+    static SPARE: Cell<Option<Box<Busy>>> = const { Cell::new(None) };
+}
+
+/// Something to send with, on any thread.
+pub(crate) fn spare() -> Box<Busy> {
+    SPARE.take().unwrap_or_default()
+}
+
+/// Keeps it for the next send of this thread.
+pub(crate) fn keep_spare(busy: Box<Busy>) {
+    SPARE.set(Some(busy));
+}

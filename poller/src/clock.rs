@@ -1,0 +1,49 @@
+//! The time as a poll last saw it: nanoseconds since the poll began, so that a time fits into one word.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+pub(crate) struct Clock {
+    start: Instant,
+    /// When somebody last looked. Never goes back.
+    seen: AtomicU64,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Clock {
+        Clock { start: Instant::now(), seen: AtomicU64::new(0) }
+    }
+
+    /// Looks at the time.
+    pub(crate) fn look(&self) -> u64 {
+        let now = self.at(Instant::now());
+        self.seen.fetch_max(now, Relaxed).max(now)
+    }
+
+    /// An instant on this clock; what was before its start is its start.
+    pub(crate) fn at(&self, instant: Instant) -> u64 {
+        let nanos = instant.saturating_duration_since(self.start).as_nanos();
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    /// From a time on this clock until now.
+    pub(crate) fn since(&self, then: u64) -> Duration {
+        Duration::from_nanos(self.look().saturating_sub(then))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_goes_forward_and_holds_every_instant() {
+        let clock = Clock::new();
+        let first = clock.look();
+        assert!(clock.look() >= first);
+        assert_eq!(clock.at(clock.start + Duration::from_micros(7)), 7_000);
+        assert_eq!(clock.at(clock.start - Duration::from_secs(1)), 0);
+        assert!(clock.since(u64::MAX) == Duration::ZERO);
+    }
+}
