@@ -1,20 +1,76 @@
 //! Searching, over the edges of pieces.
+//!
+//! A needle is sought by its first and its last byte at once, 32 places at a time: in a head whose lines end in `\r\n`, the
+//! two ends of `\r\n\r\n` stand that far apart only where the head ends, so that almost nothing is looked at twice.
 
 use crate::LinkBuffer;
 
-/// Bytes compared at a time: a whole number of vector registers, and the loop below has no branch inside.
+/// Places compared at a time: a whole number of vector registers, and the loop over them has no branch inside.
 const LANES: usize = 32;
 
-/// Where `byte` first stands in `bytes`.
-fn position(bytes: &[u8], byte: u8) -> Option<usize> {
+/// Whether there is a place where `heads` has `first` and `tails` has `last`.
+#[inline]
+fn is_among(heads: &[u8; LANES], tails: &[u8; LANES], first: u8, last: u8) -> bool {
+    let pairs = heads.iter().zip(tails);
+    pairs.fold(false, |found, (&head, &tail)| found | ((head == first) & (tail == last)))
+}
+
+/// The first place, of eight, where `heads` has `first` and `tails` has `last`.
+#[inline]
+fn position_in_word(heads: &[u8; 8], tails: &[u8; 8], first: u8, last: u8) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([0x01; 8]);
+    const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
+    let heads = u64::from_le_bytes(*heads) ^ (ONES * u64::from(first));
+    let tails = u64::from_le_bytes(*tails) ^ (ONES * u64::from(last));
+    // A byte is zero where both are equal. The lowest of the bits that the subtraction leaves stands in the first such byte.
+    let differs = heads | tails;
+    let places = differs.wrapping_sub(ONES) & !differs & HIGHS;
+    (places != 0).then(|| places.trailing_zeros() as usize / 8)
+}
+
+/// The first place where `first` stands and, `gap` bytes further on, `last`.
+fn position_pair(bytes: &[u8], first: u8, last: u8, gap: usize) -> Option<usize> {
+    let tails = bytes.get(gap..)?;
+    let heads = &bytes[..tails.len()];
     let mut start = 0;
-    for lanes in bytes.chunks_exact(LANES) {
-        if lanes.iter().fold(false, |found, &here| found | (here == byte)) {
+    for (heads, tails) in heads.as_chunks().0.iter().zip(tails.as_chunks().0) {
+        if is_among(heads, tails, first, last) {
             break;
         }
         start += LANES;
     }
-    bytes[start..].iter().position(|&here| here == byte).map(|at| start + at)
+    for (heads, tails) in heads[start..].as_chunks().0.iter().zip(tails[start..].as_chunks().0) {
+        if let Some(at) = position_in_word(heads, tails, first, last) {
+            return Some(start + at);
+        }
+        start += 8;
+    }
+    if let (Some(heads_last), Some(tails_last)) = (heads.last_chunk(), tails.last_chunk()) {
+        // The last places, and some again in which it was not.
+        return position_in_word(heads_last, tails_last, first, last).map(|at| heads.len() - 8 + at);
+    }
+    heads.iter().zip(tails).position(|(&head, &tail)| head == first && tail == last)
+}
+
+/// Where `byte` first stands in `bytes`.
+#[inline]
+fn position(bytes: &[u8], byte: u8) -> Option<usize> {
+    position_pair(bytes, byte, byte, 0)
+}
+
+/// Where `needle`, which is not empty, first stands in `bytes` as a whole.
+#[inline]
+fn position_slice(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    let (&first, &last) = (needle.first()?, needle.last()?);
+    let gap = needle.len() - 1;
+    let mut from = 0;
+    loop {
+        let at = from + position_pair(&bytes[from..], first, last, gap)?;
+        if bytes[at..][..=gap] == *needle {
+            return Some(at);
+        }
+        from = at + 1;
+    }
 }
 
 impl LinkBuffer {
@@ -27,6 +83,7 @@ impl LinkBuffer {
     /// assert_eq!(buffer.find(b'?'), None);
     /// ```
     #[doc(alias = "indexByte")]
+    #[inline]
     pub fn find(&self, byte: u8) -> Option<usize> {
         self.find_from(0, byte)
     }
@@ -39,6 +96,7 @@ impl LinkBuffer {
     /// let buffer = linkbuffer::LinkBuffer::from(&b"a=b=c"[..]);
     /// assert_eq!(buffer.find_from(2, b'='), Some(3));
     /// ```
+    #[inline]
     pub fn find_from(&self, start: usize, byte: u8) -> Option<usize> {
         let mut before = 0;
         for chunk in self.chunks() {
@@ -58,6 +116,7 @@ impl LinkBuffer {
     /// let buffer = linkbuffer::LinkBuffer::from(&b"a: b\r\n\r\nbody"[..]);
     /// assert_eq!(buffer.find_slice(b"\r\n\r\n"), Some(4));
     /// ```
+    #[inline]
     pub fn find_slice(&self, needle: &[u8]) -> Option<usize> {
         self.find_slice_from(0, needle)
     }
@@ -70,13 +129,27 @@ impl LinkBuffer {
     /// let buffer = linkbuffer::LinkBuffer::from(&b"--a--b"[..]);
     /// assert_eq!(buffer.find_slice_from(1, b"--"), Some(3));
     /// ```
+    #[inline]
     pub fn find_slice_from(&self, start: usize, needle: &[u8]) -> Option<usize> {
+        let bytes = self.first_readable();
+        if bytes.len() == self.len && start <= bytes.len() && !needle.is_empty() {
+            return position_slice(&bytes[start..], needle).map(|at| start + at);
+        }
+        self.find_over_pieces(start, needle)
+    }
+
+    fn find_over_pieces(&self, start: usize, needle: &[u8]) -> Option<usize> {
         let Some((&first, tail)) = needle.split_first() else {
             return (start <= self.len()).then_some(start);
         };
         let mut before = 0;
         for chunk in self.chunks() {
             let mut from = start.saturating_sub(before).min(chunk.len());
+            if let Some(at) = position_slice(&chunk[from..], needle) {
+                return Some(before + from + at);
+            }
+            // Where it would go on in the chunks behind.
+            from = from.max(chunk.len().saturating_sub(tail.len()));
             while let Some(at) = position(&chunk[from..], first) {
                 from += at + 1;
                 if follows(&chunk[from..], tail, || self.chunks_after(before + chunk.len())) {
@@ -109,6 +182,7 @@ impl LinkBuffer {
     /// assert_eq!(buffer.until(b'\n'), None);
     /// ```
     #[doc(alias = "Until")]
+    #[inline]
     pub fn until(&mut self, byte: u8) -> Option<&[u8]> {
         let at = self.find(byte)?;
         self.next(at + 1).ok()

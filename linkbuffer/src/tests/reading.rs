@@ -188,6 +188,32 @@ fn a_needle_that_begins_again_within_itself() {
     assert_eq!(pieces(&[b"a", b"b", b"c", b"d"]).find_slice(b"bcd"), Some(1));
 }
 
+// Every length around the places compared at a time, the needle at every place and nowhere.
+#[test]
+fn a_search_finds_the_first_at_every_place() {
+    for needle in [&b"\r"[..], b"\r\n", b"\r\n\r\n", b"\rxxxxxxxx\n"] {
+        for len in needle.len()..=if cfg!(miri) { 20 } else { 75 } {
+            // The ends of the needle without its middle, bytes that differ in one bit, and the high bit.
+            let bytes: Vec<u8> = b"\r\x0c\x0b\n\r\x8d\x8a\n".iter().cycle().take(len).copied().collect();
+            for at in 0..=len {
+                let mut bytes = bytes.clone();
+                if let Some(place) = bytes.get_mut(at..at + needle.len()) {
+                    place.copy_from_slice(needle);
+                }
+                let buffer = pieces(&[&bytes]);
+                for start in 0..=len {
+                    let want = bytes[start..].windows(needle.len()).position(|here| here == needle);
+                    let want = want.map(|found| start + found);
+                    assert_eq!(buffer.find_slice_from(start, needle), want, "{len} {at}");
+                    if let &[byte] = needle {
+                        assert_eq!(buffer.find_from(start, byte), want, "{len} {at}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_peek_joins_within_a_node_that_has_the_space() {
     let mut buffer = LinkBuffer::new();
