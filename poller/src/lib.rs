@@ -37,6 +37,7 @@ mod event_loop;
 mod flags;
 mod handle;
 mod handler;
+mod handover;
 mod job;
 pub mod limits;
 mod listener;

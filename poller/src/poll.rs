@@ -4,12 +4,11 @@
 //!            ┌──────────────────────────── the lead (one owner at a time) ───────────────────────────┐
 //!   wait ──▶ batch of events ──▶ jobs from other threads ──▶ due timers ──▶ wait
 //!                 │ for each: put the lead into the slot ── run the operator ── take it out again
-//!                 │                                             │ blocking(): a standby worker may take it
+//!                 │                                             │ blocking(), or found to block: a standby worker takes it
 //!                 └─────────────────────────────────────────────┘
 //! ```
-//! The lead is a box that exists once. While a callback runs it lies in the poll's slot; the worker that comes back
-//! and finds it gone has lost the lead, finishes the connection that it owns, and stands by. So the cost of being
-//! replaceable is one swap before a callback and one after it.
+//! The lead lies in a slot while a callback runs (see `handover`); the worker that comes back and finds it gone
+//! finishes the connection that it owns, and stands by.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,13 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::atomic::AtomicCell;
 use mio::{Events, Registry, Waker};
 use parking_lot::{Mutex, RwLock};
 
 use crate::busy::Scratch;
 use crate::clock::Clock;
 use crate::handle::Shared;
+use crate::handover::{Handover, Reclaim};
 use crate::job::{Job, Jobs};
 use crate::limits;
 use crate::listener::ListenerShared;
@@ -43,8 +42,7 @@ pub(crate) struct PollShared {
     /// What registers with the selector and wakes it. `None` once the poll has stopped: handles may be kept for long
     /// and keep no descriptor with them.
     selector: RwLock<Option<(Registry, Waker)>>,
-    /// The lead, while its holder runs a callback.
-    slot: AtomicCell<Option<Box<Lead>>>,
+    pub(crate) lead: Handover<Lead>,
     jobs: Mutex<Jobs>,
     /// The leader waits in the kernel, or is about to.
     asleep: AtomicBool,
@@ -52,8 +50,6 @@ pub(crate) struct PollShared {
     pub(crate) clock: Clock,
     /// How long a graceful close waits for output that does not move.
     pub(crate) close_stall: Duration,
-    /// A worker has been asked to take the lead, and has not looked yet: nobody needs to ask again.
-    pub(crate) lead_wanted: AtomicBool,
 }
 
 /// What the leader, and nobody else, may touch.
@@ -107,13 +103,12 @@ impl PollShared {
             ))),
             workers,
             live,
-            slot: AtomicCell::new(Some(Box::new(lead))),
+            lead: Handover::new(Box::new(lead)),
             jobs: Mutex::new(Jobs::default()),
             asleep: AtomicBool::new(false),
             timers: Mutex::new(Timers::default()),
             clock: Clock::new(),
             close_stall,
-            lead_wanted: AtomicBool::new(false),
         }))
     }
 
@@ -193,16 +188,14 @@ impl PollShared {
         self.live.leave();
     }
 
-    /// Takes the lead if it lies in the slot.
-    pub(crate) fn take_lead(&self) -> Option<Box<Lead>> {
-        self.slot.take()
-    }
-
-    /// Puts the lead into the slot, runs, and takes it out again, unless somebody else has.
+    /// Runs a callback while the lead lies in the slot.
     fn lend(&self, lead: Box<Lead>, run: impl FnOnce()) -> Option<Box<Lead>> {
-        self.slot.store(Some(lead));
-        worker::lent(run);
-        self.take_lead()
+        let number = self.lead.lend(lead, false);
+        worker::lent(number, run);
+        match self.lead.reclaim(number) {
+            Reclaim::Kept(lead) => Some(lead),
+            Reclaim::Lost { .. } => None,
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::busy::Scratch;
+use crate::handover::{Call, Run};
 use crate::poll::{self, PollShared};
 use crate::pool::{Work, contain};
 
@@ -12,8 +12,8 @@ thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
     /// The poll that this thread leads.
     static LEADING: RefCell<Option<Arc<PollShared>>> = const { RefCell::new(None) };
-    /// The lead lies in the slot and nobody has been told.
-    static LENT: Cell<bool> = const { Cell::new(false) };
+    /// The callback for whose length the lead lies in the slot, unless it has announced that it will block.
+    static LENT: Cell<Run> = const { Cell::new(Run::NONE) };
 }
 
 /// The calling thread belongs to an event loop from here on.
@@ -23,9 +23,7 @@ pub(crate) fn enter() {
 
 /// Leads `poll`, if its lead is still to be had.
 pub(crate) fn lead(poll: &Arc<PollShared>, scratch: &mut Scratch) {
-    // Before the look into the slot: who blocks after it asks again.
-    poll.lead_wanted.store(false, Ordering::SeqCst);
-    if let Some(lead) = poll.take_lead() {
+    if let Some(lead) = poll.lead.stand_in() {
         LEADING.set(Some(poll.clone()));
         poll::lead(poll, lead, scratch);
         LEADING.set(None);
@@ -38,10 +36,10 @@ pub(crate) fn is_worker() -> bool {
 }
 
 /// Runs a callback while the lead lies in the slot.
-pub(crate) fn lent(run: impl FnOnce()) {
-    LENT.set(true);
+pub(crate) fn lent(number: Run, run: impl FnOnce()) {
+    LENT.set(number);
     contain(run);
-    LENT.set(false);
+    LENT.set(Run::NONE);
 }
 
 /// Announces that `run` is going to block, so that another worker takes over the poll meanwhile: no other
@@ -54,10 +52,11 @@ pub(crate) fn lent(run: impl FnOnce()) {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn blocking<T>(run: impl FnOnce() -> T) -> T {
-    if LENT.replace(false) {
+    let number = LENT.replace(Run::NONE);
+    if number != Run::NONE {
         LEADING.with_borrow(|leading| {
             if let Some(poll) = leading
-                && !poll.lead_wanted.swap(true, Ordering::SeqCst)
+                && poll.lead.announce(number) == Call::Ask
                 && poll.workers.submit(Work::Lead(poll.clone())).is_err()
             {
                 log::debug!(event = "stop"; "a handler blocks while its event loop ends");
