@@ -1,8 +1,8 @@
 //! How an event loop is started: its settings, and the threads that must be there before it is handed out.
 
+use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use crate::event_loop::EventLoop;

@@ -1,7 +1,7 @@
 //! The whole runtime, and how it is stopped.
 
+use crate::sync::atomic::Ordering;
 use std::io;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::builder::Builder;

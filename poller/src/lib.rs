@@ -48,6 +48,7 @@ mod poll;
 mod pool;
 mod remote;
 mod state;
+mod sync;
 mod timer;
 mod token;
 mod transport;

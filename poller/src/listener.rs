@@ -3,14 +3,14 @@
 //! A listener is an operator with the same ownership word as a connection, so two workers never accept from it at
 //! once, and one that stops early queues itself again: the selector tells of a full backlog only once.
 
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::sync::Mutex;
 use mio::{Interest, Registry};
-use parking_lot::Mutex;
 use socket2::Socket;
 
 use crate::handle::{Phase, Service, Shared};

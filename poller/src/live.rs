@@ -1,10 +1,10 @@
 //! How many connections live, and the wait for the last to go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// Added to the count when no connection may come any more.
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -64,3 +64,6 @@ impl Live {
         true
     }
 }
+
+#[cfg(all(test, poller_loom))]
+mod loom_tests;

@@ -10,14 +10,14 @@
 //! The lead lies in a slot while a callback runs (see `handover`); the worker that comes back and finds it gone
 //! finishes the connection that it owns, and stands by.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::sync::{self, AtomicCell, Mutex, RwLock};
 use mio::{Events, Registry, Waker};
-use parking_lot::{Mutex, RwLock};
 
 use crate::busy::Scratch;
 use crate::clock::Clock;
@@ -273,7 +273,7 @@ impl Lead {
         } else {
             Some(Duration::ZERO)
         };
-        let polled = self.poll.poll(&mut self.events, timeout);
+        let polled = sync::select(&mut self.poll, &mut self.events, timeout);
         poll.asleep.store(false, Ordering::SeqCst);
         match polled {
             Ok(()) => {

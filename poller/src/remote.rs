@@ -1,9 +1,9 @@
 //! An event loop as its users see it: what can be asked of it from anywhere.
 
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::dialer;

@@ -16,10 +16,7 @@
 //!
 //! The loom tests (`state/loom_tests.rs`) run every interleaving of notifiers, closers, senders and owners.
 
-#[cfg(poller_loom)]
-use loom::sync::atomic::{AtomicU32, Ordering};
-#[cfg(not(poller_loom))]
-use std::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 const OWNED: u32 = 1 << 0;
 const NEWS: u32 = 0xff << 1;
@@ -248,7 +245,7 @@ impl Close {
     }
 }
 
-#[cfg(all(test, not(poller_loom)))]
+#[cfg(all(test, not(any(poller_loom, poller_shuttle))))]
 mod tests {
     use super::*;
 

@@ -6,9 +6,9 @@ use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::sync::RwLock;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use parking_lot::RwLock;
 
 use crate::busy::Scratch;
 use crate::handler::panic_text;

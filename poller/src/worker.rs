@@ -7,8 +7,12 @@ use crate::busy::Scratch;
 use crate::handover::{Call, Run};
 use crate::poll::{self, PollShared};
 use crate::pool::{Work, contain};
+use crate::sync;
+use crate::sync::atomic::Ordering;
+#[cfg(any(poller_loom, poller_shuttle))]
+use crate::sync::{LocalCell, LocalRefCell};
 
-thread_local! {
+sync::thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
     /// The poll that this thread leads.
     static LEADING: RefCell<Option<Arc<PollShared>>> = const { RefCell::new(None) };
