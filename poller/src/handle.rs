@@ -4,8 +4,8 @@
 //! connection idle takes it and writes at once on its own thread, so nothing is woken for it; otherwise the owner
 //! finds the outbox when it looks again. A handle may outlive its connection, and then says so.
 
+use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -21,10 +21,7 @@
 //!
 //! The loom tests (`handover/loom_tests.rs`) run the interleavings of a leader, a monitor and a stand-in.
 
-#[cfg(poller_loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(poller_loom))]
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const LENT: u64 = 1 << 0;
 const HINTED: u64 = 1 << 1;
@@ -165,13 +162,16 @@ impl<T> Handover<T> {
 
 /// A place for one box that threads exchange for its absence in one step.
 #[cfg(not(poller_loom))]
-struct Slot<T>(crossbeam_utils::atomic::AtomicCell<Option<Box<T>>>);
+struct Slot<T>(crate::sync::AtomicCell<Option<Box<T>>>);
 
 #[cfg(not(poller_loom))]
 impl<T> Slot<T> {
     fn new() -> Slot<T> {
-        const { assert!(crossbeam_utils::atomic::AtomicCell::<Option<Box<T>>>::is_lock_free()) };
-        Slot(crossbeam_utils::atomic::AtomicCell::new(None))
+        #[cfg(not(poller_shuttle))]
+        const {
+            assert!(crate::sync::AtomicCell::<Option<Box<T>>>::is_lock_free())
+        };
+        Slot(crate::sync::AtomicCell::new(None))
     }
 
     #[inline]

@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sync::{self, AtomicCell, Mutex, RwLock};
+use crate::sync::{self, Mutex, RwLock};
 use mio::{Events, Registry, Waker};
 
 use crate::busy::Scratch;

@@ -1,21 +1,27 @@
 //! A bounded set of threads: the workers that lead the polls and stand by to take over, and those for blocking tasks.
 //!
-//! Idle threads wait on one channel. Threads are started when work comes and none is idle, up to a bound;
-//! beyond it the work waits in the channel, which is counted and said once.
+//! ```text
+//!   submit ──▶ somebody is on the way and finds it   (queue.len() < coming)
+//!          ├─▶ call a thread that waits              idle, coming:  n, m ──▶ n - 1, m + 1
+//!          ├─▶ start a thread                        coming + 1
+//!          └─▶ all are busy: counted, said once; whoever has done its work looks into the queue before it waits
+//!
+//!   thread: wait to be called ──▶ work until the queue is empty ──▶ idle + 1 ──▶ wait ...
+//! ```
+//! All of it is under one lock, so a look into the queue and the decision to wait are one step. A call is a number and
+//! not a name: whichever thread wakes first answers it, and one that wakes without a call goes on waiting.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
 
 use crate::busy::Scratch;
 use crate::handler::panic_text;
 use crate::limits;
 use crate::poll::PollShared;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 use crate::worker;
 
 /// Work for a thread of a pool.
@@ -29,21 +35,30 @@ pub(crate) enum Work {
 pub(crate) struct Pool {
     name: String,
     threads_max: usize,
+    /// Work that waits while no thread is on the way to it.
     queue_max: usize,
-    receiver: Receiver<Work>,
     state: Mutex<PoolState>,
-    /// Work that found no thread free and none to start.
-    starved: AtomicU64,
+    /// A thread is called, or the pool is closed.
+    called: Condvar,
+    /// A thread has come to its end.
+    ended: Condvar,
 }
 
+#[derive(Default)]
 struct PoolState {
-    /// `None` once the pool is closed.
-    sender: Option<Sender<Work>>,
-    /// Threads that wait and that no work in the channel is meant for. Invariant: idle <= threads.len() <= threads_max.
+    /// Work that no thread has taken. Invariant: queue.len() <= coming + queue_max, and with work that nobody comes for
+    /// (queue.len() > coming) no thread is idle.
+    queue: VecDeque<Work>,
+    /// Threads that wait and were not called. Invariant: idle + coming <= threads.len() <= threads_max.
     idle: usize,
-    /// Work in the channel that no thread has been found for. Invariant: idle == 0 or unclaimed == 0.
-    unclaimed: usize,
+    /// Threads that were called or started and have not come.
+    coming: usize,
     threads: Vec<JoinHandle<()>>,
+    /// The numbers of the threads that have come to their end.
+    ended: Vec<usize>,
+    closed: bool,
+    /// Work that found no thread free and none to start. The first of it was said.
+    starved: u64,
 }
 
 /// The pool has as much work as it takes, or is closed.
@@ -52,87 +67,126 @@ pub(crate) struct Full;
 
 impl Pool {
     pub(crate) fn new(name: String, threads_max: usize, queue_max: usize) -> Arc<Pool> {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        let state =
-            Mutex::new(PoolState { sender: Some(sender), idle: 0, unclaimed: 0, threads: Vec::new() });
-        Arc::new(Pool { name, threads_max, queue_max, receiver, state, starved: AtomicU64::new(0) })
+        Arc::new(Pool {
+            name,
+            threads_max,
+            queue_max,
+            state: Mutex::new(PoolState::default()),
+            called: Condvar::new(),
+            ended: Condvar::new(),
+        })
     }
 
+    /// Gives work to a thread. What was taken is run, also when the pool closes meanwhile.
     pub(crate) fn submit(self: &Arc<Pool>, work: Work) -> Result<(), Full> {
         let mut state = self.state.lock();
-        let Some(sender) = &state.sender else { return Err(Full) };
-        if state.unclaimed >= self.queue_max || sender.send(work).is_err() {
+        state.invariants(self);
+        if state.closed {
             return Err(Full);
         }
-        if state.idle > 0 {
+        if state.queue.len() < state.coming {
+            state.queue.push_back(work);
+        } else if state.idle > 0 {
             state.idle -= 1;
-            return Ok(());
-        }
-        if state.threads.len() < self.threads_max {
-            let pool = self.clone();
-            let name = format!("{}-{}", self.name, state.threads.len());
-            match std::thread::Builder::new().name(name).spawn(move || pool.run()) {
-                Ok(thread) => {
-                    state.threads.push(thread);
-                    return Ok(());
-                }
-                Err(error) => log::warn!(event = "limit_hit", limit = "threads"; "no thread: {error}"),
+            state.coming += 1;
+            state.queue.push_back(work);
+            self.called.notify_one();
+        } else if state.threads.len() < self.threads_max && self.start(&mut state) {
+            state.queue.push_back(work);
+        } else if state.threads.is_empty() || state.queue.len() - state.coming >= self.queue_max {
+            return Err(Full);
+        } else {
+            state.queue.push_back(work);
+            state.starved += 1;
+            if state.starved == 1 {
+                let max = self.threads_max;
+                log::warn!(event = "limit_hit", limit = self.name.as_str(), max = max;
+                    "all {max} threads are busy: work waits for the first to be free");
             }
-        }
-        state.unclaimed += 1;
-        if self.starved.fetch_add(1, Ordering::Relaxed) == 0 {
-            let max = self.threads_max;
-            log::warn!(event = "limit_hit", limit = self.name.as_str(), max = max;
-                "all {max} threads are busy: work waits for the first to be free");
         }
         Ok(())
     }
 
-    /// The life of one thread.
-    fn run(self: Arc<Pool>) {
-        worker::enter();
-        let mut scratch = Scratch::default();
-        loop {
-            // The thread was started for one piece of work, or that piece counted it out of the idle ones.
-            let Ok(work) = self.receiver.recv() else { return };
-            let run = || match work {
-                Work::Lead(poll) => worker::lead(&poll, &mut scratch),
-                Work::Task(task) => task(),
-            };
-            contain(run);
-            let mut state = self.state.lock();
-            if state.unclaimed > 0 {
-                state.unclaimed -= 1;
-            } else {
-                state.idle += 1;
+    /// Starts a thread, which comes to the queue by itself.
+    fn start(self: &Arc<Pool>, state: &mut PoolState) -> bool {
+        let pool = self.clone();
+        let number = state.threads.len();
+        let name = format!("{}-{number}", self.name);
+        match thread::Builder::new().name(name).spawn(move || pool.run(number)) {
+            Ok(thread) => {
+                state.threads.push(thread);
+                state.coming += 1;
+                true
+            }
+            Err(error) => {
+                log::warn!(event = "limit_hit", limit = "threads"; "no thread: {error}");
+                false
             }
         }
     }
 
-    /// Takes no more work; what is queued is dropped or done. Waits for the threads until `deadline` (for ever
-    /// without one); says how many were still busy then and go on by themselves.
+    /// The life of one thread.
+    fn run(self: Arc<Pool>, number: usize) {
+        worker::enter();
+        let mut scratch = Scratch::default();
+        let mut state = self.state.lock();
+        loop {
+            while state.coming == 0 && !state.closed {
+                self.called.wait(&mut state);
+            }
+            state.coming = state.coming.saturating_sub(1);
+            while let Some(work) = state.queue.pop_front() {
+                drop(state);
+                let run = || match work {
+                    Work::Lead(poll) => worker::lead(&poll, &mut scratch),
+                    Work::Task(task) => task(),
+                };
+                contain(run);
+                state = self.state.lock();
+            }
+            if state.closed {
+                break;
+            }
+            state.idle += 1;
+        }
+        state.ended.push(number);
+        self.ended.notify_all();
+    }
+
+    /// Takes no more work; what was taken is done. Waits for the threads until `deadline` (for ever without one);
+    /// says how many were still busy then and go on by themselves.
     pub(crate) fn close(&self, deadline: Option<Instant>) -> usize {
-        let threads = {
-            let mut state = self.state.lock();
-            state.sender = None;
-            std::mem::take(&mut state.threads)
-        };
         // Threads with nothing to do end at once, but not in no time.
         let deadline = deadline.map(|at| at.max(Instant::now() + Duration::from_millis(limits::JOIN_MS)));
-        let mut left = 0;
-        for thread in threads {
-            while deadline.is_some_and(|deadline| Instant::now() < deadline) && !thread.is_finished() {
-                std::thread::sleep(Duration::from_millis(1));
+        let mut state = self.state.lock();
+        state.closed = true;
+        self.called.notify_all();
+        while state.ended.len() < state.threads.len() {
+            match deadline {
+                None => self.ended.wait(&mut state),
+                Some(at) if self.ended.wait_until(&mut state, at).timed_out() => break,
+                Some(_) => {}
             }
-            if deadline.is_some() && !thread.is_finished() {
-                left += 1;
-                continue;
-            }
-            if thread.join().is_err() {
+        }
+        let threads = std::mem::take(&mut state.threads);
+        let ended = std::mem::take(&mut state.ended);
+        drop(state);
+        let left = threads.len() - ended.len();
+        for (number, thread) in threads.into_iter().enumerate() {
+            // One that is still busy is let go.
+            if ended.contains(&number) && thread.join().is_err() {
                 log::error!(event = "panic"; "a worker thread had panicked");
             }
         }
         left
+    }
+}
+
+impl PoolState {
+    fn invariants(&self, pool: &Pool) {
+        debug_assert!(self.closed || self.idle + self.coming <= self.threads.len());
+        debug_assert!(self.threads.len() <= pool.threads_max);
+        debug_assert!(self.queue.len() <= self.coming || self.idle == 0);
     }
 }
 
@@ -142,3 +196,9 @@ pub(crate) fn contain(run: impl FnOnce()) {
         log::error!(event = "panic"; "a worker thread panicked: {}", panic_text(panic.as_ref()));
     }
 }
+
+#[cfg(all(test, not(any(poller_loom, poller_shuttle))))]
+mod tests;
+
+#[cfg(all(test, poller_loom))]
+mod loom_tests;

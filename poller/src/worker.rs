@@ -8,7 +8,6 @@ use crate::handover::{Call, Run};
 use crate::poll::{self, PollShared};
 use crate::pool::{Work, contain};
 use crate::sync;
-use crate::sync::atomic::Ordering;
 #[cfg(any(poller_loom, poller_shuttle))]
 use crate::sync::{LocalCell, LocalRefCell};
 
