@@ -2,37 +2,12 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use poller::{EventLoop, Fault, Reason};
 use support::*;
-
-/// A port on which nobody listens.
-fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
-}
-
-/// A listener that takes no more connections: dials to it wait. The streams keep its queue full.
-fn full_listener() -> (SocketAddr, socket2::Socket, Vec<socket2::Socket>) {
-    let listener =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
-    listener.listen(0).expect("listens");
-    let addr = listener.local_addr().expect("an address").as_socket().expect("IPv4");
-    let streams = (0..4)
-        .map(|_| {
-            let stream =
-                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-            stream.set_nonblocking(true).expect("non-blocking");
-            stream.connect(&addr.into()).ok();
-            stream
-        })
-        .collect();
-    (addr, listener, streams)
-}
 
 // proves L-01, L-02, L-03 for dialed connections
 #[test]

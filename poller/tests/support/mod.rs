@@ -3,13 +3,18 @@
 //! Tests wait for events. `PATIENCE` only bounds how long a broken one hangs; a passing one never waits for it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod gate;
+pub mod logs;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use poller::{Closed, Connection, EventLoop, Handle, Handler, Prepare, Reject};
+use poller::{Closed, Connection, EventLoop, Handle, Handler, Prepare, Reject, Remote};
+use socket2::{Domain, Socket, Type};
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,6 +28,8 @@ pub enum At {
     Timer,
     Shutdown,
     Disconnect,
+    /// A close callback, of those that `Probe::close_callbacks` adds.
+    Callback,
     Close,
     Dropped,
 }
@@ -40,13 +47,16 @@ pub struct Event {
 
 type Act = Box<dyn Fn(At, &mut Connection) -> poller::Result + Send + Sync>;
 type Before = Box<dyn Fn(&mut Prepare<'_>) -> Result<(), Reject> + Send + Sync>;
-type After = Box<dyn Fn(At, &Closed) + Send + Sync>;
+type After = Arc<dyn Fn(At, &Closed) + Send + Sync>;
+type OnDrop = Arc<dyn Fn() + Send + Sync>;
 
 /// The handler of most tests.
 pub struct Probe {
     act: Act,
     before: Before,
     after: After,
+    on_drop: OnDrop,
+    close_callbacks: usize,
     events: Sender<Event>,
     log: Option<Log>,
 }
@@ -62,7 +72,9 @@ impl Probe {
         Probe {
             act: Box::new(act),
             before: Box::new(|_| Ok(())),
-            after: Box::new(|_, _| ()),
+            after: Arc::new(|_, _| ()),
+            on_drop: Arc::new(|| ()),
+            close_callbacks: 0,
             events,
             log: Some(Log(receiver)),
         }
@@ -71,6 +83,29 @@ impl Probe {
     /// Sends back what comes.
     pub fn echo() -> Probe {
         Probe::new(echo)
+    }
+
+    /// Does nothing and leaves everything where it is.
+    pub fn quiet() -> Probe {
+        Probe::new(|_, _| Ok(()))
+    }
+
+    /// Writes `bytes` in `on_connect`, more than the kernel takes of a peer that does not read.
+    pub fn filled(bytes: usize) -> Probe {
+        Probe::new(move |at, conn| {
+            if at == At::Connect {
+                conn.output().write_bytes(Bytes::from(vec![0; bytes]));
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes on after the peer's end.
+    pub fn half_close(self) -> Probe {
+        self.before(|conn| {
+            conn.set_half_close(true);
+            Ok(())
+        })
     }
 
     pub fn before(
@@ -82,7 +117,19 @@ impl Probe {
     }
 
     pub fn after(mut self, after: impl Fn(At, &Closed) + Send + Sync + 'static) -> Probe {
-        self.after = Box::new(after);
+        self.after = Arc::new(after);
+        self
+    }
+
+    /// `on_drop` runs when a context is dropped, after that was told.
+    pub fn on_drop(mut self, on_drop: impl Fn() + Send + Sync + 'static) -> Probe {
+        self.on_drop = Arc::new(on_drop);
+        self
+    }
+
+    /// Adds that many close callbacks in `on_connect`; each tells, then runs `after`.
+    pub fn close_callbacks(mut self, count: usize) -> Probe {
+        self.close_callbacks = count;
         self
     }
 
@@ -92,7 +139,7 @@ impl Probe {
     }
 
     /// Serves on a port of its own.
-    pub fn serve(self, event_loop: &EventLoop) -> (SocketAddr, Log) {
+    pub fn serve(self, event_loop: &Remote) -> (SocketAddr, Log) {
         let (probe, log) = self.start();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         (event_loop.serve::<Probe>(listener, probe).expect("served").local_addr(), log)
@@ -108,6 +155,13 @@ impl Probe {
 
     fn run(&self, cx: &mut Tag, at: At, conn: &mut Connection) -> poller::Result {
         cx.id = conn.id();
+        for _ in 0..if at == At::Connect { self.close_callbacks } else { 0 } {
+            let (events, after) = (self.events.clone(), self.after.clone());
+            conn.handle().add_close_callback(move |info| {
+                events.send(Event::end(At::Callback, info)).ok();
+                after(At::Callback, info);
+            });
+        }
         struct Told<'a, 'b, 'c>(&'a Probe, At, &'b mut Connection<'c>);
         impl Drop for Told<'_, '_, '_> {
             fn drop(&mut self) {
@@ -120,10 +174,14 @@ impl Probe {
     }
 
     fn end(&self, at: At, info: &Closed) {
-        let event =
-            Event { id: info.id, at, input: 0, ended: false, handle: None, closed: Some(info.clone()) };
-        self.events.send(event).ok();
+        self.events.send(Event::end(at, info)).ok();
         (self.after)(at, info);
+    }
+}
+
+impl Event {
+    fn end(at: At, info: &Closed) -> Event {
+        Event { id: info.id, at, input: 0, ended: false, handle: None, closed: Some(info.clone()) }
     }
 }
 
@@ -131,6 +189,7 @@ impl Probe {
 pub struct Tag {
     id: u64,
     events: Sender<Event>,
+    on_drop: OnDrop,
 }
 
 impl Drop for Tag {
@@ -138,6 +197,7 @@ impl Drop for Tag {
         let event =
             Event { id: self.id, at: At::Dropped, input: 0, ended: false, handle: None, closed: None };
         self.events.send(event).ok();
+        (self.on_drop)();
     }
 }
 
@@ -148,7 +208,7 @@ impl Handler for Probe {
         let event = Event { id: 0, at: At::Prepare, input: 0, ended: false, handle: None, closed: None };
         self.events.send(event).ok();
         (self.before)(conn)?;
-        Ok(Tag { id: 0, events: self.events.clone() })
+        Ok(Tag { id: 0, events: self.events.clone(), on_drop: self.on_drop.clone() })
     }
     fn on_connect(&self, cx: &mut Tag, conn: &mut Connection) -> poller::Result {
         self.run(cx, At::Connect, conn)
@@ -245,6 +305,30 @@ pub fn one_poll() -> EventLoop {
     EventLoop::builder().polls(1).build().expect("an event loop")
 }
 
+/// A port on which nobody listens.
+pub fn closed_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+/// A listener that takes no more connections: dials to it wait. The streams keep its queue full.
+pub fn full_listener() -> (SocketAddr, Socket, Vec<Socket>) {
+    let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let listener = socket();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    listener.listen(0).expect("listens");
+    let addr = listener.local_addr().expect("an address").as_socket().expect("IPv4");
+    let streams = (0..4)
+        .map(|_| {
+            let stream = socket();
+            stream.set_nonblocking(true).expect("non-blocking");
+            stream.connect(&addr.into()).ok();
+            stream
+        })
+        .collect();
+    (addr, listener, streams)
+}
+
 /// A user's socket that gives up some day.
 pub fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).expect("connected");
@@ -283,7 +367,7 @@ pub fn pattern(offset: usize) -> u8 {
 
 /// Waits until the connections are gone: their last callback runs before they are counted out.
 #[track_caller]
-pub fn wait_until_none(event_loop: &EventLoop) {
+pub fn wait_until_none(event_loop: &Remote) {
     wait_until("no connection is left", || event_loop.connections() == 0);
 }
 
