@@ -9,95 +9,9 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use poller::{Fault, Handle, Reason, SendError, limits};
+use poller::{Fault, Handle, Reason, SendError};
+use support::gate::gate;
 use support::*;
-
-/// What a callback does to its connection.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
-    Close,
-    Abort,
-    HandleClose,
-    HandleAbort,
-    Fail,
-    Panic,
-}
-
-/// Ends a connection in the callback `at`, and holds what follows against `want`.
-#[track_caller]
-fn check(at: At, way: Way, want: &[At], reason: Reason) {
-    let event_loop = one_poll();
-    let (bystander_addr, _bystander_log) = Probe::echo().serve(&event_loop);
-    let mut bystander = connect(bystander_addr);
-    ask(&mut bystander, b"before");
-    let (addr, log) = Probe::new(move |now, conn| {
-        match now {
-            At::Connect if at == At::Timer => conn.set_timer(Duration::ZERO),
-            At::Connect if at == At::Drain => {
-                conn.output().write_bytes(Bytes::from(vec![0; limits::OUTPUT_HIGH_BYTES + 1]));
-                assert!(conn.is_congested());
-            }
-            _ => {}
-        }
-        if now != at {
-            return Ok(());
-        }
-        match way {
-            Way::Close => conn.close(),
-            Way::Abort => conn.abort(),
-            Way::HandleClose => conn.handle().close(),
-            Way::HandleAbort => conn.handle().abort(),
-            Way::Fail => return Err("on purpose".into()),
-            Way::Panic => panic!("on purpose"),
-        }
-        Ok(())
-    })
-    .serve(&event_loop);
-    let mut user = connect(addr);
-    let mut all = Vec::new();
-    match at {
-        At::Request => user.write_all(b"?").expect("written"),
-        At::Drain | At::Timer | At::Connect => {}
-        _ => panic!("not a callback that can close"),
-    }
-    // An end or a reset, whatever the way asks for.
-    user.read_to_end(&mut all).ok();
-    log.expect(&[At::Prepare]);
-    let seen: Vec<At> = want
-        .iter()
-        .map(|_| log.next())
-        .map(|event| {
-            if let Some(closed) = &event.closed {
-                assert_eq!(closed.reason, reason, "{at:?} {way:?}");
-                let connected = at != At::Connect || !matches!(way, Way::Fail | Way::Panic);
-                assert_eq!(closed.connected, connected, "{at:?} {way:?}");
-            }
-            event.at
-        })
-        .collect();
-    assert_eq!(seen, want, "{at:?} {way:?}");
-    ask(&mut bystander, b"after");
-    drop(bystander);
-    wait_until_none(&event_loop);
-    assert!(log.rest().is_empty());
-}
-
-// proves L-08, L-12, L-17, L-18, L-21
-#[test]
-fn a_close_inside_a_callback_takes_effect_once_when_it_returns() {
-    for at in [At::Connect, At::Request, At::Timer, At::Drain] {
-        let mut want = match at {
-            At::Connect => vec![At::Connect],
-            at => vec![At::Connect, at],
-        };
-        want.extend([At::Close, At::Dropped]);
-        for way in [Way::Close, Way::Abort, Way::HandleClose, Way::HandleAbort] {
-            check(at, way, &want, Reason::User);
-        }
-        check(at, Way::Fail, &want, Reason::Handler("on purpose".into()));
-        check(at, Way::Panic, &want, Reason::Panic);
-    }
-}
 
 // proves L-18, L-19, L-21: closing again in the last callbacks changes nothing, a panic there skips no other
 #[test]
@@ -168,7 +82,7 @@ fn all_that_the_peer_sent_before_its_end_is_handed_over_first() {
 #[test]
 fn a_reset_keeps_its_errno() {
     let event_loop = event_loop();
-    let (addr, log) = Probe::new(|_, _| Ok(())).serve(&event_loop);
+    let (addr, log) = Probe::quiet().serve(&event_loop);
     let mut user = connect(addr);
     user.write_all(b"12345").expect("written");
     log.until(At::Request);
@@ -183,10 +97,10 @@ fn a_reset_keeps_its_errno() {
 #[test]
 fn input_before_a_reset_survives_that_sending_fails() {
     let event_loop = one_poll();
-    let (go, wait) = crossbeam_channel::bounded::<()>(1);
+    let (stop, gate) = gate();
     let (addr, log) = Probe::new(move |at, conn| {
         if at == At::Connect {
-            poller::blocking(|| wait.recv_timeout(PATIENCE))?;
+            stop.wait_announced();
             conn.output().write(b"nobody takes this any more");
         }
         Ok(())
@@ -195,7 +109,7 @@ fn input_before_a_reset_survives_that_sending_fails() {
     let mut user = connect(addr);
     user.write_all(b"12345").expect("written");
     reset(user);
-    go.send(()).expect("waited for");
+    gate.open();
     assert_eq!(log.until(At::Request).input, 5);
     log.expect(&[At::Disconnect]);
     let closed = log.expect(&[At::Close]).closed.expect("told");
@@ -208,10 +122,10 @@ fn input_before_a_reset_survives_that_sending_fails() {
 #[test]
 fn a_flush_that_fails_is_the_connections_fault() {
     let event_loop = one_poll();
-    let (go, wait) = crossbeam_channel::bounded::<()>(1);
+    let (stop, gate) = gate();
     let (addr, log) = Probe::new(move |at, conn| {
         if at == At::Connect {
-            poller::blocking(|| wait.recv_timeout(PATIENCE))?;
+            stop.wait_announced();
             conn.output().write(b"nobody takes this any more");
             conn.flush()?;
         }
@@ -219,7 +133,7 @@ fn a_flush_that_fails_is_the_connections_fault() {
     })
     .serve(&event_loop);
     reset(connect(addr));
-    go.send(()).expect("waited for");
+    gate.open();
     let closed = log.until(At::Close).closed.expect("told");
     let fault = Fault { kind: std::io::ErrorKind::ConnectionReset, errno: Some(libc::ECONNRESET) };
     assert_eq!(closed.reason, Reason::Error(fault));
@@ -277,11 +191,11 @@ fn a_peer_that_leaves_around_on_connect_costs_one_cleanup() {
     for when in [At::Prepare, At::Connect, At::Request] {
         for how in 0..2 {
             let event_loop = one_poll();
-            let (go, wait) = crossbeam_channel::bounded::<()>(1);
-            let before = wait.clone();
+            let (stop, gate) = gate();
+            let before = stop.clone();
             let (addr, log) = Probe::new(move |at, conn| {
                 if at == At::Connect && when == At::Connect {
-                    poller::blocking(|| wait.recv_timeout(PATIENCE))?;
+                    stop.wait_announced();
                 }
                 if at == At::Connect {
                     conn.output().write(b"welcome");
@@ -290,8 +204,7 @@ fn a_peer_that_leaves_around_on_connect_costs_one_cleanup() {
             })
             .before(move |_| {
                 if when == At::Prepare {
-                    let came = poller::blocking(|| before.recv_timeout(PATIENCE));
-                    came.map_err(|error| poller::Reject(error.to_string()))?;
+                    before.wait_announced();
                 }
                 Ok(())
             })
@@ -301,7 +214,9 @@ fn a_peer_that_leaves_around_on_connect_costs_one_cleanup() {
                 log.until(At::Connect);
             }
             leave(user, how);
-            go.send(()).expect("waited for");
+            if when != At::Request {
+                gate.open();
+            }
             let mut seen: Vec<At> = Vec::new();
             while seen.last() != Some(&At::Dropped) {
                 seen.push(log.next().at);
@@ -412,13 +327,7 @@ fn a_graceful_close_sends_what_is_queued() {
 fn an_abort_drops_what_is_queued_and_resets() {
     for graceful_first in [false, true] {
         let event_loop = event_loop();
-        let (addr, log) = Probe::new(|at, conn| {
-            if at == At::Connect {
-                conn.output().write_bytes(Bytes::from(vec![0; 32 << 20]));
-            }
-            Ok(())
-        })
-        .serve(&event_loop);
+        let (addr, log) = Probe::filled(32 << 20).serve(&event_loop);
         let mut user = connect(addr);
         let handle = log.handle();
         if graceful_first {

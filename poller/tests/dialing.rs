@@ -181,7 +181,7 @@ fn a_target_that_resets_at_once_was_connected() {
     let event_loop = one_poll();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let addr = listener.local_addr().expect("an address");
-    let (probe, log) = Probe::new(|_, _| Ok(())).start();
+    let (probe, log) = Probe::quiet().start();
     let remote = event_loop.remote();
     // On the only poll, so that the dial is looked at when all of it is over.
     let all_at_once = move || {

@@ -268,12 +268,7 @@ fn the_end_of_the_stream_is_answered_and_then_the_connection_closes() {
 #[test]
 fn a_half_closed_connection_writes_on_until_it_ends_too() {
     let event_loop = event_loop();
-    let (addr, log) = Probe::new(|_, _| Ok(()))
-        .before(|conn| {
-            conn.set_half_close(true);
-            Ok(())
-        })
-        .serve(&event_loop);
+    let (addr, log) = Probe::quiet().half_close().serve(&event_loop);
     let mut user = connect(addr);
     let handle = log.handle();
     user.shutdown(Shutdown::Write).expect("shut down");
@@ -299,10 +294,7 @@ fn a_connection_whose_two_directions_have_ended_closes() {
         }
         Ok(())
     })
-    .before(|conn| {
-        conn.set_half_close(true);
-        Ok(())
-    })
+    .half_close()
     .serve(&event_loop);
     let mut user = connect(addr);
     user.shutdown(Shutdown::Write).expect("shut down");
@@ -339,12 +331,7 @@ fn our_end_follows_what_was_sent_and_reading_goes_on() {
 #[test]
 fn a_reset_after_the_peers_end_is_noticed() {
     let event_loop = event_loop();
-    let (addr, log) = Probe::new(|_, _| Ok(()))
-        .before(|conn| {
-            conn.set_half_close(true);
-            Ok(())
-        })
-        .serve(&event_loop);
+    let (addr, log) = Probe::quiet().half_close().serve(&event_loop);
     let user = connect(addr);
     user.shutdown(Shutdown::Write).expect("shut down");
     assert!(log.until(At::Request).ended);

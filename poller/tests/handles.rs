@@ -9,6 +9,7 @@ use std::sync::{Arc, Barrier};
 
 use bytes::Bytes;
 use poller::{SendError, limits};
+use support::gate::gate;
 use support::*;
 
 // proves DESIGN 2.3: each thread's order is kept and nothing is lost, while the peer asks and the owner answers
@@ -135,11 +136,11 @@ fn a_waiter_is_woken_by_the_sender_that_empties_the_output() {
 #[test]
 fn sends_to_a_busy_connection_are_bounded() {
     let event_loop = event_loop();
-    let (go, wait) = crossbeam_channel::bounded::<()>(1);
+    let (stop, gate) = gate();
     let (addr, log) = Probe::new(move |at, conn| {
         if at == At::Request && !conn.input().is_empty() {
             conn.input().clear();
-            poller::blocking(|| wait.recv_timeout(PATIENCE))?;
+            stop.wait_announced();
         }
         Ok(())
     })
@@ -153,7 +154,7 @@ fn sends_to_a_busy_connection_are_bounded() {
         sent += block.len();
         assert!(sent < 64 << 20, "bounded");
     }
-    go.send(()).expect("waited for");
+    gate.open();
     let mut all = vec![0; sent];
     user.read_exact(&mut all).expect("what was taken is sent");
     wait_until("there is room again", || handle.send(Bytes::from_static(b"!")).is_ok());
@@ -164,7 +165,7 @@ fn sends_to_a_busy_connection_are_bounded() {
 fn two_connections_relay_to_each_other() {
     const TOTAL: usize = 16 << 20;
     let event_loop = event_loop();
-    let (other_addr, other_log) = Probe::new(|_, _| Ok(())).serve(&event_loop);
+    let (other_addr, other_log) = Probe::quiet().serve(&event_loop);
     let mut sink = connect(other_addr);
     let other = other_log.handle();
     let (addr, log) = Probe::new(move |at, conn| {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use poller::{Connection, Handler, Prepare, Reason, Reject, limits};
+use support::gate::gate;
 use support::*;
 
 // proves L-01, L-02, L-03, L-14, L-20
@@ -108,7 +109,7 @@ fn on_connect_may_replace_the_context_that_every_request_gets() {
 #[test]
 fn what_was_not_consumed_brings_no_call_by_itself() {
     let event_loop = event_loop();
-    let (addr, log) = Probe::new(|_, _| Ok(())).serve(&event_loop);
+    let (addr, log) = Probe::quiet().serve(&event_loop);
     let mut user = connect(addr);
     let handle = log.handle();
     for total in 1..=3 {
@@ -195,12 +196,12 @@ fn one_write_for_a_turn_of_pipelined_requests() {
 #[test]
 fn flush_sends_before_the_handler_returns() {
     let event_loop = event_loop();
-    let (go, wait) = crossbeam_channel::bounded::<()>(1);
+    let (stop, gate) = gate();
     let (addr, _log) = Probe::new(move |at, conn| {
         if at == At::Connect {
             conn.output().write(b"early");
             conn.flush()?;
-            poller::blocking(|| wait.recv_timeout(PATIENCE))?;
+            stop.wait_announced();
         }
         echo(at, conn)
     })
@@ -208,7 +209,7 @@ fn flush_sends_before_the_handler_returns() {
     let mut user = connect(addr);
     let mut answer = [0; 5];
     user.read_exact(&mut answer).expect("sent while the handler runs");
-    go.send(()).expect("waited for");
+    gate.open();
     ask(&mut user, b"goes on");
 }
 

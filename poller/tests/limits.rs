@@ -9,25 +9,11 @@ mod support;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
-use poller::{EventLoop, limits};
+use poller::limits;
+use support::gate::hold;
 use support::*;
-
-/// Keeps the only worker that leads busy until the returned end is dropped or used.
-fn hold(event_loop: &EventLoop) -> crossbeam_channel::Sender<()> {
-    let (go, wait) = crossbeam_channel::bounded::<()>(1);
-    let (began, begun) = crossbeam_channel::bounded::<()>(1);
-    let busy = move || {
-        began.send(()).expect("listened to");
-        // Ends also when the other side is gone.
-        wait.recv_timeout(PATIENCE).ok();
-    };
-    event_loop.after(Duration::ZERO, busy).expect("a timer");
-    begun.recv_timeout(PATIENCE).expect("runs");
-    go
-}
 
 // proves that ACCEPT_TURN_MAX ends a turn and not the accepting, and that the backlog holds LISTEN_BACKLOG_MAX
 #[test]
@@ -35,10 +21,10 @@ fn more_connections_than_a_turn_accepts_are_all_accepted() {
     let event_loop = one_poll();
     let (addr, _log) = Probe::echo().serve(&event_loop);
     ask(&mut connect(addr), b"listens");
-    let go = hold(&event_loop);
+    let gate = hold(&event_loop);
     // Beyond the 128 with which the standard library listens, too.
     let mut users: Vec<_> = (0..5 * limits::ACCEPT_TURN_MAX).map(|_| connect(addr)).collect();
-    drop(go);
+    drop(gate);
     users.iter_mut().for_each(|user| ask(user, b"accepted"));
 }
 
@@ -49,11 +35,11 @@ fn more_events_than_a_batch_holds_are_all_looked_at() {
     let (addr, _log) = Probe::echo().serve(&event_loop);
     let mut users: Vec<_> = (0..limits::EVENTS_MAX + 50).map(|_| connect(addr)).collect();
     users.iter_mut().for_each(|user| ask(user, b"first"));
-    let go = hold(&event_loop);
+    let gate = hold(&event_loop);
     for user in &mut users {
         user.write_all(b"all at once").expect("written");
     }
-    drop(go);
+    drop(gate);
     for user in &mut users {
         let mut answer = [0; 11];
         user.read_exact(&mut answer).expect("answered");
@@ -84,7 +70,7 @@ fn a_turn_reads_so_much_and_the_rest_in_the_next() {
     let mut user = connect(addr);
     log.until(At::Connect);
     // As much as the kernel holds waits when the turn begins.
-    let go = hold(&event_loop);
+    let gate = hold(&event_loop);
     user.set_nonblocking(true).expect("non-blocking");
     let block = vec![1; TOTAL];
     let mut sent = 0;
@@ -94,7 +80,7 @@ fn a_turn_reads_so_much_and_the_rest_in_the_next() {
         sent += n;
     }
     assert!(sent > limits::READ_BYTES_MAX, "more than one read takes");
-    drop(go);
+    drop(gate);
     user.set_nonblocking(false).expect("blocking");
     user.write_all(&block[sent..]).expect("taken");
     wait_until("all was read", || sum.load(Ordering::SeqCst) == TOTAL);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use poller::{EventLoop, Reason, SendError};
+use support::gate::gate;
 use support::*;
 
 // proves L-29, L-12: idle connections close at once, and that is the reason
@@ -31,24 +32,22 @@ fn idle_connections_close_at_once() {
 #[test]
 fn busy_connections_finish() {
     let event_loop = event_loop();
-    let (go, wait) = crossbeam_channel::bounded::<()>(1);
-    let (began, begun) = crossbeam_channel::bounded::<()>(1);
+    let (stop, gate) = gate();
     let (addr, _log) = Probe::new(move |at, conn| {
         if at == At::Request && !conn.input_ended() {
-            began.send(())?;
-            poller::blocking(|| wait.recv_timeout(PATIENCE))?;
+            stop.wait_announced();
         }
         echo(at, conn)
     })
     .serve(&event_loop);
     let mut user = connect(addr);
     user.write_all(b"a long answer").expect("written");
-    begun.recv_timeout(PATIENCE).expect("it is under way");
+    gate.reached();
     let remote = event_loop.remote();
     std::thread::scope(|scope| {
         let stopped = scope.spawn(|| event_loop.shutdown(PATIENCE));
         wait_until("it is stopping", || remote.is_stopping());
-        go.send(()).expect("waited for");
+        gate.open();
         assert_eq!(read_all(&mut user), b"a long answer");
         assert!(stopped.join().expect("no panic"), "nothing had to be forced");
     });
@@ -66,13 +65,7 @@ fn busy_connections_finish() {
 #[test]
 fn what_does_not_end_is_forced_at_the_deadline() {
     let event_loop = event_loop();
-    let (addr, log) = Probe::new(|at, conn| {
-        if at == At::Connect {
-            conn.output().write_bytes(Bytes::from(vec![0; 32 << 20]));
-        }
-        Ok(())
-    })
-    .serve(&event_loop);
+    let (addr, log) = Probe::filled(32 << 20).serve(&event_loop);
     let mut user = connect(addr);
     let handle = log.handle();
     assert!(!event_loop.shutdown(Duration::from_millis(20)), "it had to be forced");

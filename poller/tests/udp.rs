@@ -6,6 +6,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
 use poller::{DatagramHandler, Datagrams, limits};
+use support::gate::hold;
 use support::*;
 
 /// Sends back what comes; an empty datagram makes it panic.
@@ -49,20 +50,13 @@ fn more_datagrams_than_a_turn_takes_all_come() {
     let event_loop = one_poll();
     let echo = event_loop.datagrams(socket(), Echo).expect("given");
     // The only worker that leads is busy, so all of them wait when their turn begins.
-    let (go, wait) = crossbeam_channel::bounded::<()>(1);
-    let (began, begun) = crossbeam_channel::bounded::<()>(1);
-    let busy = move || {
-        began.send(()).expect("listened to");
-        wait.recv_timeout(PATIENCE).expect("let go");
-    };
-    event_loop.after(std::time::Duration::ZERO, busy).expect("a timer");
-    begun.recv_timeout(PATIENCE).expect("runs");
+    let gate = hold(&event_loop);
     let user = socket();
     let count = 2 * limits::DATAGRAMS_TURN_MAX + 1;
     for n in 0..count {
         user.send_to(&[1, n as u8], echo.local_addr()).expect("sent");
     }
-    go.send(()).expect("waited for");
+    gate.open();
     let mut answer = [0; 2];
     for n in 0..count {
         user.recv_from(&mut answer).expect("answered");
