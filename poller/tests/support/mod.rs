@@ -240,6 +240,11 @@ impl Log {
         self.0.recv_timeout(PATIENCE).expect("an event should have come")
     }
 
+    /// The next event, if one comes in time.
+    pub fn next_within(&self, time: Duration) -> Option<Event> {
+        self.0.recv_timeout(time).ok()
+    }
+
     /// The next events are these and no others between them.
     #[track_caller]
     pub fn expect(&self, want: &[At]) -> Event {
