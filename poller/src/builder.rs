@@ -94,7 +94,9 @@ impl Builder {
             }
         }
         let next = AtomicUsize::new(0);
-        let runtime = Runtime { polls, next, workers, tasks, live, stopping: AtomicBool::new(false) };
+        let registered = Arc::default();
+        let runtime =
+            Runtime { polls, next, workers, tasks, live, registered, stopping: AtomicBool::new(false) };
         Ok(EventLoop { remote: Remote { runtime: Arc::new(runtime) } })
     }
 }

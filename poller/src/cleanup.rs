@@ -115,6 +115,6 @@ impl Owner<'_> {
         contained("drop of the context", &mut || drop(context.take()));
         shared.state.finish();
         waiters.iter().for_each(crate::Handle::wake);
-        shared.poll().retire(kept.token());
+        shared.service.leave(kept.token());
     }
 }

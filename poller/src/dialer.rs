@@ -8,10 +8,11 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::close::Fault;
-use crate::handle::{Handle, Phase, Service, Shared};
+use crate::handle::{Handle, Phase, Shared};
 use crate::handler::{Handler, Prepare, prepare};
 use crate::job::Job;
 use crate::poll::PollShared;
+use crate::service::Service;
 use crate::state::{Closer, News};
 use crate::timer;
 
@@ -25,20 +26,20 @@ pub(crate) fn dial<H: Handler>(
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    let id = poll.live.enter().ok_or_else(|| {
+    let id = poll.enter().ok_or_else(|| {
         io::Error::other(format!("there are {} connections already", poll.live.connections_max))
     })?;
     let mut conn = Prepare { socket: &socket, peer: Some(addr), half_close: false };
     let context = match prepare(&**handler, &mut conn) {
         Ok(context) => context,
         Err(reject) => {
-            poll.live.leave();
+            poll.leave();
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reject.0));
         }
     };
     let half_close = conn.half_close;
     let connected = socket.connect(&SockAddr::from(addr));
-    let service = Arc::new(Service { poll: poll.clone(), callbacks: handler.clone() });
+    let service = Arc::new(Service::new(poll.clone(), handler.clone(), None));
     let shared = Shared::create(id, (socket, Some(addr), half_close), service, context, Phase::Dialing);
     match connected {
         // Some systems connect at once on loopback: the first turn then finds no error and goes on.

@@ -19,11 +19,12 @@ use crate::busy::{self, Busy};
 use crate::close::Closed;
 use crate::connection::Connection;
 use crate::flags::Flags;
-use crate::handler::{Callbacks, Context};
+use crate::handler::Context;
 use crate::job::Job;
 use crate::limits;
 use crate::peer::Peer;
 use crate::poll::PollShared;
+use crate::service::Service;
 use crate::state::{Closer, News, OnNotify, OnRelease, State};
 use crate::token::Token;
 use crate::transport::Transport;
@@ -46,12 +47,6 @@ pub(crate) struct Shared {
     pub(crate) bytes_in: AtomicU64,
     /// Bytes that the kernel took. Written by the owner alone.
     pub(crate) bytes_out: AtomicU64,
-}
-
-/// What the connections of one handler on one poll have in common.
-pub(crate) struct Service {
-    pub(crate) poll: Arc<PollShared>,
-    pub(crate) callbacks: Arc<dyn Callbacks>,
 }
 
 /// What only the owner touches.

@@ -78,7 +78,7 @@ impl Lead {
                 if self.stopping {
                     listener.close();
                 } else if let Err(error) = poll.registry(|registry| listener.register(registry, token)) {
-                    log::error!(event = "listen", addr:% = listener.local_addr; "cannot be registered: {error}");
+                    log::error!(event = "listen", addr:% = listener.address; "cannot be registered: {error}");
                 }
                 return Some(Work::Listener(listener));
             }

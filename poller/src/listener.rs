@@ -3,37 +3,48 @@
 //! A listener is an operator with the same ownership word as a connection, so two workers never accept from it at
 //! once, and one that stops early queues itself again: the selector tells of a full backlog only once.
 
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::Mutex;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sync::Mutex;
+use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use socket2::Socket;
 
-use crate::handle::{Phase, Service, Shared};
-use crate::handler::{Prepare, prepare};
+use crate::handle::{Phase, Shared};
+use crate::handler::{Callbacks, Prepare, prepare};
 use crate::job::Job;
 use crate::limits;
+use crate::options::{ListenOptions, Places};
 use crate::poll::PollShared;
-use crate::state::{Closer, OnNotify, OnRelease, State};
+use crate::service::{Quota, Service};
+use crate::socket::{Address, Registration};
+use crate::state::{Closer, News, OnNotify, OnRelease, State};
 use crate::timer::Due;
 use crate::token::Token;
 
 /// A listener as every thread sees it.
 pub(crate) struct ListenerShared {
     pub(crate) state: State,
-    pub(crate) local_addr: SocketAddr,
-    poll: Arc<PollShared>,
-    /// Where accepted connections go, in turn, and who handles them: the same everywhere.
-    services: Vec<Arc<Service>>,
-    next: AtomicUsize,
+    pub(crate) address: Address,
+    places: Places,
+    accept_turn_max: usize,
+    /// `None` when only the event loop bounds its connections.
+    quota: Option<Arc<Quota>>,
     /// The socket, which whoever closes it takes out, and the token, which is the owner's part.
-    socket: Mutex<(Option<mio::net::TcpListener>, Option<Token>)>,
+    socket: Mutex<(Option<Held>, Option<Token>)>,
     /// The owner's part. While accepting rests one timer stands for it, whatever events come.
     rest: Mutex<Rest>,
+}
+
+/// A socket, and the proof that the event loop has it once.
+struct Held {
+    socket: Socket,
+    _registration: Registration,
 }
 
 #[derive(Default)]
@@ -52,36 +63,53 @@ enum Accepted {
 }
 
 impl ListenerShared {
+    /// `adopted`: the queue of the socket is not ours to choose. The listener lives on the first of `polls`.
     pub(crate) fn new(
-        listener: std::net::TcpListener,
-        services: Vec<Arc<Service>>,
+        (socket, registration): (Socket, Registration),
+        address: Address,
+        adopted: bool,
+        options: &ListenOptions,
+        polls: Vec<Arc<PollShared>>,
+        callbacks: Arc<dyn Callbacks>,
     ) -> io::Result<Arc<ListenerShared>> {
-        listener.set_nonblocking(true)?;
-        let socket = Socket::from(listener);
-        // Accepted sockets inherit it, which saves a call for each.
-        socket.set_tcp_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        if address.as_ip().is_some() {
+            // Accepted sockets inherit it, which saves a call for each.
+            socket.set_tcp_nodelay(true)?;
+        }
         // The standard library listens with a short queue; listening again only changes its length.
-        socket.listen(limits::LISTEN_BACKLOG_MAX)?;
-        let listener = std::net::TcpListener::from(socket);
-        Ok(Arc::new(ListenerShared {
-            state: State::new(),
-            local_addr: listener.local_addr()?,
-            poll: services.first().expect("an event loop has a poll").poll.clone(),
-            services,
-            next: AtomicUsize::new(0),
-            socket: Mutex::new((Some(mio::net::TcpListener::from_std(listener)), None)),
-            rest: Mutex::new(Rest::default()),
+        match options.backlog {
+            Some(backlog) => socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?,
+            None if adopted => {}
+            None => socket.listen(limits::LISTEN_BACKLOG_MAX)?,
+        }
+        Ok(Arc::new_cyclic(|listener| {
+            let quota = options.connections_max.map(|max| Arc::new(Quota::new(max, listener.clone())));
+            let service = |poll| Arc::new(Service::new(poll, callbacks.clone(), quota.clone()));
+            let services = polls.into_iter().map(service).collect();
+            ListenerShared {
+                state: State::new(),
+                address,
+                places: Places::new(options.placement, services),
+                accept_turn_max: options.accept_turn_max,
+                quota,
+                socket: Mutex::new((Some(Held { socket, _registration: registration }), None)),
+                rest: Mutex::new(Rest::default()),
+            }
         }))
     }
 
     pub(crate) fn poll(&self) -> &Arc<PollShared> {
-        &self.poll
+        &self.places.own().poll
     }
 
     pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        let (socket, slot) = &mut *self.socket.lock();
+        let (held, slot) = &mut *self.socket.lock();
         *slot = Some(token);
-        socket.as_mut().map_or(Ok(()), |socket| registry.register(socket, token.to_mio(), Interest::READABLE))
+        let register = |held: &Held| {
+            registry.register(&mut SourceFd(&held.socket.as_raw_fd()), token.to_mio(), Interest::READABLE)
+        };
+        held.as_ref().map_or(Ok(()), register)
     }
 
     /// The port is free when this returns; the owner clears up the rest.
@@ -90,7 +118,7 @@ impl ListenerShared {
         // After the state, so that whoever misses the socket finds why.
         drop(self.socket.lock().0.take());
         if let OnNotify::Own = notify {
-            self.poll.push(Job::Accept(self.clone()));
+            self.poll().push(Job::Accept(self.clone()));
         }
     }
 
@@ -98,18 +126,18 @@ impl ListenerShared {
     pub(crate) fn run(self: &Arc<ListenerShared>) {
         // News is only ever "look again", which is what follows.
         self.state.take();
-        for _ in 0..limits::ACCEPT_TURN_MAX {
+        for _ in 0..self.accept_turn_max {
             if self.state.closing().is_some() {
                 self.clean_up();
                 return;
             }
-            match if self.rests() { Accepted::Drained } else { self.accept() } {
+            match if self.rests() || self.is_full() { Accepted::Drained } else { self.accept() } {
                 Accepted::One => {}
                 Accepted::Closed => return self.clean_up(),
                 Accepted::Exhausted => {
                     let at = Instant::now() + Duration::from_millis(limits::ACCEPT_PAUSE_MS);
                     self.rest.lock().until = Some(at);
-                    self.poll.arm(None, at, Due::Accept(Arc::downgrade(self)));
+                    self.poll().arm(None, at, Due::Accept(Arc::downgrade(self)));
                 }
                 Accepted::Drained => match self.state.release() {
                     OnRelease::Idle => return,
@@ -119,7 +147,7 @@ impl ListenerShared {
                 },
             }
         }
-        self.poll.push(Job::Accept(self.clone()));
+        self.poll().push(Job::Accept(self.clone()));
     }
 
     /// Whether accepting rests. Its timer is armed, so an event meanwhile may be forgotten.
@@ -135,18 +163,30 @@ impl ListenerShared {
         let silence = Duration::from_millis(limits::ACCEPT_WARN_MS);
         if rest.warned.is_none_or(|at| at.elapsed() >= silence) {
             rest.warned = Some(Instant::now());
-            log::warn!(event = "limit_hit", limit = limit, addr:% = self.local_addr;
+            log::warn!(event = "limit_hit", limit = limit, addr:% = self.address;
                 "accepting rests for {} ms at a time: {why}", limits::ACCEPT_PAUSE_MS);
         }
     }
 
-    fn accept(&self) -> Accepted {
-        let stream = match &self.socket.lock().0 {
+    /// Whether it has all connections that it may have.
+    fn is_full(&self) -> bool {
+        self.quota.as_ref().is_some_and(|quota| quota.is_full())
+    }
+
+    /// There may be room again for whoever waits.
+    pub(crate) fn look_again(self: &Arc<ListenerShared>) {
+        if let OnNotify::Own = self.state.notify(News::READABLE) {
+            self.poll().push(Job::Accept(self.clone()));
+        }
+    }
+
+    fn accept(self: &Arc<ListenerShared>) -> Accepted {
+        let accepted = match &self.socket.lock().0 {
             None => return Accepted::Closed,
-            Some(socket) => socket.accept(),
+            Some(held) => held.socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC),
         };
-        match stream {
-            Ok((stream, peer)) => self.welcome(Socket::from(std::net::TcpStream::from(stream)), peer),
+        match accepted {
+            Ok((socket, peer)) => self.welcome(socket, peer.as_socket()),
             Err(error) => match error.raw_os_error() {
                 _ if error.kind() == io::ErrorKind::WouldBlock => Accepted::Drained,
                 // The peer left before it was accepted, or its network did, or a signal came: the next one may do.
@@ -171,26 +211,24 @@ impl ListenerShared {
         }
     }
 
-    fn welcome(&self, socket: Socket, peer: SocketAddr) -> Accepted {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let service = &self.services[turn % self.services.len()];
-        let poll = &service.poll;
-        let mut conn = Prepare { socket: &socket, peer: Some(peer), half_close: false };
-        let Some(id) = poll.live.enter() else {
-            let max = poll.live.connections_max;
+    fn welcome(&self, socket: Socket, peer: Option<SocketAddr>) -> Accepted {
+        let service = self.places.pick();
+        let mut conn = Prepare { socket: &socket, peer, half_close: false };
+        let Some(id) = service.enter() else {
+            let max = service.poll.live.connections_max;
             self.warn("connections", &format!("a connection was closed, there are {max} already"));
             return Accepted::Exhausted;
         };
         match prepare(&*service.callbacks, &mut conn) {
             Ok(context) => {
-                let half_close = conn.half_close;
-                let prepared = (socket, Some(peer), half_close);
+                let prepared = (socket, peer, conn.half_close);
                 let shared = Shared::create(id, prepared, service.clone(), context, Phase::Connecting);
-                poll.push(Job::Open(shared));
+                service.poll.push(Job::Open(shared));
             }
             Err(reject) => {
+                let peer = peer.map_or("a Unix socket".into(), |peer| peer.to_string());
                 log::debug!(event = "refuse", peer:% = peer; "{}", reject.0);
-                poll.live.leave();
+                service.leave(None);
             }
         }
         Accepted::One
@@ -203,27 +241,39 @@ impl ListenerShared {
     }
 
     fn clean_up(&self) {
-        let (socket, token) = std::mem::take(&mut *self.socket.lock());
-        drop(socket);
+        let (held, token) = std::mem::take(&mut *self.socket.lock());
+        drop(held);
         self.state.finish();
         if let Some(token) = token {
-            self.poll.push(Job::Retire(token));
+            self.poll().push(Job::Retire(token));
         }
     }
 }
 
-/// A listener that was given to an event loop.
+/// A listener that was given to an event loop. Its address is of the kind that the listener was given as.
 #[derive(Clone)]
-pub struct Listener(pub(crate) Arc<ListenerShared>);
+pub struct Listener<A = SocketAddr> {
+    pub(crate) shared: Arc<ListenerShared>,
+    pub(crate) addr: A,
+}
 
-impl Listener {
-    /// Where it listens.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.0.local_addr
+impl<A: fmt::Debug> fmt::Debug for Listener<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("addr", &self.addr).finish_non_exhaustive()
     }
+}
 
+impl<A: Clone> Listener<A> {
+    /// Where it listens: a [`SocketAddr`] for a `TcpListener`, the path for a `UnixListener`, and an
+    /// [`Address`](crate::Address) for a descriptor that was passed on.
+    pub fn local_addr(&self) -> A {
+        self.addr.clone()
+    }
+}
+
+impl<A> Listener<A> {
     /// Stops accepting and frees the port; accepted connections live on.
     pub fn close(&self) {
-        self.0.close();
+        self.shared.close();
     }
 }

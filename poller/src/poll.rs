@@ -10,7 +10,7 @@
 //! The lead lies in a slot while a callback runs (see `handover`); the worker that comes back and finds it gone
 //! finishes the connection that it owns, and stands by.
 
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ use crate::worker;
 pub(crate) struct PollShared {
     pub(crate) workers: Arc<Pool>,
     pub(crate) live: Arc<Live>,
+    /// Connections that live here.
+    connections: AtomicUsize,
     /// What registers with the selector and wakes it. `None` once the poll has stopped: handles may be kept for long
     /// and keep no descriptor with them.
     selector: RwLock<Option<(Registry, Waker)>>,
@@ -103,6 +105,7 @@ impl PollShared {
             ))),
             workers,
             live,
+            connections: AtomicUsize::new(0),
             lead: Handover::new(Box::new(lead)),
             jobs: Mutex::new(Jobs::default()),
             asleep: AtomicBool::new(false),
@@ -185,7 +188,26 @@ impl PollShared {
         if let Some(token) = token {
             self.push(Job::Retire(token));
         }
+        self.leave();
+    }
+
+    /// Counts a new connection, and numbers it; `None` when the event loop has as many as it may.
+    pub(crate) fn enter(&self) -> Option<u64> {
+        let id = self.live.enter()?;
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Some(id)
+    }
+
+    /// A connection has gone.
+    pub(crate) fn leave(&self) {
+        // Before the count of all, after whose end nobody looks here.
+        self.connections.fetch_sub(1, Ordering::Relaxed);
         self.live.leave();
+    }
+
+    /// How many connections live here.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Runs a callback while the lead lies in the slot.

@@ -2,19 +2,23 @@
 
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use crate::dialer;
-use crate::handle::{Handle, Service};
+use crate::handle::Handle;
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::limits;
 use crate::listener::{Listener, ListenerShared};
 use crate::live::Live;
+use crate::options::ListenOptions;
 use crate::poll::PollShared;
 use crate::pool::{Pool, Work};
+use crate::socket::{DatagramSocket, Listen, Registered, check_datagrams, check_listener};
 use crate::timer::{self, Key};
 use crate::udp::{DatagramHandler, Datagrams, UdpShared};
 
@@ -25,6 +29,7 @@ pub(crate) struct Runtime {
     pub(crate) workers: Arc<Pool>,
     pub(crate) tasks: Arc<Pool>,
     pub(crate) live: Arc<Live>,
+    pub(crate) registered: Arc<Registered>,
     pub(crate) stopping: AtomicBool,
 }
 
@@ -32,6 +37,31 @@ pub(crate) struct Runtime {
 #[derive(Clone)]
 pub struct Remote {
     pub(crate) runtime: Arc<Runtime>,
+}
+
+/// A handler by value, or one that is shared already.
+pub trait IntoHandler {
+    /// The handler itself.
+    type Handler: Handler;
+
+    /// The handler, shared from now on.
+    fn into_handler(self) -> Arc<Self::Handler>;
+}
+
+impl<H: Handler> IntoHandler for H {
+    type Handler = H;
+
+    fn into_handler(self) -> Arc<H> {
+        Arc::new(self)
+    }
+}
+
+impl<H: Handler> IntoHandler for Arc<H> {
+    type Handler = H;
+
+    fn into_handler(self) -> Arc<H> {
+        self
+    }
 }
 
 /// A timer that was set with [`Remote::after`].
@@ -60,25 +90,60 @@ impl Remote {
         }
     }
 
-    /// Serves what connects to `listener`.
+    /// Serves what connects to `listener`: a `TcpListener`, a `UnixListener`, or an `OwnedFd` that is one of them.
+    ///
+    /// The handler is given by value, or as an `Arc` when others share it.
     ///
     /// # Errors
-    /// When the listener's options cannot be set, or the event loop is stopping.
-    pub fn serve<H: Handler>(
+    /// When the descriptor is no listener (it is closed then), this event loop has it already, its options cannot be
+    /// set, or the event loop is stopping.
+    ///
+    /// # Examples
+    /// ```
+    /// # use poller::{Connection, EventLoop, Handler, Prepare, Reject};
+    /// # struct Nothing;
+    /// # impl Handler for Nothing {
+    /// #     type Context = ();
+    /// #     fn on_prepare(&self, _: &mut Prepare<'_>) -> Result<(), Reject> { Ok(()) }
+    /// #     fn on_request(&self, _: &mut (), _: &mut Connection) -> poller::Result { Ok(()) }
+    /// # }
+    /// # let event_loop = EventLoop::builder().polls(1).build()?;
+    /// let handler = std::sync::Arc::new(Nothing);
+    /// let tcp = event_loop.serve(std::net::TcpListener::bind("127.0.0.1:0")?, handler.clone())?;
+    /// println!("port {}", tcp.local_addr().port());
+    /// # let path = std::env::temp_dir().join(format!("poller-serve-{}", std::process::id()));
+    /// let unix = event_loop.serve(std::os::unix::net::UnixListener::bind(&path)?, handler)?;
+    /// println!("path {:?}", unix.local_addr().as_pathname());
+    /// # std::fs::remove_file(path)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn serve<L: Listen>(&self, listener: L, handler: impl IntoHandler) -> io::Result<Listener<L::Addr>> {
+        self.serve_with(listener, ListenOptions::new(), handler)
+    }
+
+    /// As [`serve`](Remote::serve), with a say in how connections are accepted and where they go.
+    ///
+    /// # Errors
+    /// As [`serve`](Remote::serve), and for options of zero.
+    pub fn serve_with<L: Listen>(
         &self,
-        listener: TcpListener,
-        handler: impl Into<Arc<H>>,
-    ) -> io::Result<Listener> {
+        listener: L,
+        options: ListenOptions,
+        handler: impl IntoHandler,
+    ) -> io::Result<Listener<L::Addr>> {
         self.check_running()?;
-        // The listener lives on one poll, its connections go round all of them.
-        let handler: Arc<H> = handler.into();
-        let serve = |poll: &Arc<PollShared>| Service { poll: poll.clone(), callbacks: handler.clone() };
-        let mut services: Vec<_> = self.runtime.polls.iter().map(|poll| Arc::new(serve(poll))).collect();
+        options.check()?;
+        let (socket, address, addr) = check_listener(listener)?;
+        let registration = self.runtime.registered.enter(&socket, "listener")?;
+        // The listener lives on one poll, the next one's on the next.
+        let mut polls = self.runtime.polls.clone();
         let turn = self.runtime.next.fetch_add(1, Ordering::Relaxed);
-        services.rotate_left(turn % self.runtime.polls.len());
-        let shared = ListenerShared::new(listener, services)?;
+        polls.rotate_left(turn % self.runtime.polls.len());
+        let callbacks = handler.into_handler();
+        let shared =
+            ListenerShared::new((socket, registration), address, L::ADOPTED, &options, polls, callbacks)?;
         shared.poll().push(Job::Listen(shared.clone()));
-        Ok(Listener(shared))
+        Ok(Listener { shared, addr })
     }
 
     /// Connects to `addr`. The handle is there at once; `on_connect` or `on_close` says how it went, the latter
@@ -87,39 +152,41 @@ impl Remote {
     /// # Errors
     /// When there is no socket to be had, too many connections are open, `on_prepare` refuses, or the event loop is
     /// stopping.
-    pub fn dial<H: Handler>(
-        &self,
-        addr: SocketAddr,
-        timeout: Duration,
-        handler: impl Into<Arc<H>>,
-    ) -> io::Result<Handle> {
+    pub fn dial(&self, addr: SocketAddr, timeout: Duration, handler: impl IntoHandler) -> io::Result<Handle> {
         self.check_running()?;
-        dialer::dial(self.next_poll(), addr, timeout, &handler.into())
+        dialer::dial(self.next_poll(), addr, timeout, &handler.into_handler())
     }
 
     /// As [`dial`](Remote::dial), on the poll of `near`: bytes that go from one to the other then cross no thread.
     ///
     /// # Errors
     /// As [`dial`](Remote::dial).
-    pub fn dial_near<H: Handler>(
+    pub fn dial_near(
         &self,
         near: &Handle,
         addr: SocketAddr,
         timeout: Duration,
-        handler: impl Into<Arc<H>>,
+        handler: impl IntoHandler,
     ) -> io::Result<Handle> {
         self.check_running()?;
-        dialer::dial(near.shared().poll(), addr, timeout, &handler.into())
+        dialer::dial(near.shared().poll(), addr, timeout, &handler.into_handler())
     }
 
-    /// Receives what comes to a datagram socket.
+    /// Receives what comes to a UDP socket, connected or not: a `UdpSocket`, or an `OwnedFd` that is one.
     ///
     /// # Errors
-    /// When the socket's options cannot be set, or the event loop is stopping.
-    pub fn datagrams(&self, socket: UdpSocket, handler: impl DatagramHandler) -> io::Result<Datagrams> {
+    /// When the descriptor is no UDP socket (it is closed then), this event loop has it already, its options cannot be
+    /// set, or the event loop is stopping.
+    pub fn datagrams(
+        &self,
+        socket: impl Into<DatagramSocket>,
+        handler: impl DatagramHandler,
+    ) -> io::Result<Datagrams> {
         self.check_running()?;
+        let (socket, local_addr) = check_datagrams(socket.into())?;
+        let registration = self.runtime.registered.enter(&SockRef::from(&socket), "UDP socket")?;
         let poll = self.next_poll();
-        let shared = UdpShared::new(socket, poll.clone(), Box::new(handler))?;
+        let shared = UdpShared::new(socket, local_addr, registration, poll.clone(), Box::new(handler))?;
         poll.push(Job::Datagram(shared.clone()));
         Ok(Datagrams(shared))
     }

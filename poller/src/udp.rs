@@ -1,5 +1,13 @@
 //! Datagram sockets: the same ownership as connections, without a life cycle.
+//!
+//! * One thread at a time receives, as the owner, at most [`DATAGRAMS_TURN_MAX`](crate::limits::DATAGRAMS_TURN_MAX)
+//!   datagrams in a turn. Any thread sends, at once and without owning anything; the kernel keeps datagrams whole.
+//! * An error that the network reports, such as ECONNREFUSED for a port on which nobody listens, is told to
+//!   `on_error` or to whoever sends next, whichever comes first: the system tells it once. It reports such errors on
+//!   connected sockets alone; one that talks to many peers is not told whose datagram was refused, and by default
+//!   not even that one was.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -15,6 +23,7 @@ use crate::handler::panic_text;
 use crate::job::Job;
 use crate::limits;
 use crate::poll::PollShared;
+use crate::socket::Registration;
 use crate::state::{Closer, OnNotify, OnRelease, State};
 use crate::token::Token;
 
@@ -30,32 +39,45 @@ pub trait DatagramHandler: Send + Sync + 'static {
 pub(crate) struct UdpShared {
     pub(crate) state: State,
     pub(crate) local_addr: SocketAddr,
+    peer: Option<SocketAddr>,
     poll: Arc<PollShared>,
     handler: Box<dyn DatagramHandler>,
     /// The socket, which whoever closes it takes out, and the token, which is the owner's part. Sending takes the lock
     /// shared, so any thread may send.
-    socket: RwLock<(Option<UdpSocket>, Option<Token>)>,
+    socket: RwLock<(Option<Held>, Option<Token>)>,
+}
+
+/// A socket, and the proof that the event loop has it once.
+struct Held {
+    socket: UdpSocket,
+    _registration: Registration,
 }
 
 impl UdpShared {
     pub(crate) fn new(
         socket: UdpSocket,
+        local_addr: SocketAddr,
+        registration: Registration,
         poll: Arc<PollShared>,
         handler: Box<dyn DatagramHandler>,
     ) -> io::Result<Arc<UdpShared>> {
         socket.set_nonblocking(true)?;
-        let local_addr = socket.local_addr()?;
-        let socket = RwLock::new((Some(socket), None));
-        Ok(Arc::new(UdpShared { state: State::new(), local_addr, poll, handler, socket }))
+        let peer = match socket.peer_addr() {
+            Ok(peer) => Some(peer),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
+            Err(error) => return Err(error),
+        };
+        let socket = RwLock::new((Some(Held { socket, _registration: registration }), None));
+        Ok(Arc::new(UdpShared { state: State::new(), local_addr, peer, poll, handler, socket }))
     }
 
     pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        let (socket, slot) = &mut *self.socket.write();
+        let (held, slot) = &mut *self.socket.write();
         *slot = Some(token);
-        let register = |socket: &UdpSocket| {
-            registry.register(&mut SourceFd(&socket.as_raw_fd()), token.to_mio(), Interest::READABLE)
+        let register = |held: &Held| {
+            registry.register(&mut SourceFd(&held.socket.as_raw_fd()), token.to_mio(), Interest::READABLE)
         };
-        socket.as_ref().map_or(Ok(()), register)
+        held.as_ref().map_or(Ok(()), register)
     }
 
     /// The port is free when this returns; the owner clears up the rest.
@@ -78,7 +100,7 @@ impl UdpShared {
                 return;
             }
             let buffer = scratch.datagram();
-            let received = self.socket.read().0.as_ref().map(|socket| socket.recv_from(buffer));
+            let received = self.socket.read().0.as_ref().map(|held| held.socket.recv_from(buffer));
             let Some(received) = received else { return self.clean_up() };
             let call = || match &received {
                 Ok((n, from)) => self.handler.on_datagram(&handle, *from, &buffer[..*n]),
@@ -109,8 +131,8 @@ impl UdpShared {
     }
 
     fn clean_up(&self) {
-        let (socket, token) = std::mem::take(&mut *self.socket.write());
-        drop(socket);
+        let (held, token) = std::mem::take(&mut *self.socket.write());
+        drop(held);
         self.state.finish();
         if let Some(token) = token {
             self.poll.push(Job::Retire(token));
@@ -122,20 +144,44 @@ impl UdpShared {
 #[derive(Clone)]
 pub struct Datagrams(pub(crate) Arc<UdpShared>);
 
+impl fmt::Debug for Datagrams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (addr, peer) = (self.0.local_addr, self.0.peer);
+        f.debug_struct("Datagrams").field("addr", &addr).field("peer", &peer).finish_non_exhaustive()
+    }
+}
+
 impl Datagrams {
     /// Where it is bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.0.local_addr
     }
 
+    /// The one peer of a connected socket: only its datagrams arrive.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.0.peer
+    }
+
     /// Sends one datagram from the calling thread, at once.
     ///
     /// # Errors
     /// `WouldBlock` when the system's queue is full (datagrams may be lost; nothing waits), `NotConnected` when
-    /// the socket is closed, and whatever the system says.
+    /// the socket is closed, and whatever the system says, also about an earlier datagram.
     pub fn send_to(&self, data: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.with(|socket| socket.send_to(data, to))
+    }
+
+    /// As [`send_to`](Datagrams::send_to), to the peer of a connected socket.
+    ///
+    /// # Errors
+    /// As [`send_to`](Datagrams::send_to); an errno of its own (`EDESTADDRREQ`) when the socket is not connected.
+    pub fn send(&self, data: &[u8]) -> io::Result<()> {
+        self.with(|socket| socket.send(data))
+    }
+
+    fn with(&self, send: impl FnOnce(&UdpSocket) -> io::Result<usize>) -> io::Result<()> {
         match &self.0.socket.read().0 {
-            Some(socket) => socket.send_to(data, to).map(drop),
+            Some(held) => send(&held.socket).map(drop),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }

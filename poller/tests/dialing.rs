@@ -23,7 +23,7 @@ fn a_dialed_connection_passes_the_phases_in_order() {
         Ok(())
     })
     .start();
-    let handle = event_loop.dial::<Probe>(addr, PATIENCE, probe).expect("dialed");
+    let handle = event_loop.dial(addr, PATIENCE, probe).expect("dialed");
     log.expect(&[At::Prepare, At::Connect]);
     let closed = log.closed();
     assert_eq!((closed.id, closed.peer), (handle.id(), Some(addr)));
@@ -39,7 +39,7 @@ fn a_dialed_connection_passes_the_phases_in_order() {
 fn a_refused_dial_keeps_its_errno() {
     let event_loop = event_loop();
     let (probe, log) = Probe::echo().start();
-    event_loop.dial::<Probe>(closed_port(), PATIENCE, probe).expect("begun");
+    event_loop.dial(closed_port(), PATIENCE, probe).expect("begun");
     log.expect(&[At::Prepare]);
     let closed = log.expect(&[At::Close]).closed.expect("told");
     let fault = Fault { kind: std::io::ErrorKind::ConnectionRefused, errno: Some(libc::ECONNREFUSED) };
@@ -56,7 +56,7 @@ fn a_dial_times_out_when_it_says() {
     let timeout = Duration::from_millis(30);
     let start = Instant::now();
     let (probe, log) = Probe::echo().start();
-    event_loop.dial::<Probe>(addr, timeout, probe).expect("begun");
+    event_loop.dial(addr, timeout, probe).expect("begun");
     log.expect(&[At::Prepare]);
     let closed = log.expect(&[At::Close]).closed.expect("told");
     assert_eq!((closed.reason, closed.connected), (Reason::Timeout, false));
@@ -71,7 +71,7 @@ fn a_dial_can_be_given_up() {
         let event_loop = event_loop();
         let (addr, _listener, _streams) = full_listener();
         let (probe, log) = Probe::echo().start();
-        let handle = event_loop.dial::<Probe>(addr, PATIENCE, probe).expect("begun");
+        let handle = event_loop.dial(addr, PATIENCE, probe).expect("begun");
         match abort {
             false => handle.close(),
             true => handle.abort(),
@@ -89,7 +89,7 @@ fn a_dial_under_way_ends_with_the_event_loop() {
     let event_loop = event_loop();
     let (addr, _listener, _streams) = full_listener();
     let (probe, log) = Probe::echo().start();
-    event_loop.dial::<Probe>(addr, PATIENCE, probe).expect("begun");
+    event_loop.dial(addr, PATIENCE, probe).expect("begun");
     assert!(event_loop.shutdown(PATIENCE));
     assert_eq!(log.closed().reason, Reason::Shutdown);
 }
@@ -100,7 +100,7 @@ fn sends_and_wakes_during_a_dial_are_kept() {
     let event_loop = one_poll();
     let (addr, listener, streams) = full_listener();
     let (probe, log) = Probe::echo().start();
-    let handle = event_loop.dial::<Probe>(addr, PATIENCE, probe).expect("begun");
+    let handle = event_loop.dial(addr, PATIENCE, probe).expect("begun");
     // The poll has seen the dial, which waits, and lets others take the connection.
     let (echo_addr, _echo_log) = Probe::echo().serve(&event_loop);
     ask(&mut connect(echo_addr), b"barrier");
@@ -138,7 +138,7 @@ fn a_dial_refused_in_on_prepare_leaves_nothing() {
     let event_loop = event_loop();
     let (addr, _log) = Probe::echo().serve(&event_loop);
     let (probe, log) = Probe::echo().before(|_| Err("not there".into())).start();
-    let error = event_loop.dial::<Probe>(addr, PATIENCE, probe).expect_err("refused");
+    let error = event_loop.dial(addr, PATIENCE, probe).expect_err("refused");
     assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
     log.expect(&[At::Prepare]);
     assert_eq!(event_loop.connections(), 0);
@@ -154,7 +154,7 @@ fn connections_are_bounded() {
     let mut second = connect(addr);
     ask(&mut second, b"two");
     let (probe, _dial_log) = Probe::echo().start();
-    assert!(event_loop.dial::<Probe>(addr, PATIENCE, probe).is_err());
+    assert!(event_loop.dial(addr, PATIENCE, probe).is_err());
     assert_eq!(read_all(&mut connect(addr)), b"", "the third is closed at once");
     assert_eq!(event_loop.connections(), 2);
     drop(first);
@@ -171,7 +171,7 @@ fn a_connection_can_be_dialed_near_another() {
     let _user = connect(addr);
     let near = log.handle();
     let (probe, dial_log) = Probe::echo().start();
-    event_loop.dial_near::<Probe>(&near, addr, PATIENCE, probe).expect("dialed");
+    event_loop.dial_near(&near, addr, PATIENCE, probe).expect("dialed");
     dial_log.until(At::Connect);
 }
 
@@ -185,7 +185,7 @@ fn a_target_that_resets_at_once_was_connected() {
     let remote = event_loop.remote();
     // On the only poll, so that the dial is looked at when all of it is over.
     let all_at_once = move || {
-        remote.dial::<Probe>(addr, PATIENCE, probe).expect("dialed");
+        remote.dial(addr, PATIENCE, probe).expect("dialed");
         let (mut target, _) = listener.accept().expect("the kernel has connected it");
         std::io::Write::write_all(&mut target, b"12345").expect("written");
         reset(target);

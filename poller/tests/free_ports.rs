@@ -21,7 +21,7 @@ fn a_closed_listener_has_given_its_port_back() {
         let socket = TcpListener::bind(addr).unwrap_or_else(|error| panic!("round {round}: {addr}: {error}"));
         addr = socket.local_addr().expect("it is bound");
         let (probe, _log) = Probe::echo().start();
-        let listener = event_loop.serve::<Probe>(socket, probe).expect("it is running");
+        let listener = event_loop.serve(socket, probe).expect("it is running");
         // Now before, now after the event loop has taken it on.
         if round % 2 == 0 {
             ask(&mut connect(addr), b"hello");

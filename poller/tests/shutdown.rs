@@ -52,11 +52,9 @@ fn busy_connections_finish() {
         assert!(stopped.join().expect("no panic"), "nothing had to be forced");
     });
     assert!(
-        remote
-            .serve::<Probe>(TcpListener::bind("127.0.0.1:0").expect("a port"), Probe::echo().start().0)
-            .is_err()
+        remote.serve(TcpListener::bind("127.0.0.1:0").expect("a port"), Probe::echo().start().0).is_err()
     );
-    assert!(remote.dial::<Probe>(addr, PATIENCE, Probe::echo().start().0).is_err());
+    assert!(remote.dial(addr, PATIENCE, Probe::echo().start().0).is_err());
     assert!(remote.after(Duration::ZERO, || ()).is_err());
     assert!(remote.spawn_blocking(|| ()).is_err());
 }
@@ -129,7 +127,7 @@ fn a_stopped_event_loop_listens_no_more() {
     for _ in 0..50 {
         let event_loop = event_loop();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let kept = event_loop.serve::<Probe>(listener, Probe::echo().start().0).expect("served");
+        let kept = event_loop.serve(listener, Probe::echo().start().0).expect("served");
         drop(event_loop);
         let refused = TcpStream::connect(kept.local_addr()).expect_err("nobody listens");
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
@@ -140,7 +138,7 @@ fn a_stopped_event_loop_listens_no_more() {
 fn a_closed_listener_frees_its_port_and_its_connections_live_on() {
     let event_loop = event_loop();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let listener = event_loop.serve::<Probe>(listener, Probe::echo().start().0).expect("served");
+    let listener = event_loop.serve(listener, Probe::echo().start().0).expect("served");
     let mut user = connect(listener.local_addr());
     ask(&mut user, b"before");
     listener.close();
@@ -163,7 +161,7 @@ fn connections_that_open_during_the_stopping_are_ended_too() {
                     while !stop.load(Ordering::Relaxed) {
                         // Both may fail: the event loop stops.
                         TcpStream::connect(addr).ok();
-                        remote.dial::<Probe>(addr, PATIENCE, probe.clone()).ok();
+                        remote.dial(addr, PATIENCE, probe.clone()).ok();
                     }
                 });
             }

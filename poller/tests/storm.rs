@@ -188,7 +188,7 @@ fn closers(weather: &Weather, mut random: fastrand::Rng) {
 fn dialer(weather: &Weather, probe: &Arc<Probe>, mut random: fastrand::Rng) {
     let mut dialed = std::collections::VecDeque::new();
     while weather.lasts() {
-        if let Ok(handle) = weather.remote.dial::<Probe>(weather.addr, PATIENCE, probe.clone()) {
+        if let Ok(handle) = weather.remote.dial(weather.addr, PATIENCE, probe.clone()) {
             for word in [&b"."[..], b"l", b"t"] {
                 handle.send(Bytes::from_static(word)).ok();
             }
@@ -286,7 +286,7 @@ fn storm(connections: u64, lasts: Duration, seed: u64) -> Kept {
         })
     };
     let (probe, log) = Probe::new(obey).before(prepare).start();
-    let listener = event_loop.serve::<Probe>(listener, probe.clone()).expect("served");
+    let listener = event_loop.serve(listener, probe.clone()).expect("served");
     let socket =
         event_loop.datagrams(UdpSocket::bind("127.0.0.1:0").expect("a port"), Nothing).expect("given");
     event_loop.after(Duration::MAX, || ()).expect("a timer that never fires");

@@ -164,7 +164,7 @@ fn no_delay_is_too_long() {
     let mut user = connect(addr);
     ask(&mut user, b"alive");
     let (probe, dial_log) = Probe::echo().start();
-    event_loop.dial::<Probe>(addr, NEVER, probe).expect("dialed");
+    event_loop.dial(addr, NEVER, probe).expect("dialed");
     dial_log.until(At::Connect);
     drop(user);
     log.closed();

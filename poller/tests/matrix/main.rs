@@ -44,7 +44,7 @@ fn check(scenario: &Scenario, situation: Situation) {
     let (subject, gate) = Subject::new(scenario.deed, &stage);
     let (probe, log) = subject.probe().start();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let addr = stage.remote.serve::<Probe>(listener, probe.clone()).expect("served").local_addr();
+    let addr = stage.remote.serve(listener, probe.clone()).expect("served").local_addr();
     let cast = Cast::default();
     let mut scene = Scene { stage: &stage, subject: &subject, gate, probe, log, addr, cast };
     scene.play();

@@ -324,7 +324,7 @@ impl Scene<'_> {
         };
         self.stage.hold();
         let begun = Instant::now();
-        let handle = self.stage.remote.dial::<Probe>(addr, timeout, self.probe.clone()).expect("begun");
+        let handle = self.stage.remote.dial(addr, timeout, self.probe.clone()).expect("begun");
         if self.stage.situation != Situation::Queue {
             // The dial is registered when this is answered.
             self.stage.bystander.is_served();

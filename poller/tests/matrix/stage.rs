@@ -69,7 +69,7 @@ impl Stage {
         // Events of a connection of no interest; nobody reads them.
         let (probe, _) = echo.start();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let echo_addr = event_loop.serve::<Probe>(listener, probe).expect("served").local_addr();
+        let echo_addr = event_loop.serve(listener, probe).expect("served").local_addr();
         let (mut bystander, mut holder) = (connect(echo_addr), connect(echo_addr));
         ask(&mut bystander, b"before");
         ask(&mut holder, b"before");

@@ -142,7 +142,7 @@ impl Probe {
     pub fn serve(self, event_loop: &Remote) -> (SocketAddr, Log) {
         let (probe, log) = self.start();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        (event_loop.serve::<Probe>(listener, probe).expect("served").local_addr(), log)
+        (event_loop.serve(listener, probe).expect("served").local_addr(), log)
     }
 
     fn tell(&self, at: At, conn: &mut Connection) {

@@ -178,7 +178,7 @@ impl Reaching {
         let Some(carrier) = self.stream.tunnel().carrier().cloned() else { return };
         let (remote, attempt) = (self.remote.clone(), self.attempt.clone());
         let dial = Arc::new(Dial(Mutex::new(Some((self, addr)))));
-        match remote.dial_near::<Dial>(&carrier, addr, left, dial.clone()) {
+        match remote.dial_near(&carrier, addr, left, dial.clone()) {
             Ok(handle) => attempt.dials(handle),
             Err(error) => {
                 // No socket, so no connection that could tell: here is the only one who can answer.

@@ -1,0 +1,72 @@
+//! What the connections of one handler on one poll have in common: one of these stands for it in each of them.
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use crate::handler::Callbacks;
+use crate::listener::ListenerShared;
+use crate::poll::PollShared;
+use crate::token::Token;
+
+/// A handler, where it runs, and who counts its connections.
+pub(crate) struct Service {
+    pub(crate) poll: Arc<PollShared>,
+    pub(crate) callbacks: Arc<dyn Callbacks>,
+    /// That of a listener whose connections are bounded.
+    quota: Option<Arc<Quota>>,
+}
+
+impl Service {
+    pub(crate) fn new(
+        poll: Arc<PollShared>,
+        callbacks: Arc<dyn Callbacks>,
+        quota: Option<Arc<Quota>>,
+    ) -> Service {
+        Service { poll, callbacks, quota }
+    }
+
+    /// Counts a new connection, and numbers it; `None` when the event loop has as many as it may.
+    pub(crate) fn enter(&self) -> Option<u64> {
+        let id = self.poll.enter()?;
+        if let Some(quota) = &self.quota {
+            quota.connections.fetch_add(1, Ordering::AcqRel);
+        }
+        Some(id)
+    }
+
+    /// A connection has gone, with whatever it had.
+    pub(crate) fn leave(&self, token: Option<Token>) {
+        if let Some(quota) = &self.quota {
+            quota.leave();
+        }
+        self.poll.retire(token);
+    }
+}
+
+/// How many connections of one listener live, over all polls.
+pub(crate) struct Quota {
+    connections_max: usize,
+    /// Invariant: connections <= connections_max, because only the listener's owner enters, and looks first.
+    connections: AtomicUsize,
+    listener: Weak<ListenerShared>,
+}
+
+impl Quota {
+    pub(crate) fn new(connections_max: usize, listener: Weak<ListenerShared>) -> Quota {
+        Quota { connections_max, connections: AtomicUsize::new(0), listener }
+    }
+
+    /// Whether all connections that there may be live. The listener is told when one ends.
+    pub(crate) fn is_full(&self) -> bool {
+        self.connections.load(Ordering::Acquire) >= self.connections_max
+    }
+
+    fn leave(&self) {
+        // Who waits in the kernel's queue makes no event any more.
+        if self.connections.fetch_sub(1, Ordering::AcqRel) == self.connections_max
+            && let Some(listener) = self.listener.upgrade()
+        {
+            listener.look_again();
+        }
+    }
+}
