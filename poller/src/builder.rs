@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event_loop::EventLoop;
+use crate::job::Job;
 use crate::limits;
 use crate::live::Live;
+use crate::options::positive;
 use crate::poll::PollShared;
 use crate::pool::{Pool, Work};
 use crate::remote::{Remote, Runtime};
@@ -49,7 +51,8 @@ impl Builder {
         self
     }
 
-    /// Threads beyond one per poll that take over while handlers block.
+    /// Threads beyond one per poll that take over while handlers block. With none a handler that blocks holds up the
+    /// other connections of its poll.
     pub fn standby_max(mut self, threads: usize) -> Builder {
         self.standby_max = threads;
         self
@@ -73,30 +76,42 @@ impl Builder {
         self
     }
 
-    /// Starts the event loop.
+    /// Starts the event loop. Every poll has its thread when this returns.
     ///
     /// # Errors
-    /// When a number is zero, or the system gives no selector or thread.
+    /// When a setting is zero that must not be (the error says what to do instead) or the name cannot be a thread's,
+    /// and when the system gives no selector or thread; nothing is left behind then.
     pub fn build(self) -> io::Result<EventLoop> {
-        if self.polls == 0 || self.tasks_max == 0 || self.connections_max == 0 {
-            let what = "an event loop needs at least one poll, one task thread and one connection";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        }
-        let workers = Pool::new(self.name.clone(), self.polls + self.standby_max, usize::MAX);
+        self.check()?;
+        let workers = Pool::new(self.name.clone(), self.polls.saturating_add(self.standby_max), usize::MAX);
         let tasks = Pool::new(format!("{}-task", self.name), self.tasks_max, limits::TASK_QUEUE_MAX);
         let live = Live::new(self.connections_max);
         let polls = (0..self.polls)
             .map(|_| PollShared::new(workers.clone(), live.clone(), self.close_stall))
             .collect::<io::Result<Vec<_>>>()?;
-        for poll in &polls {
-            if workers.submit(Work::Lead(poll.clone())).is_err() {
-                return Err(io::Error::other("no worker thread"));
-            }
+        let started = polls.iter().try_for_each(|poll| workers.start_for(Work::Lead(poll.clone())));
+        if let Err(error) = started {
+            polls.iter().for_each(|poll| poll.push(Job::Stop));
+            workers.close(None);
+            let text = format!("a poll has no thread, of {} wanted: {error}", self.polls);
+            return Err(io::Error::new(error.kind(), text));
         }
         let next = AtomicUsize::new(0);
         let registered = Arc::default();
-        let runtime =
-            Runtime { polls, next, workers, tasks, live, registered, stopping: AtomicBool::new(false) };
+        let stopping = AtomicBool::new(false);
+        let runtime = Runtime { polls, next, workers, tasks, live, registered, stopping };
         Ok(EventLoop { remote: Remote { runtime: Arc::new(runtime) } })
+    }
+
+    fn check(&self) -> io::Result<()> {
+        positive(self.polls, "polls(0) watches nothing: leave it out for one per core, or say 1")?;
+        positive(self.tasks_max, "tasks_max(0) runs no task: say 1; a thread starts with the first task")?;
+        positive(self.connections_max, "connections_max(0) lets nobody in: leave it out, or do not serve")?;
+        let stall = self.close_stall.as_nanos().min(1) as usize;
+        positive(stall, "close_stall(0) sends nothing that waits: to close so, abort the connection")?;
+        match self.name.contains('\0') {
+            true => Err(io::Error::new(io::ErrorKind::InvalidInput, "a thread's name has no zero byte")),
+            false => Ok(()),
+        }
     }
 }

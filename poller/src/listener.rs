@@ -221,7 +221,8 @@ impl ListenerShared {
         };
         match prepare(&*service.callbacks, &mut conn) {
             Ok(context) => {
-                let prepared = (socket, peer, conn.half_close);
+                let half_close = conn.half_close;
+                let prepared = (socket, peer, half_close);
                 let shared = Shared::create(id, prepared, service.clone(), context, Phase::Connecting);
                 service.poll.push(Job::Open(shared));
             }

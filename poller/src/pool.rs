@@ -12,6 +12,7 @@
 //! not a name: whichever thread wakes first answers it, and one that wakes without a call goes on waiting.
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,7 +92,7 @@ impl Pool {
             state.coming += 1;
             state.queue.push_back(work);
             self.called.notify_one();
-        } else if state.threads.len() < self.threads_max && self.start(&mut state) {
+        } else if state.threads.len() < self.threads_max && self.start_or_say(&mut state) {
             state.queue.push_back(work);
         } else if state.threads.is_empty() || state.queue.len() - state.coming >= self.queue_max {
             return Err(Full);
@@ -107,22 +108,35 @@ impl Pool {
         Ok(())
     }
 
+    /// Gives work to a thread that is started for it: who gets an Ok has one thread more.
+    ///
+    /// # Errors
+    /// When the system gives no thread. The work is dropped then.
+    pub(crate) fn start_for(self: &Arc<Pool>, work: Work) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.invariants(self);
+        self.start(&mut state)?;
+        state.queue.push_back(work);
+        Ok(())
+    }
+
     /// Starts a thread, which comes to the queue by itself.
-    fn start(self: &Arc<Pool>, state: &mut PoolState) -> bool {
+    fn start(self: &Arc<Pool>, state: &mut PoolState) -> io::Result<()> {
         let pool = self.clone();
         let number = state.threads.len();
         let name = format!("{}-{number}", self.name);
-        match thread::Builder::new().name(name).spawn(move || pool.run(number)) {
-            Ok(thread) => {
-                state.threads.push(thread);
-                state.coming += 1;
-                true
-            }
-            Err(error) => {
-                log::warn!(event = "limit_hit", limit = "threads"; "no thread: {error}");
-                false
-            }
+        let thread = thread::Builder::new().name(name).spawn(move || pool.run(number))?;
+        state.threads.push(thread);
+        state.coming += 1;
+        Ok(())
+    }
+
+    fn start_or_say(self: &Arc<Pool>, state: &mut PoolState) -> bool {
+        let started = self.start(state);
+        if let Err(error) = &started {
+            log::warn!(event = "limit_hit", limit = "threads"; "no thread: {error}");
         }
+        started.is_ok()
     }
 
     /// The life of one thread.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use poller::{EventLoop, Reason, SendError};
+use poller::{Reason, SendError};
 use support::gate::gate;
 use support::*;
 
@@ -193,13 +193,6 @@ fn a_panic_in_on_shutdown_does_not_hold_up_the_stopping() {
     ask(&mut user, b"hello");
     assert!(event_loop.shutdown(PATIENCE));
     assert_eq!(log.closed().reason, Reason::Panic);
-}
-
-#[test]
-fn an_event_loop_without_polls_is_refused() {
-    assert!(EventLoop::builder().polls(0).build().is_err());
-    assert!(EventLoop::builder().tasks_max(0).build().is_err());
-    assert!(EventLoop::builder().connections_max(0).build().is_err());
 }
 
 // proves that two event loops live side by side

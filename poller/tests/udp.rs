@@ -3,7 +3,9 @@
 mod support;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 
 use poller::{DatagramHandler, Datagrams, limits};
 use support::gate::hold;
@@ -92,29 +94,98 @@ fn a_closed_socket_frees_its_port_and_says_so() {
     assert_eq!(error.kind(), io::ErrorKind::NotConnected);
 }
 
-/// Tells of the errors that the system reports on the socket.
-struct Errors(crossbeam_channel::Sender<io::ErrorKind>);
+/// Tells of the errors that the system reports on the socket, and of what comes.
+struct Told(crossbeam_channel::Sender<Result<Vec<u8>, Option<i32>>>);
 
-impl DatagramHandler for Errors {
-    fn on_datagram(&self, _: &Datagrams, _: SocketAddr, _: &[u8]) {}
+impl DatagramHandler for Told {
+    fn on_datagram(&self, _: &Datagrams, _: SocketAddr, data: &[u8]) {
+        self.0.send(Ok(data.to_vec())).expect("listened to");
+    }
     fn on_error(&self, _: &Datagrams, error: &io::Error) {
-        self.0.send(error.kind()).expect("listened to");
+        self.0.send(Err(error.raw_os_error())).expect("listened to");
+    }
+}
+
+// proves L-32 for datagrams: the errno is kept, and the socket stays
+#[test]
+fn an_error_on_the_socket_is_told_and_the_socket_stays() {
+    let event_loop = event_loop();
+    let (told, events) = crossbeam_channel::unbounded();
+    let gone = socket().local_addr().expect("an address");
+    let ours = socket();
+    ours.connect(gone).expect("connected");
+    let ours = event_loop.datagrams(ours, Told(told)).expect("given");
+    assert_eq!(ours.peer_addr(), Some(gone));
+    for _ in 0..2 {
+        // The second send may be told the error of the first.
+        wait_until("sent", || ours.send(b"anybody?").is_ok());
+        assert_eq!(events.recv_timeout(PATIENCE), Ok(Err(Some(libc::ECONNREFUSED))));
+    }
+    let there = UdpSocket::bind(gone).expect("still free");
+    there.connect(ours.local_addr()).expect("connected");
+    there.send(b"now I am").expect("sent");
+    assert_eq!(events.recv_timeout(PATIENCE), Ok(Ok(b"now I am".to_vec())));
+}
+
+#[test]
+fn a_connected_socket_hears_its_peer_alone_and_sends_without_an_address() {
+    let event_loop = event_loop();
+    let (told, events) = crossbeam_channel::unbounded();
+    let (ours, peer, stranger) = (socket(), socket(), socket());
+    let addr = ours.local_addr().expect("an address");
+    ours.connect(peer.local_addr().expect("an address")).expect("connected");
+    let ours = event_loop.datagrams(ours, Told(told)).expect("given");
+    stranger.send_to(b"may I?", addr).expect("sent");
+    peer.send_to(b"hello", addr).expect("sent");
+    assert_eq!(events.recv_timeout(PATIENCE), Ok(Ok(b"hello".to_vec())));
+    assert!(events.is_empty());
+    // Any thread sends, while the handler may receive.
+    std::thread::scope(|scope| {
+        (0..4).for_each(|_| drop(scope.spawn(|| ours.send(b"from any thread").expect("sent"))));
+    });
+    for _ in 0..4 {
+        let mut answer = [0; 100];
+        let (n, from) = peer.recv_from(&mut answer).expect("arrived");
+        assert_eq!((from, &answer[..n]), (addr, &b"from any thread"[..]));
     }
 }
 
 #[test]
-fn an_error_on_the_socket_is_told_and_the_socket_stays() {
+fn a_socket_without_a_peer_wants_an_address() {
     let event_loop = event_loop();
-    let (told, errors) = crossbeam_channel::unbounded();
-    let gone = socket().local_addr().expect("an address");
-    let ours = socket();
-    ours.connect(gone).expect("connected");
-    let ours = event_loop.datagrams(ours, Errors(told)).expect("given");
-    for _ in 0..2 {
-        // The second send may be told the error of the first.
-        wait_until("sent", || ours.send_to(b"anybody?", gone).is_ok());
-        assert_eq!(errors.recv_timeout(PATIENCE), Ok(io::ErrorKind::ConnectionRefused));
+    let echo = event_loop.datagrams(socket(), Echo).expect("given");
+    assert_eq!(echo.peer_addr(), None);
+    let error = echo.send(b"to whom?").expect_err("nobody");
+    assert_eq!(error.raw_os_error(), Some(libc::EDESTADDRREQ));
+}
+
+#[test]
+fn a_descriptor_that_was_passed_on_is_served_when_it_is_a_udp_socket() {
+    #[track_caller]
+    fn check(fd: OwnedFd, says: &str) {
+        let error = one_poll().datagrams(fd, Echo).expect_err("no UDP socket");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(error.to_string(), format!("the descriptor is {says}; wanted is a UDP socket"));
     }
+    let event_loop = event_loop();
+    let echo = event_loop.datagrams(OwnedFd::from(socket()), Echo).expect("given");
+    ask_datagram(&socket(), echo.local_addr(), b"passed on");
+    check(UnixDatagram::unbound().expect("a socket").into(), "a Unix datagram socket");
+    check(TcpListener::bind("127.0.0.1:0").expect("a port").into(), "a TCP socket that listens");
+    check(std::fs::File::open("/dev/null").expect("there").into(), "a device");
+}
+
+// Bad input: registering twice
+#[test]
+fn the_same_socket_is_given_once() {
+    let event_loop = event_loop();
+    let first = socket();
+    let copies = (first.try_clone().expect("a copy"), first.try_clone().expect("a copy"));
+    let given = event_loop.datagrams(first, Echo).expect("given");
+    let error = event_loop.datagrams(copies.0, Echo).expect_err("twice");
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    given.close();
+    event_loop.datagrams(copies.1, Echo).expect("the first has been closed");
 }
 
 // proves L-29 for datagram sockets
