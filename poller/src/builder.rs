@@ -1,6 +1,5 @@
 //! How an event loop is started: its settings, and the threads that must be there before it is handed out.
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use crate::options::positive;
 use crate::poll::PollShared;
 use crate::pool::{Pool, Work};
 use crate::remote::{Remote, Runtime};
+use crate::sync::atomic::{AtomicBool, AtomicUsize};
 
 /// Settings of an event loop.
 #[derive(Clone, Debug)]

@@ -1,12 +1,12 @@
 //! The whole runtime, and how it is stopped.
 
-use crate::sync::atomic::Ordering;
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::builder::Builder;
 use crate::job::Job;
 use crate::remote::Remote;
+use crate::sync::atomic::Ordering;
 use crate::timer;
 use crate::worker;
 

@@ -4,13 +4,10 @@
 //! connection idle takes it and writes at once on its own thread, so nothing is woken for it; otherwise the owner
 //! finds the outbox when it looks again. A handle may outlive its connection, and then says so.
 
-use crate::sync::atomic::AtomicU64;
-use crate::sync::atomic::Ordering::Relaxed;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::sync::Mutex;
 use bytes::Bytes;
 use linkbuffer::LinkBuffer;
 use socket2::Socket;
@@ -26,6 +23,9 @@ use crate::peer::Peer;
 use crate::poll::PollShared;
 use crate::service::Service;
 use crate::state::{Closer, News, OnNotify, OnRelease, State};
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::token::Token;
 use crate::transport::Transport;
 

@@ -72,6 +72,9 @@ pub use socket::{Address, DatagramSocket, Listen, bind_shared};
 pub use udp::{DatagramHandler, Datagrams};
 pub use worker::blocking;
 
+#[cfg(all(test, poller_shuttle))]
+mod shuttle_tests;
+
 /// The examples of the README are compiled and run with the documentation.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -3,7 +3,6 @@
 //! A listener is an operator with the same ownership word as a connection, so two workers never accept from it at
 //! once, and one that stops early queues itself again: the selector tells of a full backlog only once.
 
-use crate::sync::Mutex;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +23,7 @@ use crate::poll::PollShared;
 use crate::service::{Quota, Service};
 use crate::socket::{Address, Registration};
 use crate::state::{Closer, News, OnNotify, OnRelease, State};
+use crate::sync::Mutex;
 use crate::timer::Due;
 use crate::token::Token;
 

@@ -10,13 +10,11 @@
 //! The lead lies in a slot while a callback runs (see `handover`); the worker that comes back and finds it gone
 //! finishes the connection that it owns, and stands by.
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sync::{self, Mutex, RwLock};
 use mio::{Events, Registry, Waker};
 
 use crate::busy::Scratch;
@@ -30,6 +28,8 @@ use crate::live::Live;
 use crate::operator::Operator;
 use crate::pool::Pool;
 use crate::state::News;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{self, Mutex, RwLock};
 use crate::timer::{Due, Key, Timers};
 use crate::token::{Table, Token, WAKER};
 use crate::udp::UdpShared;

@@ -216,3 +216,6 @@ mod tests;
 
 #[cfg(all(test, poller_loom))]
 mod loom_tests;
+
+#[cfg(all(test, poller_shuttle))]
+mod shuttle_tests;

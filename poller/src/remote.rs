@@ -1,6 +1,5 @@
 //! An event loop as its users see it: what can be asked of it from anywhere.
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use crate::options::ListenOptions;
 use crate::poll::PollShared;
 use crate::pool::{Pool, Work};
 use crate::socket::{DatagramSocket, Listen, Registered, check_datagrams, check_listener};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::timer::{self, Key};
 use crate::udp::{DatagramHandler, Datagrams, UdpShared};
 

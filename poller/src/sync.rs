@@ -12,6 +12,11 @@
 #[cfg(any(poller_loom, poller_shuttle))]
 pub(crate) mod checked;
 
+#[cfg(any(poller_shuttle, all(miri, not(poller_loom))))]
+mod cell;
+
+#[cfg(poller_shuttle)]
+pub(crate) use cell::AtomicCell;
 #[cfg(any(poller_loom, poller_shuttle))]
 pub(crate) use checked::*;
 
@@ -23,6 +28,9 @@ mod system {
     use std::io;
     use std::time::Duration;
 
+    #[cfg(miri)]
+    pub(crate) use super::cell::AtomicCell;
+    #[cfg(not(miri))]
     pub(crate) use crossbeam_utils::atomic::AtomicCell;
     pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
     pub(crate) use std::sync::atomic;

@@ -104,3 +104,6 @@ mod tests {
         assert_eq!(table.iter().count(), 1);
     }
 }
+
+#[cfg(all(test, poller_shuttle))]
+mod shuttle_tests;

@@ -14,7 +14,6 @@ use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::sync::RwLock;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
@@ -25,6 +24,7 @@ use crate::limits;
 use crate::poll::PollShared;
 use crate::socket::Registration;
 use crate::state::{Closer, OnNotify, OnRelease, State};
+use crate::sync::RwLock;
 use crate::token::Token;
 
 /// Takes what arrives at a datagram socket. Calls for one socket never overlap.

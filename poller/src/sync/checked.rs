@@ -114,29 +114,6 @@ impl Condvar {
     }
 }
 
-/// As `crossbeam_utils::atomic::AtomicCell`.
-pub(crate) struct AtomicCell<T>(Mutex<T>);
-
-impl<T> AtomicCell<T> {
-    pub(crate) fn new(value: T) -> AtomicCell<T> {
-        AtomicCell(Mutex::new(value))
-    }
-
-    pub(crate) fn swap(&self, value: T) -> T {
-        std::mem::replace(&mut *self.0.lock(), value)
-    }
-
-    pub(crate) fn store(&self, value: T) {
-        drop(self.swap(value));
-    }
-}
-
-impl<T: Default> AtomicCell<T> {
-    pub(crate) fn take(&self) -> T {
-        self.swap(T::default())
-    }
-}
-
 /// What `std::thread::LocalKey` offers for cells.
 pub(crate) trait LocalCell<T> {
     fn set(&'static self, value: T);
