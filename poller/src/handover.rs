@@ -167,7 +167,7 @@ struct Slot<T>(crate::sync::AtomicCell<Option<Box<T>>>);
 #[cfg(not(poller_loom))]
 impl<T> Slot<T> {
     fn new() -> Slot<T> {
-        #[cfg(not(poller_shuttle))]
+        #[cfg(not(any(poller_shuttle, miri)))]
         const {
             assert!(crate::sync::AtomicCell::<Option<Box<T>>>::is_lock_free())
         };
