@@ -99,7 +99,7 @@ impl Relay {
     pub fn abandon(&mut self, reason: &Reason) {
         match reason {
             Reason::Shutdown => self.stream.abandon(ResetCode::Stopping),
-            Reason::Timeout => self.stream.abandon(ResetCode::Timeout),
+            Reason::Timeout(_) => self.stream.abandon(ResetCode::Timeout),
             Reason::Handler(_) | Reason::Panic => self.stream.abandon(ResetCode::Internal),
             Reason::User => self.stream.abandon(ResetCode::Reset),
             // What it had sent before it broke off may be a whole answer.

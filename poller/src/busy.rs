@@ -9,7 +9,6 @@
 //! per thread goes from connection to connection.
 
 use std::cell::Cell;
-use std::time::Instant;
 
 use linkbuffer::{LinkBuffer, Node};
 
@@ -17,6 +16,8 @@ use crate::close::{Details, Fault};
 use crate::flags::Flags;
 use crate::limits;
 use crate::state::News;
+use crate::timer::Key;
+use crate::watch::{NEVER, Watches};
 
 #[derive(Debug, Default)]
 pub(crate) struct Busy {
@@ -24,6 +25,7 @@ pub(crate) struct Busy {
     pub(crate) input: LinkBuffer,
     pub(crate) output: LinkBuffer,
     pub(crate) deadlines: Deadlines,
+    pub(crate) watches: Watches,
     /// Sending failed. What the peer had sent before is still read and handed over, then the connection closes.
     pub(crate) broken: Option<Fault>,
     /// Output bytes that were dropped because sending failed.
@@ -55,7 +57,8 @@ impl Busy {
 
     fn holds_bytes_only(&self) -> bool {
         self.deadlines.armed.is_none()
-            && self.deadlines.next().is_none()
+            && self.deadlines.next() == NEVER
+            && self.watches.is_empty()
             && self.broken.is_none()
             && self.dropped == 0
             && self.details.is_empty()
@@ -63,30 +66,36 @@ impl Busy {
     }
 }
 
-/// The instants at which this connection wants to be looked at. `armed` is what stands in the poll's timers: it may
-/// be earlier than needed (then nothing happens), never later.
-#[derive(Debug, Default)]
+/// The times at which this connection wants to be looked at, beside its limits. `armed` is what stands in the poll's
+/// timers: it may be earlier than needed (then nothing happens), never later.
+#[derive(Debug)]
 pub(crate) struct Deadlines {
-    pub(crate) user: Option<Instant>,
-    pub(crate) connect: Option<Instant>,
-    pub(crate) close: Option<Instant>,
-    pub(crate) armed: Option<crate::timer::Key>,
+    pub(crate) user: u64,
+    pub(crate) connect: u64,
+    pub(crate) close: u64,
+    pub(crate) armed: Option<Key>,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines { user: NEVER, connect: NEVER, close: NEVER, armed: None }
+    }
 }
 
 impl Deadlines {
-    pub(crate) fn next(&self) -> Option<Instant> {
-        [self.user, self.connect, self.close].into_iter().flatten().min()
+    pub(crate) fn next(&self) -> u64 {
+        self.user.min(self.connect).min(self.close)
     }
 
     /// The entry in the poll's timers has fired, if it was due.
-    pub(crate) fn fired(&mut self, now: Instant) {
-        self.armed = self.armed.filter(|armed| armed.0 > now);
+    pub(crate) fn fired(&mut self, now: u64) {
+        self.armed = self.armed.filter(|armed| armed.at > now);
     }
 
-    pub(crate) fn due(deadline: &mut Option<Instant>, now: Instant) -> bool {
-        let due = deadline.is_some_and(|at| at <= now);
+    pub(crate) fn due(deadline: &mut u64, now: u64) -> bool {
+        let due = *deadline <= now;
         if due {
-            *deadline = None;
+            *deadline = NEVER;
         }
         due
     }

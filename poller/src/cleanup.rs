@@ -10,7 +10,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
 use linkbuffer::LinkBuffer;
 
@@ -20,7 +19,7 @@ use crate::flags::Flags;
 use crate::handle::Phase;
 use crate::operator::{Owner, Turn, report_panic};
 use crate::state::{Close, Closer};
-use crate::timer;
+use crate::watch::NEVER;
 
 impl Owner<'_> {
     /// A close was asked for: waits for unsent output, or cleans up.
@@ -30,8 +29,7 @@ impl Owner<'_> {
                 self.shared.collect(self.conn.kept, self.conn.busy);
                 self.flush();
             }
-            let stalled = timer::later(self.shared.poll().close_stall);
-            self.conn.busy.deadlines.close = Some(stalled);
+            self.conn.busy.deadlines.close = self.shared.poll().close_stalled();
             self.conn.kept.flags.set(Flags::KEEPS);
         }
         // The flush may have found the connection broken.
@@ -39,12 +37,12 @@ impl Owner<'_> {
         let waits = !self.conn.busy.output.is_empty() && !close.abort;
         if waits && matches!(self.conn.kept.phase, Phase::Working | Phase::Closing) {
             self.conn.kept.phase = Phase::Closing;
-            let now = Instant::now();
+            let now = self.shared.poll().clock.look();
             let deadlines = &mut self.conn.busy.deadlines;
             deadlines.fired(now);
             if !Deadlines::due(&mut deadlines.close, now) {
-                deadlines.user = None;
-                self.arm();
+                deadlines.user = NEVER;
+                self.conn.arm();
                 return Turn::Closing(close);
             }
         }

@@ -1,7 +1,7 @@
 //! The time as a poll last saw it: nanoseconds since the poll began, so that a time fits into one word.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 pub(crate) struct Clock {
@@ -19,6 +19,11 @@ impl Clock {
     pub(crate) fn look(&self) -> u64 {
         let now = self.at(Instant::now());
         self.seen.fetch_max(now, Relaxed).max(now)
+    }
+
+    /// The time when somebody last looked.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen.load(Relaxed)
     }
 
     /// An instant on this clock; what was before its start is its start.

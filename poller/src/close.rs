@@ -16,8 +16,8 @@ pub enum Reason {
     Peer,
     /// The connection broke, or a dial failed; the errno is kept.
     Error(Fault),
-    /// A limit passed: the connect timeout of a dial.
-    Timeout,
+    /// A limit passed.
+    Timeout(Limit),
     /// The event loop stopped.
     Shutdown,
     /// A handler returned this error.
@@ -32,11 +32,37 @@ impl fmt::Display for Reason {
             Reason::User => f.write_str("closed by this side"),
             Reason::Peer => f.write_str("closed by the peer"),
             Reason::Error(fault) => write!(f, "{fault}"),
-            Reason::Timeout => f.write_str("timed out"),
+            Reason::Timeout(limit) => write!(f, "timed out: {limit}"),
             Reason::Shutdown => f.write_str("the event loop stopped"),
             Reason::Handler(error) => write!(f, "the handler said: {error}"),
             Reason::Panic => f.write_str("the handler panicked"),
         }
+    }
+}
+
+/// A limit in time that a connection can have (L-11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// A dial has not connected within its timeout.
+    Connect,
+    /// A message that had begun did not go on: see [`Connection::set_read_timeout`](crate::Connection::set_read_timeout).
+    Read,
+    /// Output waited and not one byte of it left: see
+    /// [`Connection::set_write_stall_timeout`](crate::Connection::set_write_stall_timeout).
+    WriteStall,
+    /// No byte moved either way: see [`Connection::set_idle_timeout`](crate::Connection::set_idle_timeout).
+    Idle,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::Connect => "not connected",
+            Limit::Read => "the message did not go on",
+            Limit::WriteStall => "the peer takes nothing",
+            Limit::Idle => "nothing moved",
+        })
     }
 }
 
@@ -99,11 +125,12 @@ pub struct Closed {
 pub(crate) struct Details {
     pub(crate) fault: Option<Fault>,
     pub(crate) handler: Option<String>,
+    pub(crate) limit: Option<Limit>,
 }
 
 impl Details {
     pub(crate) fn is_empty(&self) -> bool {
-        self.fault.is_none() && self.handler.is_none()
+        self.fault.is_none() && self.handler.is_none() && self.limit.is_none()
     }
 
     pub(crate) fn reason(&mut self, closer: Closer) -> Reason {
@@ -113,7 +140,7 @@ impl Details {
             Closer::Error => {
                 Reason::Error(self.fault.take().unwrap_or(Fault { kind: io::ErrorKind::Other, errno: None }))
             }
-            Closer::Timer => Reason::Timeout,
+            Closer::Timer => Reason::Timeout(self.limit.take().unwrap_or(Limit::Connect)),
             Closer::Shutdown => Reason::Shutdown,
             Closer::Handler => Reason::Handler(self.handler.take().unwrap_or_default()),
             Closer::Panic => Reason::Panic,

@@ -16,12 +16,13 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 use crate::busy::Busy;
-use crate::close::Fault;
+use crate::close::{Fault, Limit};
 use crate::flags::Flags;
-use crate::handle::{Handle, Kept, Shared};
+use crate::handle::{Handle, Kept, Phase, Shared};
 use crate::limits;
 use crate::state::Closer;
-use crate::timer;
+use crate::timer::{self, Due};
+use crate::watch::{NEVER, Seen};
 
 /// One accepted or dialed socket with its buffers, in the hands of its handler.
 ///
@@ -140,13 +141,100 @@ impl Connection<'_> {
 
     /// As [`set_timer`](Connection::set_timer), at an instant.
     pub fn set_timer_at(&mut self, at: Instant) {
-        self.busy.deadlines.user = Some(at);
+        self.busy.deadlines.user = self.shared.poll().clock.at(at);
         self.kept.flags.set(Flags::KEEPS);
     }
 
     /// Takes the timer back.
     pub fn clear_timer(&mut self) {
-        self.busy.deadlines.user = None;
+        self.busy.deadlines.user = NEVER;
+    }
+
+    /// Bounds the time for which a message may stand still: input that the handler left unconsumed, waiting for more of
+    /// it. The time begins when the handler first leaves it, starts again when the handler consumes some, and ends when
+    /// it consumes all, or the stream ends. It does not run while the connection is paused or its output is above the
+    /// high watermark, because then it is not the peer who is slow. A handler that consumes a message piece by piece
+    /// bounds the whole with [`set_timer`](Connection::set_timer).
+    ///
+    /// All limits can be changed at any time, also while they run: they go on from where they began. The time is that
+    /// which the poll last saw, so a limit may pass early by as much as a turn of the poll takes, and late by about a
+    /// millisecond. Passing closes with [`Reason::Timeout`](crate::Reason::Timeout).
+    ///
+    /// # Errors
+    /// When the limit is zero.
+    pub fn set_read_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.set_limit(Limit::Read, limit)
+    }
+
+    /// Bounds the time for which output may wait while the kernel takes not one byte of it. What is left then is
+    /// dropped, and the peer sees a reset. A transfer that moves is never cut.
+    ///
+    /// # Errors
+    /// When the limit is zero.
+    pub fn set_write_stall_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.set_limit(Limit::WriteStall, limit)
+    }
+
+    /// Bounds the time for which no byte is read or sent.
+    ///
+    /// # Errors
+    /// When the limit is zero.
+    pub fn set_idle_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.set_limit(Limit::Idle, limit)
+    }
+
+    fn set_limit(&mut self, limit: Limit, timeout: Option<Duration>) -> io::Result<()> {
+        self.kept.flags.set(Flags::KEEPS);
+        self.busy.watches.set(limit, timeout)
+    }
+
+    /// Takes note of what moved, and closes when a limit has passed.
+    pub(crate) fn look_at_limits(&mut self) {
+        if self.busy.watches.is_empty() || self.kept.phase != Phase::Working {
+            return;
+        }
+        let bytes_in = self.shared.bytes_in.load(Relaxed);
+        let (input, output) = (self.busy.input.len(), self.busy.output.len());
+        let stopped = self.kept.flags.has(Flags::PAUSED.with(Flags::INPUT_ENDED));
+        let seen = Seen {
+            input_waits: input > 0 && !stopped && output <= limits::OUTPUT_HIGH_BYTES,
+            output_waits: output > 0,
+            consumed: bytes_in.wrapping_sub(input as u64),
+            bytes_in,
+            bytes_out: self.shared.bytes_out.load(Relaxed),
+        };
+        let now = self.shared.poll().now();
+        self.busy.watches.look(&seen, now);
+        let (at, limit) = self.busy.watches.next();
+        if at <= now && self.shared.state.closing().is_none() {
+            self.pass(limit);
+        }
+    }
+
+    /// Closes because a limit has passed. Where nothing moves, there is nothing to wait for.
+    pub(crate) fn pass(&mut self, limit: Limit) {
+        self.kept.flags.set(Flags::KEEPS);
+        self.busy.details.limit.get_or_insert(limit);
+        self.shared.state.close_as_owner(Closer::Timer, matches!(limit, Limit::Connect | Limit::WriteStall));
+    }
+
+    /// Puts the earliest deadline into the poll's timers, unless something as early stands there.
+    pub(crate) fn arm(&mut self) {
+        if !self.kept.flags.has(Flags::KEEPS) {
+            return;
+        }
+        let limit = match self.kept.phase {
+            Phase::Working => self.busy.watches.next().0,
+            _ => NEVER,
+        };
+        let deadlines = &mut self.busy.deadlines;
+        let next = deadlines.next().min(limit);
+        if next == NEVER || deadlines.armed.is_some_and(|armed| armed.at <= next) {
+            return;
+        }
+        let former = deadlines.armed.take();
+        let due = Due::Connection(Arc::downgrade(self.shared));
+        deadlines.armed = Some(self.shared.poll().arm_at(former, next, due));
     }
 
     /// Sends what is queued, as far as the kernel takes it; the rest goes out when it takes more.
@@ -237,8 +325,8 @@ impl Connection<'_> {
     fn note_sent(&mut self, sent: usize) {
         let total = self.shared.bytes_out.load(Relaxed) + sent as u64;
         self.shared.bytes_out.store(total, Relaxed);
-        if self.busy.deadlines.close.is_some() {
-            self.busy.deadlines.close = Some(timer::later(self.shared.service.poll.close_stall));
+        if self.busy.deadlines.close != NEVER {
+            self.busy.deadlines.close = self.shared.poll().close_stalled();
         }
         if self.kept.flags.take(Flags::WAKE_ON_PROGRESS) {
             self.shared.wake_owner();

@@ -15,6 +15,7 @@ use crate::poll::PollShared;
 use crate::service::Service;
 use crate::state::{Closer, News};
 use crate::timer;
+use crate::watch;
 
 /// Starts to connect. What goes wrong after `on_prepare` reaches `on_close`, at once or later.
 pub(crate) fn dial<H: Handler>(
@@ -23,13 +24,15 @@ pub(crate) fn dial<H: Handler>(
     timeout: Duration,
     handler: &Arc<H>,
 ) -> io::Result<Handle> {
+    watch::nanos(Some(timeout))?;
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     let id = poll.enter().ok_or_else(|| {
         io::Error::other(format!("there are {} connections already", poll.live.connections_max))
     })?;
-    let mut conn = Prepare { socket: &socket, peer: Some(addr), half_close: false };
+    let mut conn =
+        Prepare { socket: &socket, peer: Some(addr), half_close: false, limits: Default::default() };
     let context = match prepare(&**handler, &mut conn) {
         Ok(context) => context,
         Err(reject) => {
@@ -37,17 +40,18 @@ pub(crate) fn dial<H: Handler>(
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reject.0));
         }
     };
-    let half_close = conn.half_close;
+    let (half_close, limits) = (conn.half_close, conn.limits);
     let connected = socket.connect(&SockAddr::from(addr));
     let service = Arc::new(Service::new(poll.clone(), handler.clone(), None));
-    let shared = Shared::create(id, (socket, Some(addr), half_close), service, context, Phase::Dialing);
+    let shared =
+        Shared::create(id, (socket, Some(addr), half_close, limits), service, context, Phase::Dialing);
     match connected {
         // Some systems connect at once on loopback: the first turn then finds no error and goes on.
         Ok(()) => {
             shared.state.note_as_owner(News::WRITABLE);
         }
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-            shared.core.lock().busy().deadlines.connect = Some(timer::later(timeout));
+            shared.core.lock().busy().deadlines.connect = poll.clock.at(timer::later(timeout));
         }
         Err(error) => {
             shared.core.lock().busy().details.fault = Some(Fault::from(&error));

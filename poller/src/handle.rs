@@ -5,8 +5,10 @@
 //! finds the outbox when it looks again. A handle may outlive its connection, and then says so.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use linkbuffer::LinkBuffer;
@@ -26,8 +28,10 @@ use crate::state::{Closer, News, OnNotify, OnRelease, State};
 use crate::sync::Mutex;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::timer;
 use crate::token::Token;
 use crate::transport::Transport;
+use crate::watch::Watches;
 
 /// One connection as everyone sees it.
 ///
@@ -105,6 +109,8 @@ pub(crate) struct Outbox {
     callbacks: Vec<CloseCallback>,
     /// Handles to wake when there is room. Invariant: waiters.len() <= DRAIN_WAITERS_MAX.
     waiters: Vec<Handle>,
+    /// When the timer is to fire that a handle has set.
+    timer: Option<u64>,
     /// Our stream has ended, or will after what is queued: sends are refused.
     ended: bool,
     /// Set by clean-up, before the callbacks run.
@@ -113,7 +119,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     fn is_spent(&self) -> bool {
-        let kept = self.ended || self.closed.is_some() || self.unsent > 0;
+        let kept = self.ended || self.closed.is_some() || self.unsent > 0 || self.timer.is_some();
         !kept && self.bytes.is_empty() && self.callbacks.is_empty() && self.waiters.is_empty()
     }
 
@@ -126,14 +132,17 @@ impl Shared {
     /// A connection that nobody has heard of yet; its maker owns it.
     pub(crate) fn create(
         id: u64,
-        prepared: (Socket, Option<SocketAddr>, bool),
+        prepared: (Socket, Option<SocketAddr>, bool, Watches),
         service: Arc<Service>,
         context: Context,
         phase: Phase,
     ) -> Arc<Shared> {
-        let (socket, peer, half_close) = prepared;
+        let (socket, peer, half_close, watches) = prepared;
         let mut flags = Flags::default();
         flags.put(Flags::HALF_CLOSE, half_close);
+        let limited = !watches.is_empty();
+        flags.put(Flags::KEEPS, limited);
+        let busy = limited.then(|| Box::new(Busy { watches, ..Busy::default() }));
         let opened = service.poll.clock.look();
         let kept = Kept { transport: Some(Transport::new(socket)), token: Token::NONE, flags, phase };
         Arc::new(Shared {
@@ -142,7 +151,7 @@ impl Shared {
             peer: Peer::from(peer),
             service,
             opened,
-            core: Mutex::new(Core { kept, context: Some(context), busy: None }),
+            core: Mutex::new(Core { kept, context: Some(context), busy }),
             outbox: Mutex::new(None),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -172,9 +181,13 @@ impl Shared {
         }
     }
 
-    /// Moves the outbox behind the output.
+    /// Moves the outbox behind the output, and sets the timer that a handle has set.
     pub(crate) fn collect(&self, kept: &mut Kept, busy: &mut Busy) {
         if let Some(outbox) = &mut *self.outbox.lock() {
+            if let Some(at) = outbox.timer.take() {
+                busy.deadlines.user = at;
+                kept.flags.set(Flags::KEEPS);
+            }
             busy.output.append(std::mem::take(&mut outbox.bytes));
             // Under the lock, so that a sender never sees the bytes in neither place.
             outbox.unsent = busy.output.len();
@@ -224,9 +237,14 @@ impl Shared {
                     Some(bytes) => busy.output.write_bytes(bytes),
                     None => self.collect(kept, &mut busy),
                 }
-                if (Connection { shared: self, kept, busy: &mut busy }).flush().is_err() {
+                let mut conn = Connection { shared: self, kept, busy: &mut busy };
+                if conn.flush().is_err() {
                     // Released below, where the poll is told to look at the broken connection.
                     self.state.note_as_owner(News::HUP);
+                }
+                if conn.kept.flags.has(Flags::KEEPS) {
+                    conn.look_at_limits();
+                    conn.arm();
                 }
                 self.tell_unsent(kept, &busy);
             } else {
@@ -370,6 +388,29 @@ impl Handle {
         waiter.wake();
     }
 
+    /// Sets the connection's timer, as [`Connection::set_timer`] does: [`on_timer`](crate::Handler::on_timer) runs after
+    /// `delay`.
+    ///
+    /// # Errors
+    /// When the connection is closed or closing: no callback of it would be called.
+    pub fn set_timer(&self, delay: Duration) -> io::Result<()> {
+        {
+            let mut slot = self.0.outbox.lock();
+            let closed = slot.as_ref().is_some_and(|outbox| outbox.closed.is_some());
+            if closed || self.0.state.closing().is_some() {
+                let what =
+                    "a closed connection has no timers: `Remote::after` sets one that needs no connection";
+                return Err(io::Error::new(io::ErrorKind::NotConnected, what));
+            }
+            let at = self.0.poll().clock.at(timer::later(delay));
+            slot.get_or_insert_default().timer = Some(at);
+        }
+        if let Some(news) = self.0.state.acquire(News::SENT) {
+            self.0.send_now(news, None);
+        }
+        Ok(())
+    }
+
     /// Asks for one `on_request` of this connection, on a worker thread. Nothing happens when it is closed.
     pub fn wake(&self) {
         self.0.notify(News::WOKEN);
@@ -409,7 +450,7 @@ impl fmt::Debug for Handle {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(poller_loom, poller_shuttle))))]
 mod tests {
     use super::*;
 

@@ -12,12 +12,15 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use socket2::Socket;
 
-use crate::close::Closed;
+use crate::close::{Closed, Limit};
 use crate::connection::Connection;
+use crate::watch::Watches;
 
 /// An error that ends a connection; made from any error or text with `?` or `.into()`.
 pub struct Error(Box<dyn std::error::Error + Send + Sync>);
@@ -58,6 +61,7 @@ pub struct Prepare<'a> {
     pub(crate) socket: &'a Socket,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) half_close: bool,
+    pub(crate) limits: Watches,
 }
 
 impl Prepare<'_> {
@@ -75,6 +79,30 @@ impl Prepare<'_> {
     /// itself once that end was handled and the output has left.
     pub fn set_half_close(&mut self, on: bool) {
         self.half_close = on;
+    }
+
+    /// As [`Connection::set_read_timeout`]. There is none by default.
+    ///
+    /// # Errors
+    /// When the limit is zero.
+    pub fn set_read_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.limits.set(Limit::Read, limit)
+    }
+
+    /// As [`Connection::set_write_stall_timeout`]. There is none by default.
+    ///
+    /// # Errors
+    /// When the limit is zero.
+    pub fn set_write_stall_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.limits.set(Limit::WriteStall, limit)
+    }
+
+    /// As [`Connection::set_idle_timeout`]. There is none by default.
+    ///
+    /// # Errors
+    /// When the limit is zero.
+    pub fn set_idle_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.limits.set(Limit::Idle, limit)
     }
 }
 

@@ -56,10 +56,11 @@ mod timer;
 mod token;
 mod transport;
 mod udp;
+mod watch;
 mod worker;
 
 pub use builder::Builder;
-pub use close::{Closed, Fault, Reason};
+pub use close::{Closed, Fault, Limit, Reason};
 pub use connection::Connection;
 pub use event_loop::EventLoop;
 pub use handle::{Handle, SendError};

@@ -77,3 +77,7 @@ pub const DRAIN_WAITERS_MAX: usize = 1024;
 
 /// Timers that are not tied to a connection (`Remote::after`); one more is refused.
 pub const TASK_TIMERS_MAX: usize = 65_536;
+
+/// Bits of nanoseconds that one slot of the finest level of the timer wheel spans (about a millisecond). Within a slot
+/// timers are ordered to the nanosecond.
+pub(crate) const TIMER_TICK_SHIFT: u32 = 20;

@@ -213,7 +213,7 @@ impl ListenerShared {
 
     fn welcome(&self, socket: Socket, peer: Option<SocketAddr>) -> Accepted {
         let service = self.places.pick();
-        let mut conn = Prepare { socket: &socket, peer, half_close: false };
+        let mut conn = Prepare { socket: &socket, peer, half_close: false, limits: Default::default() };
         let Some(id) = service.enter() else {
             let max = service.poll.live.connections_max;
             self.warn("connections", &format!("a connection was closed, there are {max} already"));
@@ -221,8 +221,8 @@ impl ListenerShared {
         };
         match prepare(&*service.callbacks, &mut conn) {
             Ok(context) => {
-                let half_close = conn.half_close;
-                let prepared = (socket, peer, half_close);
+                let (half_close, limits) = (conn.half_close, conn.limits);
+                let prepared = (socket, peer, half_close, limits);
                 let shared = Shared::create(id, prepared, service.clone(), context, Phase::Connecting);
                 service.poll.push(Job::Open(shared));
             }

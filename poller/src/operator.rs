@@ -8,10 +8,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::busy::{Deadlines, Scratch};
-use crate::close::Fault;
+use crate::close::{Fault, Limit};
 use crate::connection::Connection;
 use crate::flags::Flags;
 use crate::handle::{Core, Phase, Shared};
@@ -20,8 +19,8 @@ use crate::job::Job;
 use crate::limits;
 use crate::listener::ListenerShared;
 use crate::state::{Close, Closer, News, OnRelease};
-use crate::timer::Due;
 use crate::udp::UdpShared;
+use crate::watch::NEVER;
 
 /// A registered descriptor and whom its readiness concerns.
 #[derive(Clone)]
@@ -98,10 +97,13 @@ impl Shared {
 impl Owner<'_> {
     fn turn(&mut self, news: News, scratch: &mut Scratch) -> Turn {
         let budget_used = self.work(news, scratch);
+        if self.conn.kept.flags.has(Flags::KEEPS) {
+            self.conn.look_at_limits();
+        }
         if let Some(close) = self.shared.state.closing() {
             return self.close(close);
         }
-        self.arm();
+        self.conn.arm();
         if budget_used { Turn::Budget } else { Turn::Rest }
     }
 
@@ -246,7 +248,7 @@ impl Owner<'_> {
     }
 
     fn timer(&mut self) {
-        let now = Instant::now();
+        let now = self.shared.poll().clock.look();
         self.conn.busy.deadlines.fired(now);
         if Deadlines::due(&mut self.conn.busy.deadlines.user, now) && self.shared.state.closing().is_none() {
             self.call("on_timer", |handler, cx, conn| handler.timer(cx, conn));
@@ -271,24 +273,24 @@ impl Owner<'_> {
             match verdict {
                 Ok(None) => {
                     self.conn.kept.phase = Phase::Connecting;
-                    self.conn.busy.deadlines.connect = None;
+                    self.conn.busy.deadlines.connect = NEVER;
                     return true;
                 }
                 // It was connected and has been reset since: what the peer said before that is handed over first.
                 Ok(Some(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => {
                     self.conn.break_off(Fault::from(&error));
                     self.conn.kept.phase = Phase::Connecting;
-                    self.conn.busy.deadlines.connect = None;
+                    self.conn.busy.deadlines.connect = NEVER;
                     return true;
                 }
                 Ok(Some(error)) | Err(error) => self.fail(&error),
             }
         }
         if news.has(News::TIMER) {
-            let now = Instant::now();
+            let now = self.shared.poll().clock.look();
             self.conn.busy.deadlines.fired(now);
             if Deadlines::due(&mut self.conn.busy.deadlines.connect, now) {
-                self.shared.state.close_as_owner(Closer::Timer, true);
+                self.conn.pass(Limit::Connect);
             }
         }
         false
@@ -337,21 +339,6 @@ impl Owner<'_> {
             self.shared.state.close_as_owner(Closer::Handler, false);
         }
         false
-    }
-
-    /// Puts the earliest deadline into the poll's timers, unless something as early stands there.
-    pub(crate) fn arm(&mut self) {
-        if !self.conn.kept.flags.has(Flags::KEEPS) {
-            return;
-        }
-        let deadlines = &mut self.conn.busy.deadlines;
-        let Some(next) = deadlines.next() else { return };
-        if deadlines.armed.is_some_and(|armed| armed.0 <= next) {
-            return;
-        }
-        let former = deadlines.armed.take();
-        let due = Due::Connection(Arc::downgrade(self.shared));
-        deadlines.armed = Some(self.shared.poll().arm(former, next, due));
     }
 }
 

@@ -30,7 +30,7 @@ use crate::pool::Pool;
 use crate::state::News;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{self, Mutex, RwLock};
-use crate::timer::{Due, Key, Timers};
+use crate::timer::{self, Due, Key, Timers};
 use crate::token::{Table, Token, WAKER};
 use crate::udp::UdpShared;
 use crate::worker;
@@ -62,7 +62,7 @@ pub(crate) struct Lead {
     jobs: VecDeque<Job>,
     pub(crate) operators: Table<Operator>,
     /// When the last wait ended. Timers that are armed later wait for the next one, so none starves the events.
-    now: Instant,
+    now: u64,
     /// Connections are told to end.
     pub(crate) stopping: bool,
     /// Connections are ended.
@@ -92,7 +92,7 @@ impl PollShared {
             batch: VecDeque::with_capacity(limits::EVENTS_MAX),
             jobs: VecDeque::new(),
             operators: Table::new(),
-            now: Instant::now(),
+            now: 0,
             stopping: false,
             killing: false,
             stopped: false,
@@ -130,8 +130,11 @@ impl PollShared {
 
     fn wake(&self) {
         // The leader sets the flag before it looks at the jobs for the last time, so one of the two sees the other.
-        if self.asleep.swap(false, Ordering::SeqCst)
-            && let Some((_, waker)) = &*self.selector.read()
+        if !self.asleep.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        self.clock.look();
+        if let Some((_, waker)) = &*self.selector.read()
             && let Err(error) = waker.wake()
         {
             log::error!(event = "waker"; "a poll could not be woken: {error}");
@@ -146,8 +149,26 @@ impl PollShared {
         }
     }
 
-    /// Arms a connection's deadline in the place of its former entry.
+    /// The time, as good as it is known without looking: a leader that is not asleep has looked a moment ago.
+    pub(crate) fn now(&self) -> u64 {
+        match self.asleep.load(Ordering::Relaxed) {
+            true => self.clock.look(),
+            false => self.clock.seen(),
+        }
+    }
+
+    /// When a graceful close whose output does not move from now on is over.
+    pub(crate) fn close_stalled(&self) -> u64 {
+        self.clock.at(timer::later(self.close_stall))
+    }
+
+    /// Arms a deadline in the place of its former entry.
     pub(crate) fn arm(&self, former: Option<Key>, at: Instant, due: Due) -> Key {
+        self.arm_at(former, self.clock.at(at), due)
+    }
+
+    /// As [`arm`](PollShared::arm), on the poll's clock.
+    pub(crate) fn arm_at(&self, former: Option<Key>, at: u64, due: Due) -> Key {
         let (key, earliest) = {
             let mut timers = self.timers.lock();
             if let Some(former) = former {
@@ -168,7 +189,7 @@ impl PollShared {
             if timers.ended || timers.tasks >= limits::TASK_TIMERS_MAX {
                 return None;
             }
-            timers.insert(at, Due::Task(task))
+            timers.insert(self.clock.at(at), Due::Task(task))
         };
         if earliest {
             self.wake();
@@ -216,7 +237,11 @@ impl PollShared {
         worker::lent(number, run);
         match self.lead.reclaim(number) {
             Reclaim::Kept(lead) => Some(lead),
-            Reclaim::Lost { .. } => None,
+            Reclaim::Lost { .. } => {
+                // The callback took long.
+                self.clock.look();
+                None
+            }
         }
     }
 }
@@ -255,7 +280,7 @@ impl Lead {
             loop {
                 // Bound first: the timers must not stay locked while an entry is looked at.
                 let due = poll.timers.lock().pop(self.now);
-                let Some((_, due)) = due else { break };
+                let Some(due) = due else { break };
                 if let Some(work) = due.work() {
                     return work;
                 }
@@ -291,11 +316,14 @@ impl Lead {
         poll.asleep.store(true, Ordering::SeqCst);
         let timeout = if poll.jobs.lock().queue.is_empty() {
             let longest = Duration::from_millis(limits::WAIT_MS_MAX);
-            poll.timers.lock().next().map(|at| at.saturating_duration_since(Instant::now()).min(longest))
+            let next = poll.timers.lock().next();
+            next.map(|at| Duration::from_nanos(at.saturating_sub(poll.clock.look())).min(longest))
         } else {
             Some(Duration::ZERO)
         };
         let polled = sync::select(&mut self.poll, &mut self.events, timeout);
+        // Before the others take it for granted.
+        self.now = poll.clock.look();
         poll.asleep.store(false, Ordering::SeqCst);
         match polled {
             Ok(()) => {
@@ -320,7 +348,6 @@ impl Lead {
             // The selector itself is broken, which no input can bring about.
             Err(error) => panic!("the selector failed: {error}"),
         }
-        self.now = Instant::now();
         std::mem::swap(&mut self.jobs, &mut poll.jobs.lock().queue);
     }
 

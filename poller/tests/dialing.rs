@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use poller::{EventLoop, Fault, Reason};
+use poller::{EventLoop, Fault, Limit, Reason};
 use support::*;
 
 // proves L-01, L-02, L-03 for dialed connections
@@ -59,7 +59,7 @@ fn a_dial_times_out_when_it_says() {
     event_loop.dial(addr, timeout, probe).expect("begun");
     log.expect(&[At::Prepare]);
     let closed = log.expect(&[At::Close]).closed.expect("told");
-    assert_eq!((closed.reason, closed.connected), (Reason::Timeout, false));
+    assert_eq!((closed.reason, closed.connected), (Reason::Timeout(Limit::Connect), false));
     assert!(start.elapsed() >= timeout);
     wait_until_none(&event_loop);
 }

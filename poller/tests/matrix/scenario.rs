@@ -1,6 +1,6 @@
 //! The closing scenarios: who ends the connection, when and how, and what must follow.
 
-use poller::Reason;
+use poller::{Limit, Reason};
 
 use crate::support::At;
 
@@ -111,7 +111,7 @@ impl Why {
             Why::Peer => *reason == Reason::Peer,
             Why::Reset => is_reset,
             Why::Refused => errno == Some(libc::ECONNREFUSED),
-            Why::Timeout => *reason == Reason::Timeout,
+            Why::Timeout => *reason == Reason::Timeout(Limit::Connect),
             Why::Shutdown => *reason == Reason::Shutdown,
             Why::Handler => *reason == Reason::Handler("on purpose".into()),
             Why::Panic => *reason == Reason::Panic,

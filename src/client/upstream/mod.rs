@@ -251,7 +251,7 @@ impl Handler for Dial {
         match std::mem::replace(&mut cx.stage, Stage::Over) {
             Stage::Dialing(reaching, _) => {
                 let code = match &info.reason {
-                    Reason::Timeout => RefuseCode::Timeout,
+                    Reason::Timeout(_) => RefuseCode::Timeout,
                     Reason::Error(fault) => match fault.kind {
                         io::ErrorKind::ConnectionRefused => RefuseCode::Refused,
                         io::ErrorKind::TimedOut => RefuseCode::Timeout,
