@@ -65,7 +65,6 @@ impl Timers {
     }
 
     /// Ends for good. The entries are dropped by the caller, with the lock off: they are anybody's closures.
-    #[must_use]
     pub(crate) fn end(&mut self) -> impl Iterator<Item = Due> + use<> {
         self.ended = true;
         self.tasks = 0;
