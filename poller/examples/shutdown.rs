@@ -1,4 +1,4 @@
-//! Stops gracefully: `cargo run --example shutdown`, connect with `nc 127.0.0.1 7001`, then press return.
+//! Stops gracefully: `cargo run --example shutdown -- 127.0.0.1:7001`, connect with `nc 127.0.0.1 7001`, then press return.
 //!
 //! The server counts the lines of each user. When it stops, it tells the sum to those who are in the middle of a line
 //! and waits for the rest of that line; everybody else is done at once. After ten seconds it stops waiting.
@@ -50,8 +50,9 @@ fn finish(cx: &Count, conn: &mut Connection) -> poller::Result {
 }
 
 fn main() -> std::io::Result<()> {
+    let addr = std::env::args().nth(1).unwrap_or("127.0.0.1:7001".into());
     let event_loop = EventLoop::new()?;
-    let listener = event_loop.serve(TcpListener::bind("127.0.0.1:7001")?, Lines)?;
+    let listener = event_loop.serve(TcpListener::bind(addr)?, Lines)?;
     println!("counting lines on {}; press return to stop", listener.local_addr());
     std::io::stdin().read_line(&mut String::new())?;
     println!("stopping, {} connections", event_loop.connections());
