@@ -1,6 +1,6 @@
 //! Stops gracefully: `cargo run --example shutdown -- 127.0.0.1:7001`, connect with `nc 127.0.0.1 7001`, then press return.
 //!
-//! The server counts the lines of each user. When it stops, it tells the sum to those who are in the middle of a line
+//! The server counts the lines of each user, aloud. When it stops, it tells the sum to those who are in the middle of a line
 //! and waits for the rest of that line; everybody else is done at once. After ten seconds it stops waiting.
 
 use std::net::TcpListener;
@@ -27,6 +27,7 @@ impl Handler for Lines {
     fn on_request(&self, cx: &mut Count, conn: &mut Connection) -> poller::Result {
         while conn.input().until(b'\n').is_some() {
             cx.lines += 1;
+            conn.output().write(format!("{}\n", cx.lines).as_bytes());
         }
         if cx.stopping && conn.input().is_empty() {
             return finish(cx, conn);
@@ -44,7 +45,7 @@ impl Handler for Lines {
 }
 
 fn finish(cx: &Count, conn: &mut Connection) -> poller::Result {
-    conn.output().write(format!("{} lines\n", cx.lines).as_bytes());
+    conn.output().write(format!("{} lines in all\n", cx.lines).as_bytes());
     conn.close();
     Ok(())
 }

@@ -1,0 +1,205 @@
+//! Every example, as its reader would run it: started, talked to, and ended by the end of its standard input.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+
+use support::*;
+
+/// The directory of the examples, which are built first: a run of this file alone would find none, or old ones.
+fn examples() -> &'static PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let test = std::env::current_exe().expect("this program");
+        let profile = test.ancestors().nth(2).expect("PROFILE/deps/this");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--examples", "-p", "poller"]);
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo").success(), "the examples are built");
+        profile.join("examples")
+    })
+}
+
+/// A running example. Dropping it ends it, also when the test fails.
+struct Example {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    addr: SocketAddr,
+}
+
+impl Example {
+    /// Starts `name` and reads the address from its first line.
+    #[track_caller]
+    fn start(name: &str, args: &[&str]) -> Example {
+        let mut command = Command::new(examples().join(name));
+        let mut child = command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let input = child.stdin.take();
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a first line");
+        let words = line.split([' ', ';', ',', '/', '\n']);
+        let addr = words.filter_map(|word| word.parse().ok()).next();
+        let addr = addr.unwrap_or_else(|| panic!("{name} begins with its address: {line:?}"));
+        Example { child, input, output, addr }
+    }
+
+    /// Ends the standard input, waits for the end, and gives what was said meanwhile.
+    #[track_caller]
+    fn end(mut self) -> String {
+        drop(self.input.take());
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).expect("text");
+        let status = self.child.wait().expect("it ends");
+        assert!(status.success(), "{status}: {rest}");
+        rest
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        // Both fail when it has ended.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+fn talk_echo() {
+    let echo = Example::start("echo", &[ANY_PORT]);
+    let mut user = connect(echo.addr);
+    ask(&mut user, b"hello");
+    user.shutdown(Shutdown::Write).expect("shut down");
+    assert_eq!(read_all(&mut user), b"");
+    assert!(echo.end().contains("closed by the peer (5 bytes in, 5 out)"));
+}
+
+fn talk_timer() {
+    let timer = Example::start("timer", &[ANY_PORT]);
+    let mut user = connect(timer.addr);
+    user.write_all(b"5\n1\n").expect("written");
+    let mut answers = [0; 10];
+    user.read_exact(&mut answers).expect("twice");
+    assert_eq!(&answers, b"ding\nding\n");
+    user.write_all(b"soon\n").expect("written");
+    assert_eq!(read_all(&mut user), b"", "no number ends it");
+    timer.end();
+}
+
+fn talk_blocking() {
+    let library = Example::start("blocking", &[ANY_PORT]);
+    let (mut slow, mut quick) = (connect(library.addr), connect(library.addr));
+    slow.write_all(b"first\nslow one\n").expect("written");
+    let mut lines = BufReader::new(slow.try_clone().expect("a second handle")).lines();
+    let mut next = || lines.next().expect("a line").expect("a line");
+    assert_eq!(next(), "everybody knows \"first\"");
+    quick.write_all(b"quick\n").expect("written");
+    quick.shutdown(Shutdown::Write).expect("shut down");
+    assert_eq!(read_all(&mut quick), b"everybody knows \"quick\"\n");
+    assert_eq!(next(), "the database knows \"slow one\"");
+    library.end();
+}
+
+fn talk_shutdown() {
+    let mut counter = Example::start("shutdown", &[ANY_PORT]);
+    let mut user = connect(counter.addr);
+    user.write_all(b"one\ntwo\nthr").expect("written");
+    let mut counts = [0; 4];
+    user.read_exact(&mut counts).expect("two lines have come");
+    assert_eq!(&counts, b"1\n2\n");
+    // Those who are in the middle of a line may finish it.
+    counter.input.as_mut().expect("open").write_all(b"\n").expect("written");
+    let mut line = String::new();
+    counter.output.read_line(&mut line).expect("a line");
+    assert_eq!(line, "stopping, 1 connections\n");
+    user.write_all(b"ee\n").expect("written");
+    assert_eq!(read_all(&mut user), b"3\n3 lines in all\n");
+    assert_eq!(counter.end(), "all had finished\n");
+}
+
+fn talk_proxy() {
+    const TOTAL: usize = 8 << 20;
+    let echo = Example::start("echo", &[ANY_PORT]);
+    let proxy = Example::start("proxy", &[ANY_PORT, &echo.addr.to_string()]);
+    let mut user = connect(proxy.addr);
+    ask(&mut user, b"through two");
+    // More than both watermarks, both ways at once; and the end goes through, too.
+    let mut writer = user.try_clone().expect("a second handle");
+    let writes = std::thread::spawn(move || {
+        let all: Vec<u8> = (0..TOTAL).map(pattern).collect();
+        writer.write_all(&all).expect("taken");
+        writer.shutdown(Shutdown::Write).expect("shut down");
+    });
+    let all = read_all(&mut user);
+    writes.join().expect("no panic");
+    assert_eq!(all.len(), TOTAL);
+    assert!(all.iter().enumerate().all(|(i, byte)| *byte == pattern(i)));
+    // Nobody listens there: the relay passes that on.
+    let lonely = Example::start("proxy", &[ANY_PORT, &closed_port().to_string()]);
+    let refused = connect(lonely.addr).read_to_end(&mut Vec::new());
+    assert_eq!(refused.expect_err("cut off").kind(), std::io::ErrorKind::ConnectionReset);
+    for example in [proxy, lonely, echo] {
+        example.end();
+    }
+}
+
+fn talk_http() {
+    let http = Example::start("http", &["--port", "0", "--proto", "http"]);
+    let mut user = connect(http.addr);
+    user.write_all(b"GET /plaintext HTTP/1.1\r\nHost: here\r\n\r\n").expect("written");
+    let mut status = String::new();
+    BufReader::new(&user).read_line(&mut status).expect("an answer");
+    assert_eq!(status, "HTTP/1.1 200 OK\r\n");
+    // It is to be measured and has no end of its own: the drop ends it.
+}
+
+/// What is done with each example.
+fn talks() -> BTreeMap<&'static str, fn()> {
+    BTreeMap::from([
+        ("blocking", talk_blocking as fn()),
+        ("echo", talk_echo),
+        ("http", talk_http),
+        ("proxy", talk_proxy),
+        ("shutdown", talk_shutdown),
+        ("timer", talk_timer),
+    ])
+}
+
+#[test]
+fn every_example_does_what_it_says() {
+    for (name, talk) in talks() {
+        // Seen when the test fails.
+        println!("{name}");
+        talk();
+    }
+}
+
+/// The names and texts of the examples that there are.
+fn sources() -> Vec<(String, String)> {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let entries =
+        std::fs::read_dir(directory).expect("there are examples").map(|entry| entry.expect("read").path());
+    let name = |path: &PathBuf| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    entries.map(|path| (name(&path), std::fs::read_to_string(&path).expect("text"))).collect()
+}
+
+#[test]
+fn no_example_is_forgotten_and_each_is_short() {
+    for (name, text) in sources() {
+        assert!(talks().contains_key(name.as_str()), "nobody talks to {name}");
+        assert!(text.lines().count() < 100, "{name} is no first contact any more");
+    }
+}
