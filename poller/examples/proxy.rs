@@ -4,8 +4,7 @@
 //! here stops reading until it is woken, and TCP slows the sender. An end of stream is passed on as one.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, atomic::AtomicBool, atomic::Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +15,8 @@ struct Side {
     other: Option<Handle>,
     /// What the other did not take yet.
     waiting: Option<Bytes>,
-    /// Which streams have ended and been passed on: the downstream peer's, the upstream peer's.
+    /// Which streams have ended and been passed on, the downstream peer's and the upstream peer's; and which is this one's.
     ended: Arc<[AtomicBool; 2]>,
-    /// This side's place there.
     own: usize,
 }
 
@@ -80,11 +78,10 @@ impl Handler for Relay {
 
     fn on_close(&self, cx: &mut Side, info: &Closed) {
         // One side is over, and so is the other; a broken one does not end in an orderly manner.
-        let orderly = matches!(info.reason, Reason::Peer | Reason::User | Reason::Shutdown);
-        match &cx.other {
-            Some(other) if orderly => other.close(),
-            Some(other) => other.abort(),
-            None => {}
+        match (&cx.other, &info.reason) {
+            (Some(other), Reason::Peer | Reason::User | Reason::Shutdown) => other.close(),
+            (Some(other), _) => other.abort(),
+            (None, _) => {}
         }
     }
 }
