@@ -307,6 +307,7 @@ fn storm(connections: u64, lasts: Duration, seed: u64) -> Kept {
             weather.remember(event.handle.expect("on_connect has a connection"), random);
         }
     };
+    let mut resident = Vec::new();
     let (mut auditor, mut random) = (Auditor::default(), fastrand::Rng::with_seed(seed));
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
@@ -319,7 +320,12 @@ fn storm(connections: u64, lasts: Duration, seed: u64) -> Kept {
                 _ => dialer(weather, probe, random),
             }));
         }
+        let mut look = Instant::now() + lasts / 10;
         while threads.iter().any(|thread| !thread.is_finished()) {
+            if Instant::now() >= look && !lasts.is_zero() {
+                look += lasts / 10;
+                resident.push(resident_kb());
+            }
             if let Some(event) = log.next_within(Duration::from_millis(10)) {
                 audit(&mut auditor, &mut random, event);
             }
@@ -333,6 +339,7 @@ fn storm(connections: u64, lasts: Duration, seed: u64) -> Kept {
     eprintln!(
         "opened {opened} from outside; prepared {prepared}, refused {refused}, connected {connected}, ended {ended}"
     );
+    eprintln!("resident KiB at each tenth of the time: {resident:?}");
     assert!(lives.is_empty(), "without an end: {lives:?}");
     assert_eq!(connected, ended, "on_connect that said Ok is followed by one clean-up");
     assert_eq!(unborn.0, unborn.1, "every context was dropped with its connection");

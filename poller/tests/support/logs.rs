@@ -64,7 +64,10 @@ pub fn keep() {
         log::set_max_level(LevelFilter::Warn);
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let text = info.payload().downcast_ref::<&'static str>().copied().unwrap_or_default();
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&'static str>().copied();
+            let text =
+                text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
             if !text.starts_with("on purpose") {
                 others(info);
             }

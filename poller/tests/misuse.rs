@@ -1,0 +1,189 @@
+//! What is used wrongly says so, and says what would be right; what a callback does wrong hurts its connection alone and is one
+//! line in the log.
+//!
+//! What cannot be written at all is shown in the documentation by examples that do not compile.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use log::Level;
+use poller::{Builder, DatagramHandler, Datagrams, EventLoop, Reason, Remote};
+use support::*;
+
+/// An event loop with a name of its own, whose lines in the log can be told from others'.
+fn named(name: &str) -> EventLoop {
+    logs::keep();
+    EventLoop::builder().name(name).polls(1).build().expect("an event loop")
+}
+
+#[track_caller]
+fn check_refused(what: &str, outcome: std::io::Result<()>, says: &str) {
+    let error = outcome.expect_err(what).to_string();
+    assert!(error.contains(says), "{what}: {error:?} does not say {says:?}");
+}
+
+// proves that a limit of zero is refused with a word about what is needed
+#[test]
+fn settings_of_zero_are_refused() {
+    let zeros: [(&str, fn(Builder) -> Builder); 3] = [
+        ("at least one poll", |builder| builder.polls(0)),
+        ("one task thread", |builder| builder.tasks_max(0)),
+        ("one connection", |builder| builder.connections_max(0)),
+    ];
+    for (says, zero) in zeros {
+        check_refused(says, zero(EventLoop::builder()).build().map(drop), says);
+    }
+    // None beside the polls' own is a choice.
+    EventLoop::builder().standby_max(0).build().expect("an event loop");
+}
+
+struct Deaf;
+
+impl DatagramHandler for Deaf {
+    fn on_datagram(&self, _: &Datagrams, _: SocketAddr, data: &[u8]) {
+        assert_ne!(data, b"panic", "on purpose");
+    }
+}
+
+// proves L-29: an event loop that has stopped takes nothing more, and says why
+#[test]
+fn a_stopped_event_loop_says_so() {
+    let event_loop = one_poll();
+    let remote = event_loop.remote();
+    assert!(event_loop.shutdown(PATIENCE));
+    let uses: [(&str, fn(&Remote) -> std::io::Result<()>); 5] = [
+        ("serve", |remote| {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            remote.serve::<Probe>(listener, Probe::echo().start().0).map(drop)
+        }),
+        ("dial", |remote| remote.dial::<Probe>(closed_port(), PATIENCE, Probe::echo().start().0).map(drop)),
+        ("datagrams", |remote| remote.datagrams(UdpSocket::bind("127.0.0.1:0")?, Deaf).map(drop)),
+        ("after", |remote| remote.after(Duration::ZERO, || ()).map(drop)),
+        ("spawn_blocking", |remote| remote.spawn_blocking(|| ())),
+    ];
+    for (what, using) in uses {
+        check_refused(what, using(&remote), "the event loop is stopping");
+    }
+}
+
+// proves that stopping from within is refused in words, before anything waits for itself
+#[test]
+fn a_handler_that_stops_its_own_event_loop_is_told() {
+    let event_loop = named("stops itself");
+    let remote = event_loop.remote();
+    let (told, text) = crossbeam_channel::bounded(1);
+    let task = move || {
+        let stopping = std::panic::AssertUnwindSafe(|| event_loop.shutdown(PATIENCE));
+        let panic = std::panic::catch_unwind(stopping).expect_err("refused");
+        told.send(panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).expect("listened to");
+    };
+    remote.after(Duration::ZERO, task).expect("a timer");
+    let text = text.recv_timeout(PATIENCE).expect("ran").expect("in words");
+    assert!(text.contains("cannot be stopped from one of its own threads"), "{text}");
+}
+
+// proves L-08, L-12: writing after one's own end breaks the connection, and that is its reason
+#[test]
+fn writing_after_the_end_of_ones_own_stream_is_an_error() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Connect {
+            conn.shutdown_write();
+            conn.flush()?;
+            conn.output().write(b"too late");
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    assert_eq!(read_all(&mut connect(addr)), b"");
+    let closed = log.closed();
+    assert!(matches!(closed.reason, Reason::Error(fault) if fault.errno == Some(libc::EPIPE)), "{closed:?}");
+    assert_eq!((closed.bytes_out, closed.unsent), (0, 8));
+}
+
+// proves L-11's ground: a timer that is set by a callback that closes never fires
+#[test]
+fn a_timer_of_a_closing_connection_does_not_fire() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Connect {
+            // The close waits for the output, for long enough that a timer would fire.
+            conn.output().write_bytes(bytes::Bytes::from(vec![0; 16 << 20]));
+            conn.close();
+            conn.set_timer(Duration::ZERO);
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    log.until(At::Connect);
+    let (told, fired) = crossbeam_channel::bounded(1);
+    let later = move || told.send(()).expect("listened to");
+    event_loop.after(Duration::from_millis(5), later).expect("a timer");
+    fired.recv_timeout(PATIENCE).expect("fired");
+    assert_eq!(read_all(&mut user).len(), 16 << 20);
+    log.expect(&[At::Close, At::Dropped]);
+}
+
+// proves L-21: one ERROR line, with the connection's number and the panic's text, whatever the panic carries
+#[test]
+fn a_panic_is_one_line_with_the_connections_number() {
+    let event_loop = named("panics");
+    let (addr, log) = Probe::new(|at, conn| match conn.input().chunk() {
+        b"text" => panic!("on purpose, with {} words", "formatted"),
+        b"thing" => std::panic::panic_any(7),
+        _ => echo(at, conn),
+    })
+    .serve(&event_loop);
+    for (word, says) in [("text", "on purpose, with formatted words"), ("thing", "(no text)")] {
+        let mut user = connect(addr);
+        user.write_all(word.as_bytes()).expect("written");
+        assert!(user.read_to_end(&mut Vec::new()).is_err(), "cut off");
+        let closed = log.closed();
+        assert_eq!(closed.reason, Reason::Panic);
+        let line = logs::lines("panics", Level::Error).pop().expect("a line");
+        assert_eq!((line.value("event"), line.value("conn")), (Some("panic"), Some(&*closed.id.to_string())));
+        assert!(line.text.contains(says), "{line:?}");
+    }
+    assert_eq!(logs::lines("panics", Level::Error).len(), 2, "one each");
+    ask(&mut connect(addr), b"others live");
+}
+
+// proves L-21 for what is no connection: datagrams name their socket, tasks their text
+#[test]
+fn panics_elsewhere_are_one_line_each() {
+    let event_loop = named("elsewhere");
+    let errors = || logs::lines("elsewhere", Level::Error);
+    let socket = event_loop.datagrams(UdpSocket::bind("127.0.0.1:0").expect("a port"), Deaf).expect("given");
+    let user = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    user.send_to(b"panic", socket.local_addr()).expect("sent");
+    wait_until("the panic is told", || errors().len() == 1);
+    assert_eq!(errors()[0].value("addr"), Some(&*socket.local_addr().to_string()));
+    event_loop.after(Duration::ZERO, || panic!("on purpose, in a timer")).expect("a timer");
+    wait_until("the panic is told", || errors().len() == 2);
+    assert!(errors()[1].text.contains("on purpose, in a timer"));
+    event_loop.spawn_blocking(|| panic!("on purpose, in a task")).expect("room");
+    wait_until("the panic is told", || logs::lines("elsewhere-task", Level::Error).len() == 1);
+}
+
+// proves that a bound that was reached is said, with its name and number, and not once for each
+#[test]
+fn a_lack_of_workers_is_one_warning() {
+    logs::keep();
+    let event_loop = EventLoop::builder().name("few").polls(1).standby_max(0).build().expect("an event loop");
+    let (addr, _log) = Probe::new(|at, conn| {
+        poller::blocking(|| ());
+        echo(at, conn)
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    for _ in 0..10 {
+        ask(&mut user, b"again");
+    }
+    let warnings = logs::lines("few", Level::Warn);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0].value("max"), Some("1"));
+}
