@@ -123,7 +123,8 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The files that may hold `unsafe`, each for a reason that its head gives.
-const UNSAFE_ALLOWED: [&str; 1] = ["linkbuffer/tests/allocations.rs"];
+/// The lab's sets two options of a socket that no safe interface has, in a measuring tool outside the product's tree.
+const UNSAFE_ALLOWED: [&str; 2] = ["linkbuffer/tests/allocations.rs", "benches/lab/src/option.rs"];
 
 /// No `unsafe`, tests included, but where it is allowed.
 fn no_unsafe(path: &Path, text: &str, faults: &mut Vec<String>) {

@@ -1,7 +1,8 @@
 //! The least that answers `GET /plaintext` with keep-alive and pipelining, to be measured:
 //! `cargo run --release --example http -- --port 8081 --proto http --threads 1`.
+//! `GET /slow` takes 5 ms; with `--hint` the handler says so beforehand, and no other connection waits for it.
 
-use std::net::TcpListener;
+use std::{error::Error, net::TcpListener, thread, time::Duration};
 
 use poller::{Connection, EventLoop, Handler, Prepare, Reject};
 
@@ -10,45 +11,9 @@ const HELLO: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: poller\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-const TOO_LARGE: &[u8] =
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
-struct Http;
-
-impl Http {
-    /// Answers every whole request that has arrived, until the peer has too many answers to take.
-    fn answer(conn: &mut Connection) -> poller::Result {
-        while !conn.is_congested() {
-            let Some(end) = conn.input().find_slice(b"\r\n\r\n") else {
-                if conn.input().len() > HEAD_BYTES_MAX {
-                    conn.output().write(TOO_LARGE);
-                    conn.close();
-                }
-                return Ok(());
-            };
-            let (input, output) = conn.buffers();
-            let head = input.next(end + 4)?;
-            // Requests with a body are not for this server: it would take the body for the next request.
-            let (answer, last) = match head {
-                [b'G', b'E', b'T', b' ', ..] if head.starts_with(b"GET /plaintext ") => {
-                    (HELLO, wants_close(head))
-                }
-                [b'G', b'E', b'T', b' ', ..] => (NOT_FOUND, wants_close(head)),
-                _ => (BAD_REQUEST, true),
-            };
-            output.write(answer);
-            if last {
-                conn.close();
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-}
-
-fn wants_close(head: &[u8]) -> bool {
-    head.split(|byte| *byte == b'\n')
-        .any(|line| line.trim_ascii_end().eq_ignore_ascii_case(b"connection: close"))
+struct Http {
+    hint: bool,
 }
 
 impl Handler for Http {
@@ -58,32 +23,76 @@ impl Handler for Http {
         Ok(())
     }
 
+    /// Answers every whole request that has arrived. They fit into one read and the rest of another, and nothing is read
+    /// while the output stands above its high watermark, so that the output is bounded without a look at it here.
     fn on_request(&self, _: &mut (), conn: &mut Connection) -> poller::Result {
-        Http::answer(conn)
-    }
-
-    fn on_drain(&self, _: &mut (), conn: &mut Connection) -> poller::Result {
-        // Requests that waited while the answers did.
-        Http::answer(conn)
+        let (input, output) = conn.buffers();
+        let received = input.len();
+        let (mut rest, mut last) = (input.peek(received)?, false);
+        while let Some((request, close, behind)) = split_request(rest).filter(|_| !last) {
+            // Requests with a body are not for this server: it would take the body for the next request.
+            last = close || !request.starts_with(b"GET ");
+            output.write(match request {
+                _ if request.starts_with(b"GET /plaintext ") => HELLO,
+                _ if request.starts_with(b"GET /slow ") => slow(self.hint),
+                _ if request.starts_with(b"GET ") => NOT_FOUND,
+                _ => BAD_REQUEST,
+            });
+            rest = behind;
+        }
+        let left = rest.len();
+        input.skip(received - left)?;
+        if last || left > HEAD_BYTES_MAX {
+            conn.close();
+        }
+        Ok(())
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (mut port, mut threads) = (8081, 1);
-    let mut flags = std::env::args().skip(1);
-    while let Some(flag) = flags.next() {
-        let value = flags.next().ok_or_else(|| format!("{flag} needs a value"))?;
-        match flag.as_str() {
-            "--port" => port = value.parse()?,
-            "--threads" => threads = value.parse()?,
-            "--proto" if value == "http" => {}
-            _ => return Err(format!("{flag} {value}: not known (--port P --proto http --threads N)").into()),
+/// Takes a whole request off: its first line, whether it is the connection's last, and what follows it.
+fn split_request(bytes: &[u8]) -> Option<(&[u8], bool, &[u8])> {
+    let (first, mut rest) = split_line(bytes)?;
+    let mut close = false;
+    loop {
+        let (line, behind) = split_line(rest)?;
+        if line == b"\r\n" {
+            return Some((first, close, behind));
+        }
+        close |= line.eq_ignore_ascii_case(b"connection: close\r\n");
+        rest = behind;
+    }
+}
+
+/// Takes a whole line off. It ends in two bytes, so that every second byte tells where.
+fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = 1 + 2 * bytes.chunks_exact(2).position(|pair| matches!(pair[1], b'\r' | b'\n'))?;
+    bytes.split_at_checked(if bytes[at] == b'\r' { at + 2 } else { at + 1 })
+}
+
+fn slow(hint: bool) -> &'static [u8] {
+    let answer = || {
+        thread::sleep(Duration::from_millis(5));
+        HELLO
+    };
+    if hint { poller::blocking(answer) } else { answer() }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (mut port, mut threads, mut hint) = (8081, 1, false);
+    let mut args = std::env::args().skip(1);
+    while let Some(name) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{name} needs a value"));
+        match name.as_str() {
+            "--port" => port = value()?.parse()?,
+            "--threads" => threads = value()?.parse()?,
+            "--proto" if value()? == "http" => {}
+            "--hint" => hint = true,
+            _ => return Err(format!("{name}: there are --port P --proto http --threads N --hint").into()),
         }
     }
     let event_loop = EventLoop::builder().polls(threads).build()?;
-    let listener = event_loop.serve(TcpListener::bind(("127.0.0.1", port))?, Http)?;
-    println!("http://{}/plaintext", listener.local_addr());
+    let _listener = event_loop.serve(TcpListener::bind(("127.0.0.1", port))?, Http { hint })?;
     loop {
-        std::thread::park();
+        thread::park();
     }
 }

@@ -1,0 +1,230 @@
+"""Starting servers and the client, and reading what the system knows of them."""
+
+import collections
+import glob
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+CPUS = sorted(os.sched_getaffinity(0))
+SERVER_CPU, CLIENT_CPU = CPUS[0], CPUS[-1]
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+START_SECONDS = 10
+NICENESS = -15
+
+
+class Failure(Exception):
+    """A measurement that could not be taken, with the reason."""
+
+
+def settle_on(cpu):
+    """What a child does before it becomes a server or the client: one processor, before others, many descriptors."""
+
+    def prepare():
+        os.sched_setaffinity(0, {cpu})
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        except PermissionError:
+            pass  # Only the spread of the figures suffers; the foreign share says by how much.
+
+    return prepare
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+class Server:
+    """One server process, started afresh, pinned to its processor, and gone at the end of the `with`."""
+
+    def __init__(self, command, protocol, before=()):
+        self.port = free_port()
+        self.command = [*before, *command, "--port", str(self.port), "--proto", protocol]
+        self.protocol = protocol
+
+    def __enter__(self):
+        self.complaints = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.complaints,
+            preexec_fn=settle_on(SERVER_CPU))
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return self
+            except OSError:
+                pass
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                raise Failure(f"{' '.join(self.command)}: does not listen: {self.complained}")
+            time.sleep(0.01)
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.complaints.seek(0)
+        self.complained = self.complaints.read().strip()[-300:]
+        self.complaints.close()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def cpu_seconds(self):
+        """All that the process has used, threads that have ended included, to the nanosecond."""
+        process_clock = (~self.pid << 3) | 2  # See clock_getcpuclockid(3); 2 is what the scheduler counted.
+        return time.clock_gettime(process_clock)
+
+    def switches(self):
+        """How often its threads went to sleep, and how often they were interrupted, by thread."""
+        found = {}
+        for path in glob.glob(f"/proc/{self.pid}/task/*/status"):
+            try:
+                text = open(path).read()
+            except OSError:
+                continue  # The thread has ended.
+            counts = [int(n) for n in re.findall(r"voluntary_ctxt_switches:\s+(\d+)", text)]
+            found[path] = tuple(counts)
+        return found
+
+    def resident_kib(self):
+        return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{self.pid}/status").read())[1])
+
+
+def load_command(load, server, arguments):
+    return [load, "--port", str(server.port), "--proto", server.protocol, *arguments]
+
+
+def run_load(load, server, arguments):
+    """Runs the client to its end; what it reported, with its own processor time as `client_cpu`."""
+    client = subprocess.Popen(
+        load_command(load, server, arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, preexec_fn=settle_on(CLIENT_CPU))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    out, err = client.communicate()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if client.returncode != 0:
+        raise Failure(f"{' '.join(client.args)}: {err.strip()[-300:]}")
+    report = json.loads(out)
+    report["client_cpu"] = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+    return report
+
+
+def machine_busy_seconds():
+    """Processor time that anybody used, on all processors."""
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, open("/proc/stat").readline().split()[1:8])
+    return (user + nice + system + irq + softirq) / TICKS_PER_SECOND
+
+
+def sample(load, server, arguments, warm_up):
+    """One interval of load on a running server."""
+    if warm_up:
+        run_load(load, server, [*arguments, "--secs", "1"])
+    busy, wall = machine_busy_seconds(), time.monotonic()
+    cpu, switches = server.cpu_seconds(), server.switches()
+    report = run_load(load, server, arguments)
+    cpu = server.cpu_seconds() - cpu
+    switches = [sum(s[0] for s in group.values()) for group in (server.switches(), switches)]
+    wall = time.monotonic() - wall
+    busy = machine_busy_seconds() - busy
+    requests = report["requests"]
+    if requests == 0:
+        raise Failure(f"{' '.join(server.command)}: no request was answered")
+    figures = {
+        "req_per_s": report["req_per_s"],
+        "us": cpu / requests * 1e6,
+        "sleeps": (switches[0] - switches[1]) / requests,
+        "errors": report["errors"],
+        "client_us": report["client_cpu"] / requests * 1e6,
+        "foreign": max(0.0, busy - cpu - report["client_cpu"]) / wall * 100,
+        "firehose_mb_per_s": report["firehose_bytes"] / report["secs"] / 1e6,
+    }
+    for prefix, part in (("", report), ("first_", report["first"]), ("later_", report["later"])):
+        figures[prefix + "req_per_s"] = part["req_per_s"]
+        for quantile in ("p50", "p99", "p999", "max"):
+            figures[prefix + quantile] = (part["fast"] or {}).get(quantile)
+    figures["slow_p50"] = (report["slow"] or {}).get("p50")
+    return figures
+
+
+def idle_memory(load, server, conns):
+    """Resident bytes for each of many idle connections, and KiB before, with and after them."""
+    run_load(load, server, ["--conns", "64", "--secs", "0.5"])
+    time.sleep(0.5)
+    before = server.resident_kib()
+    with held_connections(load, server, conns):
+        time.sleep(2)
+        held = server.resident_kib()
+    time.sleep(1)
+    return (held - before) * 1024 / conns, before, held, server.resident_kib()
+
+
+class held_connections:
+    """Connections that were used once and are idle for the length of the `with`."""
+
+    def __init__(self, load, server, conns):
+        self.command = load_command(load, server, ["--idle", str(conns)])
+
+    def __enter__(self):
+        self.client = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=settle_on(CLIENT_CPU))
+        if self.client.stdout.readline().strip() != "ready":
+            raise Failure(f"{' '.join(self.command)}: {self.client.communicate()[1].strip()[-300:]}")
+
+    def __exit__(self, *_):
+        self.client.communicate("")
+
+
+def wake_ups(server, seconds):
+    """How often any thread of the process ran in the meantime; a thread that came or went counts as one."""
+    before = server.switches()
+    time.sleep(seconds)
+    after = server.switches()
+    return sum(1 for path in before.keys() ^ after.keys()) + sum(
+        sum(after[path]) - sum(before[path]) for path in before.keys() & after.keys())
+
+
+def instructions(load, command, protocol, depth, requests, functions):
+    """User-space instructions for each request under callgrind, and the functions that most of them belong to."""
+    for tool in ("valgrind", "callgrind_control", "callgrind_annotate"):
+        if shutil.which(tool) is None:
+            raise Failure(f"{tool} is not installed")
+    with tempfile.TemporaryDirectory() as directory:
+        out = os.path.join(directory, "callgrind")
+        callgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"]
+        arguments = ["--conns", "64", "--pipeline", str(depth), "--requests"]
+        with Server(command, protocol, before=callgrind) as server:
+            def control(order):
+                subprocess.run(["callgrind_control", order, str(server.pid)], check=True, capture_output=True)
+
+            run_load(load, server, [*arguments, str(requests // 10)])
+            control("--zero")
+            report = run_load(load, server, [*arguments, str(requests)])
+            control("--dump")
+        dump = out + ".1"
+        total = int(re.search(r"^(?:totals|summary):\s+(\d+)", open(dump).read(), re.M)[1])
+        listed = subprocess.run(
+            ["callgrind_annotate", "--auto=no", "--threshold=100", dump], check=True, capture_output=True, text=True).stdout
+    by_function = collections.Counter()
+    # A line is `count (share) file:function [object]`; a function has a line for each file whose code it contains.
+    for count, name in re.findall(r"^\s*([\d,]+)\s+\([^)]*\)\s+\S*?:([^/\n].*?)(?: \[.*\])?$", listed, re.M):
+        count = int(count.replace(",", ""))
+        if count < total * 0.99:  # The functions that never returned have everything.
+            by_function[name] += count / report["requests"]
+    return total / report["requests"], [(name, count) for name, count in by_function.most_common(functions) if count >= 0.05]
