@@ -91,7 +91,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let event_loop = EventLoop::builder().polls(threads).build()?;
-    let _listener = event_loop.serve(TcpListener::bind(("127.0.0.1", port))?, Http { hint })?;
+    let listener = event_loop.serve(TcpListener::bind(("127.0.0.1", port))?, Http { hint })?;
+    println!("http://{}/plaintext", listener.local_addr());
     loop {
         thread::park();
     }
