@@ -8,10 +8,12 @@ use crate::event_loop::EventLoop;
 use crate::job::Job;
 use crate::limits;
 use crate::live::Live;
+use crate::monitor::{Monitor, Watch};
 use crate::options::positive;
 use crate::poll::PollShared;
 use crate::pool::{Pool, Work};
 use crate::remote::{Remote, Runtime};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 
 /// Settings of an event loop.
@@ -86,21 +88,41 @@ impl Builder {
         let workers = Pool::new(self.name.clone(), self.polls.saturating_add(self.standby_max), usize::MAX);
         let tasks = Pool::new(format!("{}-task", self.name), self.tasks_max, limits::TASK_QUEUE_MAX);
         let live = Live::new(self.connections_max);
+        let watch = Arc::<Watch>::default();
         let polls = (0..self.polls)
-            .map(|_| PollShared::new(workers.clone(), live.clone(), self.close_stall))
+            .map(|_| PollShared::new(workers.clone(), live.clone(), watch.clone(), self.close_stall))
             .collect::<io::Result<Vec<_>>>()?;
         let started = polls.iter().try_for_each(|poll| workers.start_for(Work::Lead(poll.clone())));
-        if let Err(error) = started {
-            polls.iter().for_each(|poll| poll.push(Job::Stop));
-            workers.close(None);
-            let text = format!("a poll has no thread, of {} wanted: {error}", self.polls);
-            return Err(io::Error::new(error.kind(), text));
-        }
+        let started = started.and_then(|()| self.start_monitor(watch, &workers, &polls));
+        let monitor = match started {
+            Ok(monitor) => Mutex::new(monitor),
+            Err(error) => {
+                polls.iter().for_each(|poll| poll.push(Job::Stop));
+                workers.close(None);
+                let text = format!("a poll has no thread, of {} wanted, or the monitor: {error}", self.polls);
+                return Err(io::Error::new(error.kind(), text));
+            }
+        };
         let next = AtomicUsize::new(0);
         let registered = Arc::default();
         let stopping = AtomicBool::new(false);
-        let runtime = Runtime { polls, next, workers, tasks, live, registered, stopping };
+        let runtime = Runtime { polls, next, workers, tasks, live, registered, monitor, stopping };
         Ok(EventLoop { remote: Remote { runtime: Arc::new(runtime) } })
+    }
+
+    /// Whoever finds blocked callbacks, and the first worker that stands by for it.
+    fn start_monitor(
+        &self,
+        watch: Arc<Watch>,
+        workers: &Arc<Pool>,
+        polls: &[Arc<PollShared>],
+    ) -> io::Result<Option<Monitor>> {
+        // A checker would run it for ever: it takes ticks for steps. What it calls is checked with the hand-over.
+        if self.standby_max == 0 || cfg!(any(poller_loom, poller_shuttle)) {
+            return Ok(None);
+        }
+        workers.ensure_standby();
+        Monitor::start(format!("{}-monitor", self.name), watch, polls.to_vec()).map(Some)
     }
 
     fn check(&self) -> io::Result<()> {

@@ -42,7 +42,7 @@ pub(crate) fn dial<H: Handler>(
     };
     let (half_close, limits) = (conn.half_close, conn.limits);
     let connected = socket.connect(&SockAddr::from(addr));
-    let service = Arc::new(Service::new(poll.clone(), handler.clone(), None));
+    let service = Arc::new(Service::new(poll.clone(), handler.clone(), poll.dialed.hint::<H>(), None));
     let shared =
         Shared::create(id, (socket, Some(addr), half_close, limits), service, context, Phase::Dialing);
     match connected {

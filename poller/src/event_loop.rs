@@ -75,6 +75,11 @@ impl EventLoop {
         }
         tell(|| Job::Stop);
         runtime.workers.close(None);
+        // After the workers, whose callbacks it may have had to relieve.
+        let monitor = runtime.monitor.lock().take();
+        if let Some(monitor) = monitor {
+            monitor.stop();
+        }
         let left = runtime.tasks.close(Some(deadline));
         if left > 0 {
             log::info!(event = "stop", tasks = left; "blocking tasks were left behind");

@@ -119,14 +119,16 @@ impl<T> Handover<T> {
         }
     }
 
-    /// The monitor has found this callback to block.
-    pub(crate) fn suspect(&self, run: Run) -> Call {
+    /// The monitor has found this callback to block, or to take long.
+    pub(crate) fn suspect(&self, run: Run, blocks: bool) -> Call {
         // Whoever announces itself needs nobody to find it out.
         if self.wanted.load(Ordering::Relaxed) != 0 {
             return Call::Asked;
         }
-        // Before the call, so that the callback that loses the lead finds why.
-        self.suspect.store(run.0, Ordering::Release);
+        if blocks {
+            // Before the call, so that the callback that loses the lead finds why.
+            self.suspect.store(run.0, Ordering::Release);
+        }
         match self.wanted.compare_exchange(0, run.0, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => Call::Ask,
             Err(_) => Call::Asked,
@@ -220,7 +222,7 @@ mod tests {
         let run = handover.lend(lead, false);
         assert_eq!(handover.announce(run), Call::Ask);
         assert_eq!(handover.announce(run), Call::Asked);
-        assert_eq!(handover.suspect(run), Call::Asked);
+        assert_eq!(handover.suspect(run, true), Call::Asked);
         let lead = handover.stand_in().expect("it is wanted");
         assert!(handover.stand_in().is_none());
         let next = handover.lend(lead, false);
@@ -234,7 +236,7 @@ mod tests {
     fn a_stand_in_that_comes_late_takes_nothing() {
         let (handover, lead) = held();
         let run = handover.lend(lead, false);
-        assert_eq!(handover.suspect(run), Call::Ask);
+        assert_eq!(handover.suspect(run, true), Call::Ask);
         let Reclaim::Kept(lead) = handover.reclaim(run) else { panic!("nobody took it") };
         let next = handover.lend(lead, false);
         assert!(handover.stand_in().is_none());
@@ -246,7 +248,7 @@ mod tests {
         let lead = handover.stand_in().expect("the later one is found");
         assert_eq!(handover.reclaim(last), Reclaim::Lost { suspected: false });
         let last = handover.lend(lead, false);
-        assert_eq!(handover.suspect(last), Call::Ask);
+        assert_eq!(handover.suspect(last, true), Call::Ask);
         assert!(handover.stand_in().is_some());
         assert_eq!(handover.reclaim(last), Reclaim::Lost { suspected: true });
     }

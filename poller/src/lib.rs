@@ -13,7 +13,7 @@
 //!   handler may stop early and nothing hangs.
 //! * **One owner.** A connection's buffers and context belong to one thread at a time; its callbacks never overlap.
 //! * **A blocked handler blocks its connection only.** Announced by [`blocking`], another worker thread takes over
-//!   the poll.
+//!   the poll at once; otherwise a monitor finds it within milliseconds, and looks at that listener more closely.
 //! * **Writes go out at once**, when the handler returns; only what the kernel did not take waits for writability.
 //! * **Memory is bounded.** Reading stops above a watermark, [`Handle::send`] says `WouldBlock`, and an idle
 //!   connection owns no buffer.
@@ -38,10 +38,13 @@ mod flags;
 mod handle;
 mod handler;
 mod handover;
+mod hint;
+mod insight;
 mod job;
 pub mod limits;
 mod listener;
 mod live;
+mod monitor;
 mod operator;
 mod options;
 mod peer;
@@ -65,6 +68,7 @@ pub use connection::Connection;
 pub use event_loop::EventLoop;
 pub use handle::{Handle, SendError};
 pub use handler::{Error, Handler, Prepare, Reject, Result};
+pub use insight::{PollStats, WorkerStats};
 pub use linkbuffer::LinkBuffer;
 pub use listener::Listener;
 pub use options::{ListenOptions, Placement};

@@ -42,6 +42,31 @@ pub const LISTEN_BACKLOG_MAX: i32 = 4096;
 /// Worker threads beyond one per poll, which take over the lead when a handler blocks (builder: `standby_max`).
 pub const STANDBY_MAX: usize = 32;
 
+/// Microseconds between two looks of the monitor for blocked callbacks, at most: while none block.
+pub const TICK_MAX_US: u64 = 1000;
+
+/// Microseconds between two looks of the monitor for blocked callbacks, at least: however many block.
+pub const TICK_MIN_US: u64 = 100;
+
+/// Microseconds that one look of the monitor is reckoned to cost a busy core.
+pub const MONITOR_COST_US: u64 = 40;
+
+/// Microseconds for which a callback that does not sleep keeps its poll before a standby worker takes over. Longer than
+/// a thread waits for its turn on a busy core.
+pub const RUN_LONG_US: u64 = 10_000;
+
+/// What the monitor adds to its thread's nice value, so that it waits for a core instead of taking it from a leader.
+pub const MONITOR_NICE: i32 = 10;
+
+/// The highest nice value that there is.
+pub const NICE_MAX: i32 = 19;
+
+/// Nanoseconds by which the monitor's timers may be late.
+pub const MONITOR_SLACK_NS: u64 = 10_000;
+
+/// Bytes read of a thread's state: its number and its name of at most 16 bytes stand before what is looked for.
+pub const THREAD_STAT_BYTES: usize = 64;
+
 /// Threads for blocking tasks (builder: `tasks_max`).
 pub const TASKS_MAX: usize = 16;
 

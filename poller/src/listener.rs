@@ -16,6 +16,7 @@ use socket2::Socket;
 
 use crate::handle::{Phase, Shared};
 use crate::handler::{Callbacks, Prepare, prepare};
+use crate::hint::Hint;
 use crate::job::Job;
 use crate::limits;
 use crate::options::{ListenOptions, Places};
@@ -85,7 +86,8 @@ impl ListenerShared {
         }
         Ok(Arc::new_cyclic(|listener| {
             let quota = options.connections_max.map(|max| Arc::new(Quota::new(max, listener.clone())));
-            let service = |poll| Arc::new(Service::new(poll, callbacks.clone(), quota.clone()));
+            let hint = Arc::<Hint>::default();
+            let service = |poll| Arc::new(Service::new(poll, callbacks.clone(), hint.clone(), quota.clone()));
             let services = polls.into_iter().map(service).collect();
             ListenerShared {
                 state: State::new(),
@@ -101,6 +103,11 @@ impl ListenerShared {
 
     pub(crate) fn poll(&self) -> &Arc<PollShared> {
         &self.places.own().poll
+    }
+
+    /// For `on_prepare` and the connections alike.
+    pub(crate) fn hint(&self) -> &Hint {
+        &self.places.own().hint
     }
 
     pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {

@@ -21,14 +21,17 @@ use crate::busy::Scratch;
 use crate::clock::Clock;
 use crate::handle::Shared;
 use crate::handover::{Handover, Reclaim};
+use crate::hint::{Dialed, Hint};
+use crate::insight::Insight;
 use crate::job::{Job, Jobs};
 use crate::limits;
 use crate::listener::ListenerShared;
 use crate::live::Live;
+use crate::monitor::Watch;
 use crate::operator::Operator;
 use crate::pool::Pool;
 use crate::state::News;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::sync::{self, Mutex, RwLock};
 use crate::timer::{self, Due, Key, Timers};
 use crate::token::{Table, Token, WAKER};
@@ -45,6 +48,11 @@ pub(crate) struct PollShared {
     /// and keep no descriptor with them.
     selector: RwLock<Option<(Registry, Waker)>>,
     pub(crate) lead: Handover<Lead>,
+    /// The thread that led last, by the number that the system gave it.
+    pub(crate) leader: AtomicU32,
+    watch: Arc<Watch>,
+    pub(crate) insight: Insight,
+    pub(crate) dialed: Dialed,
     jobs: Mutex<Jobs>,
     /// The leader waits in the kernel, or is about to.
     asleep: AtomicBool,
@@ -84,6 +92,7 @@ impl PollShared {
     pub(crate) fn new(
         workers: Arc<Pool>,
         live: Arc<Live>,
+        watch: Arc<Watch>,
         close_stall: Duration,
     ) -> io::Result<Arc<PollShared>> {
         let poll = mio::Poll::new()?;
@@ -107,6 +116,10 @@ impl PollShared {
             live,
             connections: AtomicUsize::new(0),
             lead: Handover::new(Box::new(lead)),
+            leader: AtomicU32::new(0),
+            watch,
+            insight: Insight::default(),
+            dialed: Dialed::default(),
             jobs: Mutex::new(Jobs::default()),
             asleep: AtomicBool::new(false),
             timers: Mutex::new(Timers::default()),
@@ -121,6 +134,7 @@ impl PollShared {
             let mut jobs = self.jobs.lock();
             if !jobs.ended {
                 jobs.queue.push_back(job);
+                self.insight.queued.store(jobs.queue.len(), Ordering::Relaxed);
                 drop(jobs);
                 return self.wake();
             }
@@ -231,17 +245,37 @@ impl PollShared {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Whether the leader waits in the kernel, or is about to.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
+    }
+
     /// Runs a callback while the lead lies in the slot.
-    fn lend(&self, lead: Box<Lead>, run: impl FnOnce()) -> Option<Box<Lead>> {
-        let number = self.lead.lend(lead, false);
+    #[inline]
+    fn lend(&self, lead: Box<Lead>, hint: Option<&Hint>, run: impl FnOnce()) -> Option<Box<Lead>> {
+        let number = self.lead.lend(lead, hint.is_some_and(Hint::is_on));
         worker::lent(number, run);
         match self.lead.reclaim(number) {
             Reclaim::Kept(lead) => Some(lead),
-            Reclaim::Lost { .. } => {
+            Reclaim::Lost { suspected } => {
                 // The callback took long.
                 self.clock.look();
+                if suspected {
+                    self.learn(hint);
+                }
                 None
             }
+        }
+    }
+
+    /// A callback was found to block, and had not announced it.
+    #[cold]
+    fn learn(&self, hint: Option<&Hint>) {
+        self.insight.suspected();
+        if hint.is_some_and(Hint::learn) {
+            self.insight.hinted();
+            log::debug!(event = "hint"; "a callback blocked without announcing it: from now on others of its kind \
+                are looked at more closely");
         }
     }
 }
@@ -252,10 +286,12 @@ pub(crate) fn lead(poll: &Arc<PollShared>, mut lead: Box<Lead>, scratch: &mut Sc
         let work = lead.next(poll);
         let kept = match work {
             Work::Stop => return,
-            Work::Connection(shared, news) => poll.lend(lead, || shared.run(news, scratch)),
-            Work::Listener(listener) => poll.lend(lead, || listener.run()),
-            Work::Udp(socket) => poll.lend(lead, || socket.run(scratch)),
-            Work::Task(task) => poll.lend(lead, task),
+            Work::Connection(shared, news) => {
+                poll.lend(lead, Some(&shared.service.hint), || shared.run(news, scratch))
+            }
+            Work::Listener(listener) => poll.lend(lead, Some(listener.hint()), || listener.run()),
+            Work::Udp(socket) => poll.lend(lead, Some(&socket.hint), || socket.run(scratch)),
+            Work::Task(task) => poll.lend(lead, None, task),
         };
         match kept {
             Some(kept) => lead = kept,
@@ -313,11 +349,13 @@ impl Lead {
 
     /// Waits for events, or for a job, or for the next deadline; then takes the jobs that have come.
     fn wait(&mut self, poll: &PollShared) {
+        let now = poll.clock.look();
+        poll.insight.turn(Duration::from_nanos(now - self.now));
         poll.asleep.store(true, Ordering::SeqCst);
         let timeout = if poll.jobs.lock().queue.is_empty() {
             let longest = Duration::from_millis(limits::WAIT_MS_MAX);
             let next = poll.timers.lock().next();
-            next.map(|at| Duration::from_nanos(at.saturating_sub(poll.clock.look())).min(longest))
+            next.map(|at| Duration::from_nanos(at.saturating_sub(now)).min(longest))
         } else {
             Some(Duration::ZERO)
         };
@@ -325,6 +363,7 @@ impl Lead {
         // Before the others take it for granted.
         self.now = poll.clock.look();
         poll.asleep.store(false, Ordering::SeqCst);
+        poll.watch.leader_is_back();
         match polled {
             Ok(()) => {
                 for event in &self.events {
@@ -348,7 +387,9 @@ impl Lead {
             // The selector itself is broken, which no input can bring about.
             Err(error) => panic!("the selector failed: {error}"),
         }
-        std::mem::swap(&mut self.jobs, &mut poll.jobs.lock().queue);
+        let mut jobs = poll.jobs.lock();
+        std::mem::swap(&mut self.jobs, &mut jobs.queue);
+        poll.insight.queued.store(0, Ordering::Relaxed);
     }
 
     /// What an event asks for: nothing when its tenant has left, or another thread owns it and will look again.

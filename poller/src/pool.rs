@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 
 use crate::busy::Scratch;
 use crate::handler::panic_text;
+use crate::insight::WorkerStats;
 use crate::limits;
 use crate::poll::PollShared;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 use crate::worker;
@@ -43,6 +45,31 @@ pub(crate) struct Pool {
     called: Condvar,
     /// A thread has come to its end.
     ended: Condvar,
+    insight: PoolInsight,
+}
+
+/// The numbers of the state that anybody may read. Written under its lock.
+#[derive(Default)]
+struct PoolInsight {
+    threads: AtomicUsize,
+    idle: AtomicUsize,
+    starved: AtomicU64,
+}
+
+impl PoolInsight {
+    fn show(&self, state: &PoolState) {
+        self.threads.store(state.threads.len(), Relaxed);
+        self.idle.store(state.idle, Relaxed);
+        self.starved.store(state.starved, Relaxed);
+    }
+
+    fn stats(&self) -> WorkerStats {
+        WorkerStats {
+            threads: self.threads.load(Relaxed),
+            standby: self.idle.load(Relaxed),
+            starved: self.starved.load(Relaxed),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -75,11 +102,35 @@ impl Pool {
             state: Mutex::new(PoolState::default()),
             called: Condvar::new(),
             ended: Condvar::new(),
+            insight: PoolInsight::default(),
         })
     }
 
     /// Gives work to a thread. What was taken is run, also when the pool closes meanwhile.
     pub(crate) fn submit(self: &Arc<Pool>, work: Work) -> Result<(), Full> {
+        self.give(work, true)
+    }
+
+    /// As [`submit`](Pool::submit), but starts no thread: one is about to stand by, unless there are as many as may be.
+    pub(crate) fn call(self: &Arc<Pool>, work: Work) -> Result<(), Full> {
+        self.give(work, false)
+    }
+
+    /// Starts a thread if none waits for work and there may be one more.
+    pub(crate) fn ensure_standby(self: &Arc<Pool>) {
+        let mut state = self.state.lock();
+        let wanted = state.idle == 0 && state.coming <= state.queue.len();
+        if !state.closed && wanted && state.threads.len() < self.threads_max {
+            self.start_or_say(&mut state);
+            self.insight.show(&state);
+        }
+    }
+
+    pub(crate) fn stats(&self) -> WorkerStats {
+        self.insight.stats()
+    }
+
+    fn give(self: &Arc<Pool>, work: Work, may_start: bool) -> Result<(), Full> {
         let mut state = self.state.lock();
         state.invariants(self);
         if state.closed {
@@ -92,19 +143,21 @@ impl Pool {
             state.coming += 1;
             state.queue.push_back(work);
             self.called.notify_one();
-        } else if state.threads.len() < self.threads_max && self.start_or_say(&mut state) {
+        } else if may_start && state.threads.len() < self.threads_max && self.start_or_say(&mut state) {
             state.queue.push_back(work);
         } else if state.threads.is_empty() || state.queue.len() - state.coming >= self.queue_max {
             return Err(Full);
         } else {
             state.queue.push_back(work);
-            state.starved += 1;
-            if state.starved == 1 {
+            let starved = may_start || state.threads.len() == self.threads_max;
+            state.starved += u64::from(starved);
+            if starved && state.starved == 1 {
                 let max = self.threads_max;
                 log::warn!(event = "limit_hit", limit = self.name.as_str(), max = max;
                     "all {max} threads are busy: work waits for the first to be free");
             }
         }
+        self.insight.show(&state);
         Ok(())
     }
 
@@ -117,6 +170,7 @@ impl Pool {
         state.invariants(self);
         self.start(&mut state)?;
         state.queue.push_back(work);
+        self.insight.show(&state);
         Ok(())
     }
 
@@ -162,6 +216,7 @@ impl Pool {
                 break;
             }
             state.idle += 1;
+            self.insight.show(&state);
         }
         state.ended.push(number);
         self.ended.notify_all();

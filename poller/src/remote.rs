@@ -10,14 +10,17 @@ use socket2::SockRef;
 use crate::dialer;
 use crate::handle::Handle;
 use crate::handler::Handler;
+use crate::insight::{PollStats, WorkerStats};
 use crate::job::Job;
 use crate::limits;
 use crate::listener::{Listener, ListenerShared};
 use crate::live::Live;
+use crate::monitor::Monitor;
 use crate::options::ListenOptions;
 use crate::poll::PollShared;
 use crate::pool::{Pool, Work};
 use crate::socket::{DatagramSocket, Listen, Registered, check_datagrams, check_listener};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::timer::{self, Key};
 use crate::udp::{DatagramHandler, Datagrams, UdpShared};
@@ -30,6 +33,8 @@ pub(crate) struct Runtime {
     pub(crate) tasks: Arc<Pool>,
     pub(crate) live: Arc<Live>,
     pub(crate) registered: Arc<Registered>,
+    /// `None` without standby workers, and once it has ended.
+    pub(crate) monitor: Mutex<Option<Monitor>>,
     pub(crate) stopping: AtomicBool,
 }
 
@@ -220,6 +225,24 @@ impl Remote {
     /// Connections that live now, accepted and dialed.
     pub fn connections(&self) -> usize {
         self.runtime.live.count()
+    }
+
+    /// A look at each poll: how busy it is, and whether callbacks block.
+    ///
+    /// # Examples
+    /// ```
+    /// let event_loop = poller::EventLoop::new()?;
+    /// let longest = event_loop.polls().map(|poll| poll.longest_turn).max();
+    /// assert!(longest.is_some());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn polls(&self) -> impl ExactSizeIterator<Item = PollStats> {
+        self.runtime.polls.iter().map(|poll| poll.insight.stats(poll.lead.runs()))
+    }
+
+    /// A look at the worker threads: how many stand by to take over from callbacks that block.
+    pub fn workers(&self) -> WorkerStats {
+        self.runtime.workers.stats()
     }
 
     /// Whether the event loop has begun to stop.

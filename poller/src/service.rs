@@ -4,6 +4,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::handler::Callbacks;
+use crate::hint::Hint;
 use crate::listener::ListenerShared;
 use crate::poll::PollShared;
 use crate::token::Token;
@@ -12,6 +13,8 @@ use crate::token::Token;
 pub(crate) struct Service {
     pub(crate) poll: Arc<PollShared>,
     pub(crate) callbacks: Arc<dyn Callbacks>,
+    /// Whether its callbacks were found to block.
+    pub(crate) hint: Arc<Hint>,
     /// That of a listener whose connections are bounded.
     quota: Option<Arc<Quota>>,
 }
@@ -20,9 +23,10 @@ impl Service {
     pub(crate) fn new(
         poll: Arc<PollShared>,
         callbacks: Arc<dyn Callbacks>,
+        hint: Arc<Hint>,
         quota: Option<Arc<Quota>>,
     ) -> Service {
-        Service { poll, callbacks, quota }
+        Service { poll, callbacks, hint, quota }
     }
 
     /// Counts a new connection, and numbers it; `None` when the event loop has as many as it may.

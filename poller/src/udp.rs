@@ -19,6 +19,7 @@ use mio::{Interest, Registry};
 
 use crate::busy::Scratch;
 use crate::handler::panic_text;
+use crate::hint::Hint;
 use crate::job::Job;
 use crate::limits;
 use crate::poll::PollShared;
@@ -41,6 +42,7 @@ pub(crate) struct UdpShared {
     pub(crate) local_addr: SocketAddr,
     peer: Option<SocketAddr>,
     poll: Arc<PollShared>,
+    pub(crate) hint: Hint,
     handler: Box<dyn DatagramHandler>,
     /// The socket, which whoever closes it takes out, and the token, which is the owner's part. Sending takes the lock
     /// shared, so any thread may send.
@@ -68,7 +70,8 @@ impl UdpShared {
             Err(error) => return Err(error),
         };
         let socket = RwLock::new((Some(Held { socket, _registration: registration }), None));
-        Ok(Arc::new(UdpShared { state: State::new(), local_addr, peer, poll, handler, socket }))
+        let (state, hint) = (State::new(), Hint::default());
+        Ok(Arc::new(UdpShared { state, local_addr, peer, poll, hint, handler, socket }))
     }
 
     pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {

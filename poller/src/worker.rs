@@ -7,12 +7,14 @@ use crate::busy::Scratch;
 use crate::handover::{Call, Run};
 use crate::poll::{self, PollShared};
 use crate::pool::{Work, contain};
-use crate::sync;
+use crate::sync::{self, atomic::Ordering};
 #[cfg(any(poller_loom, poller_shuttle))]
 use crate::sync::{LocalCell, LocalRefCell};
 
 sync::thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+    /// The number that the system gave this thread, once it was asked for.
+    static THREAD: Cell<u32> = const { Cell::new(0) };
     /// The poll that this thread leads.
     static LEADING: RefCell<Option<Arc<PollShared>>> = const { RefCell::new(None) };
     /// The callback for whose length the lead lies in the slot, unless it has announced that it will block.
@@ -27,10 +29,26 @@ pub(crate) fn enter() {
 /// Leads `poll`, if its lead is still to be had.
 pub(crate) fn lead(poll: &Arc<PollShared>, scratch: &mut Scratch) {
     if let Some(lead) = poll.lead.stand_in() {
+        poll.leader.store(thread_id(), Ordering::Relaxed);
+        // The first leader takes the lead from nobody.
+        if poll.lead.runs() > 0 {
+            // The monitor starts no threads, so one stands by before it is needed.
+            poll.workers.ensure_standby();
+            poll.insight.takeover();
+        }
         LEADING.set(Some(poll.clone()));
         poll::lead(poll, lead, scratch);
         LEADING.set(None);
     }
+}
+
+/// The number that the system gave the calling thread; zero where it is not to be had.
+pub(crate) fn thread_id() -> u32 {
+    #[cfg(target_os = "linux")]
+    if THREAD.get() == 0 {
+        THREAD.set(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs());
+    }
+    THREAD.get()
 }
 
 /// Whether the calling thread belongs to an event loop.

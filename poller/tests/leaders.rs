@@ -4,10 +4,12 @@ mod support;
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use poller::{EventLoop, Reason, limits};
+use poller::{EventLoop, PollStats, Reason, limits};
 use support::*;
 
 /// A handler that blocks on a channel when it is asked to ("b"), and echoes everything else.
@@ -134,6 +136,255 @@ fn a_panic_while_the_lead_is_with_another_hurts_one_connection() {
         assert_eq!(log.closed().reason, Reason::Panic);
     }
     ask(&mut connect(addr), b"led by somebody");
+}
+
+/// A handler that blocks on a channel when it is asked to ("b", or "p" and then it panics), and tells nobody before.
+fn secret_blocker() -> (Probe, Sender<()>, Receiver<()>) {
+    let (go, wait) = crossbeam_channel::unbounded::<()>();
+    let (began, begun) = crossbeam_channel::unbounded::<()>();
+    let probe = Probe::new(move |at, conn| {
+        let panics = conn.input().chunk() == b"p";
+        if at == At::Request && (panics || conn.input().chunk() == b"b") {
+            began.send(()).expect("listened to");
+            wait.recv_timeout(PATIENCE)?;
+            assert!(!panics, "on purpose");
+        }
+        echo(at, conn)
+    });
+    (probe, go, begun)
+}
+
+fn stats(event_loop: &EventLoop) -> PollStats {
+    event_loop.polls().next().expect("there is a poll")
+}
+
+// proves L-10 without any hint: the monitor finds the handler, and its listener is hinted from then on
+#[test]
+fn a_handler_that_blocks_unannounced_is_found_and_remembered() {
+    let event_loop = one_poll();
+    let (probe, go, begun) = secret_blocker();
+    let (addr, _log) = probe.serve(&event_loop);
+    let (other, _other_log) = Probe::echo().serve(&event_loop);
+    let mut users: Vec<_> = (0..10).map(|n| connect(if n % 2 == 0 { addr } else { other })).collect();
+    users.iter_mut().for_each(|user| ask(user, b"before"));
+    assert_eq!(stats(&event_loop).hinted, 0);
+    for round in 1..=3 {
+        let mut blocked = connect(addr);
+        blocked.write_all(b"b").expect("written");
+        begun.recv_timeout(PATIENCE).expect("it blocks");
+        users.iter_mut().for_each(|user| ask(user, b"not stopped"));
+        ask(&mut connect(addr), b"nor is accepting");
+        go.send(()).expect("waited for");
+        let mut answer = [0];
+        blocked.read_exact(&mut answer).expect("and it goes on itself");
+        // It is learnt by the thread that comes back, behind the answer.
+        wait_until("the listener is hinted", || stats(&event_loop).suspected >= round);
+        let seen = stats(&event_loop);
+        assert_eq!(seen.hinted, 1, "this listener, and not the other");
+        assert!(seen.takeovers >= round);
+    }
+    assert_eq!(event_loop.workers().starved, 0);
+}
+
+// proves that dialed handlers are remembered by their type: the second dial finds the hint of the first
+#[test]
+fn a_dialed_handler_that_blocks_unannounced_is_remembered() {
+    let event_loop = one_poll();
+    let (server, _log) = Probe::echo().serve(&event_loop);
+    for _ in 0..2 {
+        let (probe, go, begun) = secret_blocker();
+        let (probe, log) = probe.start();
+        let handle = event_loop.dial(server, PATIENCE, probe).expect("dialed");
+        log.until(At::Connect);
+        let suspected = stats(&event_loop).suspected;
+        handle.send("b".into()).expect("sent");
+        begun.recv_timeout(PATIENCE).expect("it blocks");
+        ask(&mut connect(server), b"not stopped");
+        go.send(()).expect("waited for");
+        wait_until("the dialed handler is hinted", || stats(&event_loop).suspected > suspected);
+        assert_eq!(stats(&event_loop).hinted, 1);
+        handle.abort();
+    }
+}
+
+// proves L-10 for handlers that compute: they are relieved, and not taken for handlers that block
+#[test]
+fn a_handler_that_runs_for_long_stops_its_connection_only() {
+    let event_loop = one_poll();
+    let end = Arc::new(AtomicBool::new(false));
+    let (began, begun) = crossbeam_channel::unbounded::<()>();
+    let (addr, _log) = Probe::new({
+        let end = end.clone();
+        move |at, conn| {
+            if at == At::Request && conn.input().chunk() == b"b" {
+                began.send(()).expect("listened to");
+                let start = Instant::now();
+                while !end.load(Ordering::Relaxed) && start.elapsed() < PATIENCE {
+                    std::hint::spin_loop();
+                }
+            }
+            echo(at, conn)
+        }
+    })
+    .serve(&event_loop);
+    let mut other = connect(addr);
+    ask(&mut other, b"before");
+    let mut busy = connect(addr);
+    busy.write_all(b"b").expect("written");
+    begun.recv_timeout(PATIENCE).expect("it computes");
+    ask(&mut other, b"not stopped");
+    end.store(true, Ordering::Relaxed);
+    let mut answer = [0];
+    busy.read_exact(&mut answer).expect("answered");
+    assert!(stats(&event_loop).takeovers >= 1);
+    #[cfg(target_os = "linux")]
+    assert_eq!((stats(&event_loop).suspected, stats(&event_loop).hinted), (0, 0));
+}
+
+// proves L-21 for handlers that block unannounced: the panic comes when another has the lead
+#[test]
+fn a_panic_after_an_unannounced_block_hurts_one_connection() {
+    let event_loop = one_poll();
+    let (probe, go, begun) = secret_blocker();
+    let (addr, log) = probe.serve(&event_loop);
+    for _ in 0..3 {
+        let mut user = connect(addr);
+        user.write_all(b"p").expect("written");
+        begun.recv_timeout(PATIENCE).expect("it blocks");
+        ask(&mut connect(addr), b"led by somebody else");
+        go.send(()).expect("waited for");
+        log.find(|event| event.closed.as_ref().is_some_and(|closed| closed.reason == Reason::Panic));
+    }
+    ask(&mut connect(addr), b"led by somebody");
+}
+
+// proves L-21 where nobody takes the lead: it comes back from under the panic
+#[test]
+fn a_panic_while_the_lead_lies_there_does_not_lose_it() {
+    let event_loop = EventLoop::builder().polls(1).standby_max(0).build().expect("an event loop");
+    let (addr, log) = Probe::new(|_, conn| {
+        assert!(conn.input().chunk() != b"p", "on purpose");
+        Ok(())
+    })
+    .serve(&event_loop);
+    for _ in 0..3 {
+        let mut user = connect(addr);
+        user.write_all(b"p").expect("written");
+        assert_eq!(log.closed().reason, Reason::Panic);
+    }
+    let (told, done) = crossbeam_channel::bounded(1);
+    event_loop.after(Duration::ZERO, || panic!("on purpose")).expect("a timer");
+    event_loop.after(Duration::from_millis(1), move || told.send(()).expect("listened to")).expect("a timer");
+    done.recv_timeout(PATIENCE).expect("the poll is led");
+    assert_eq!(event_loop.workers().threads, 1);
+}
+
+// proves the bound: the last standby worker blocks too, that is counted, and the rest waits and goes on
+#[test]
+fn when_all_block_unannounced_it_is_counted_and_work_waits() {
+    let event_loop = EventLoop::builder().polls(1).standby_max(1).build().expect("an event loop");
+    let (probe, go, begun) = secret_blocker();
+    let (addr, log) = probe.serve(&event_loop);
+    let mut users: Vec<_> = (0..3).map(|_| connect(addr)).collect();
+    let handles: Vec<_> = users.iter().map(|_| log.handle()).collect();
+    users.iter_mut().for_each(|user| user.write_all(b"b").expect("written"));
+    for _ in 0..2 {
+        begun.recv_timeout(PATIENCE).expect("as many block as there are threads");
+    }
+    wait_until("it is counted", || event_loop.workers().starved == 1);
+    assert!(begun.try_recv().is_err(), "and no more than that");
+    handles.iter().for_each(poller::Handle::wake);
+    assert_eq!(stats(&event_loop).queued, 1, "the connection that is not blocked waits in the queue");
+    assert_eq!((event_loop.workers().threads, event_loop.workers().standby), (2, 0));
+    for _ in &users {
+        go.send(()).expect("waited for");
+    }
+    let mut answer = [0];
+    users.iter_mut().for_each(|user| user.read_exact(&mut answer).expect("answered in the end"));
+    ask(&mut connect(addr), b"everything is as before");
+    assert_eq!(stats(&event_loop).queued, 0);
+}
+
+// proves that an idle event loop wakes up for nothing, its monitor included, and that it wakes up for something
+#[test]
+#[cfg(target_os = "linux")]
+fn an_idle_event_loop_does_not_wake_up() {
+    let idle = EventLoop::builder().polls(2).name("idle").build().expect("an event loop");
+    let (addr, _log) = Probe::echo().serve(&idle);
+    let elsewhere = one_poll();
+    let (clock, _clock_log) = Probe::echo().serve(&elsewhere);
+    let pause = || {
+        let (told, done) = crossbeam_channel::bounded(1);
+        elsewhere
+            .after(Duration::from_millis(20), move || told.send(()).expect("listened to"))
+            .expect("a timer");
+        done.recv_timeout(PATIENCE).expect("fired");
+        ask(&mut connect(clock), b"something happens elsewhere");
+    };
+    let wake_ups = || -> (Vec<u64>, Vec<u64>) {
+        let turns = idle.polls().map(|poll| poll.turns).collect();
+        (turns, switches("idle-"))
+    };
+    for _ in 0..3 {
+        ask(&mut connect(addr), b"busy for a moment");
+        wait_until_none(&idle);
+        // It ticks for a while, and then it is left alone.
+        let mut before = wake_ups();
+        wait_until("it comes to rest", || {
+            pause();
+            let now = wake_ups();
+            let rests = now == before;
+            before = now;
+            rests
+        });
+        (0..5).for_each(|_| pause());
+        assert_eq!(wake_ups(), before);
+    }
+}
+
+/// How often each thread whose name begins so has gone to sleep.
+#[cfg(target_os = "linux")]
+fn switches(name: &str) -> Vec<u64> {
+    let mut counts = Vec::new();
+    for thread in std::fs::read_dir("/proc/self/task").expect("/proc").flatten() {
+        // Threads of other tests end meanwhile.
+        let Ok(status) = std::fs::read_to_string(thread.path().join("status")) else { continue };
+        let field = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.expect("every thread has it").trim().to_owned()
+        };
+        if field("Name:").starts_with(name) {
+            counts.push(field("voluntary_ctxt_switches:").parse().expect("a number"));
+        }
+    }
+    assert!(counts.len() >= 3, "leaders and monitor: {counts:?}");
+    counts
+}
+
+// proves that the numbers of a poll are those of what it did
+#[test]
+fn a_poll_tells_what_it_does() {
+    let event_loop = one_poll();
+    let before = stats(&event_loop);
+    assert_eq!((before.takeovers, before.suspected, before.hinted), (0, 0, 0));
+    let (addr, _log) = Probe::new(|at, conn| {
+        if at == At::Request && conn.input().chunk() == b"take a while" {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_micros(200) {
+                std::hint::spin_loop();
+            }
+        }
+        echo(at, conn)
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    for _ in 0..10 {
+        ask(&mut user, b"take a while");
+    }
+    let after = stats(&event_loop);
+    assert!(after.runs >= before.runs + 10, "{after:?}");
+    assert!(after.turns >= before.turns + 9, "{after:?}");
+    assert!(after.longest_turn >= Duration::from_micros(200), "{after:?}");
 }
 
 #[test]

@@ -57,9 +57,9 @@ fn a_stopped_event_loop_says_so() {
     let uses: [(&str, fn(&Remote) -> std::io::Result<()>); 5] = [
         ("serve", |remote| {
             let listener = TcpListener::bind("127.0.0.1:0")?;
-            remote.serve::<Probe>(listener, Probe::echo().start().0).map(drop)
+            remote.serve(listener, Probe::echo().start().0).map(drop)
         }),
-        ("dial", |remote| remote.dial::<Probe>(closed_port(), PATIENCE, Probe::echo().start().0).map(drop)),
+        ("dial", |remote| remote.dial(closed_port(), PATIENCE, Probe::echo().start().0).map(drop)),
         ("datagrams", |remote| remote.datagrams(UdpSocket::bind("127.0.0.1:0")?, Deaf).map(drop)),
         ("after", |remote| remote.after(Duration::ZERO, || ()).map(drop)),
         ("spawn_blocking", |remote| remote.spawn_blocking(|| ())),

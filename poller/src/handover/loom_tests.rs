@@ -110,7 +110,7 @@ fn loom_a_leader_comes_back_while_it_is_suspected_and_relieved() {
             let model = model.clone();
             move || {
                 if let Some(run) = model.handover.look() {
-                    model.call(model.handover.suspect(run));
+                    model.call(model.handover.suspect(run, true));
                 }
             }
         });
@@ -169,7 +169,7 @@ fn loom_monitor_and_announcement_call_one_stand_in() {
             let model = model.clone();
             move || {
                 if let Some(run) = model.handover.look() {
-                    model.call(model.handover.suspect(run));
+                    model.call(model.handover.suspect(run, true));
                 }
             }
         });
