@@ -25,6 +25,7 @@ pub struct Builder {
     tasks_max: usize,
     connections_max: usize,
     close_stall: Duration,
+    wait_limit: Duration,
 }
 
 impl Default for Builder {
@@ -36,6 +37,7 @@ impl Default for Builder {
             tasks_max: limits::TASKS_MAX,
             connections_max: limits::CONNECTIONS_MAX,
             close_stall: Duration::from_millis(limits::CLOSE_STALL_MS),
+            wait_limit: Duration::from_millis(limits::WAIT_MS),
         }
     }
 }
@@ -78,6 +80,12 @@ impl Builder {
         self
     }
 
+    /// How long [`Connection::wait_for`](crate::Connection::wait_for) waits where no limit of the connection bounds it.
+    pub fn wait_limit(mut self, limit: Duration) -> Builder {
+        self.wait_limit = limit;
+        self
+    }
+
     /// Starts the event loop. Every poll has its thread when this returns.
     ///
     /// # Errors
@@ -87,7 +95,7 @@ impl Builder {
         self.check()?;
         let workers = Pool::new(self.name.clone(), self.polls.saturating_add(self.standby_max), usize::MAX);
         let tasks = Pool::new(format!("{}-task", self.name), self.tasks_max, limits::TASK_QUEUE_MAX);
-        let live = Live::new(self.connections_max);
+        let live = Live::new(self.connections_max, self.standby_max, self.wait_limit);
         let watch = Arc::<Watch>::default();
         let polls = (0..self.polls)
             .map(|_| PollShared::new(workers.clone(), live.clone(), watch.clone(), self.close_stall))
@@ -131,6 +139,8 @@ impl Builder {
         positive(self.connections_max, "connections_max(0) lets nobody in: leave it out, or do not serve")?;
         let stall = self.close_stall.as_nanos().min(1) as usize;
         positive(stall, "close_stall(0) sends nothing that waits: to close so, abort the connection")?;
+        let wait = self.wait_limit.as_nanos().min(1) as usize;
+        positive(wait, "wait_limit(0) lets no handler wait: give it time, or do not call `wait_for`")?;
         match self.name.contains('\0') {
             true => Err(io::Error::new(io::ErrorKind::InvalidInput, "a thread's name has no zero byte")),
             false => Ok(()),

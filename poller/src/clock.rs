@@ -4,6 +4,8 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use crate::limits;
+
 pub(crate) struct Clock {
     start: Instant,
     /// When somebody last looked. Never goes back.
@@ -30,6 +32,12 @@ impl Clock {
     pub(crate) fn at(&self, instant: Instant) -> u64 {
         let nanos = instant.saturating_duration_since(self.start).as_nanos();
         u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    /// A time on this clock as others count. One that no clock holds is as good as the longest delay.
+    pub(crate) fn instant(&self, at: u64) -> Instant {
+        let longest = Duration::from_secs(limits::DELAY_SECONDS_MAX);
+        self.start + Duration::from_nanos(at).min(self.start.elapsed() + longest)
     }
 
     /// From a time on this clock until now.

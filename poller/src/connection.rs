@@ -188,8 +188,8 @@ impl Connection<'_> {
         self.busy.watches.set(limit, timeout)
     }
 
-    /// Takes note of what moved, and closes when a limit has passed.
-    pub(crate) fn look_at_limits(&mut self) {
+    /// Takes note of what moved, and closes when a limit has passed. A handler that `waits` for input has begun a message.
+    pub(crate) fn look_at_limits(&mut self, waits: bool) {
         if self.busy.watches.is_empty() || self.kept.phase != Phase::Working {
             return;
         }
@@ -197,7 +197,7 @@ impl Connection<'_> {
         let (input, output) = (self.busy.input.len(), self.busy.output.len());
         let stopped = self.kept.flags.has(Flags::PAUSED.with(Flags::INPUT_ENDED));
         let seen = Seen {
-            input_waits: input > 0 && !stopped && output <= limits::OUTPUT_HIGH_BYTES,
+            input_waits: (input > 0 || waits) && !stopped && output <= limits::OUTPUT_HIGH_BYTES,
             output_waits: output > 0,
             consumed: bytes_in.wrapping_sub(input as u64),
             bytes_in,

@@ -31,6 +31,7 @@ use crate::sync::atomic::Ordering::Relaxed;
 use crate::timer;
 use crate::token::Token;
 use crate::transport::Transport;
+use crate::wait::Parker;
 use crate::watch::Watches;
 
 /// One connection as everyone sees it.
@@ -111,6 +112,8 @@ pub(crate) struct Outbox {
     waiters: Vec<Handle>,
     /// When the timer is to fire that a handle has set.
     timer: Option<u64>,
+    /// The owner sleeps there, or is about to.
+    parked: Option<Arc<Parker>>,
     /// Our stream has ended, or will after what is queued: sends are refused.
     ended: bool,
     /// Set by clean-up, before the callbacks run.
@@ -119,7 +122,11 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     fn is_spent(&self) -> bool {
-        let kept = self.ended || self.closed.is_some() || self.unsent > 0 || self.timer.is_some();
+        let kept = self.ended
+            || self.closed.is_some()
+            || self.unsent > 0
+            || self.timer.is_some()
+            || self.parked.is_some();
         !kept && self.bytes.is_empty() && self.callbacks.is_empty() && self.waiters.is_empty()
     }
 
@@ -164,8 +171,47 @@ impl Shared {
 
     /// Tells whoever owns the connection, or makes its poll run it.
     pub(crate) fn notify(self: &Arc<Shared>, news: News) {
-        if let OnNotify::Own = self.state.notify(news) {
-            self.poll().push(Job::Run(self.clone()));
+        self.follow(self.state.notify(news));
+    }
+
+    fn follow(self: &Arc<Shared>, verdict: OnNotify) {
+        match verdict {
+            OnNotify::Own => self.poll().push(Job::Run(self.clone())),
+            OnNotify::Nothing => {}
+            OnNotify::Wake => self.unpark(),
+        }
+    }
+
+    /// Takes an idle connection with `news` in hand, or leaves the news for its owner.
+    pub(crate) fn acquire(&self, news: News) -> Option<News> {
+        if self.state.own() {
+            return Some(news);
+        }
+        match self.state.notify(news) {
+            OnNotify::Own => Some(self.state.take()),
+            OnNotify::Nothing => None,
+            OnNotify::Wake => {
+                self.unpark();
+                None
+            }
+        }
+    }
+
+    /// Where the owner sleeps from here on, if it does.
+    pub(crate) fn park_at(&self, parker: Option<Arc<Parker>>) {
+        let mut slot = self.outbox.lock();
+        let outbox = slot.get_or_insert_default();
+        outbox.parked = parker;
+        if outbox.is_spent() {
+            *slot = None;
+        }
+    }
+
+    fn unpark(&self) {
+        // Bound first: the parker is told with the lock off.
+        let parked = self.outbox.lock().as_ref().and_then(|outbox| outbox.parked.clone());
+        if let Some(parker) = parked {
+            parker.wake();
         }
     }
 
@@ -176,9 +222,7 @@ impl Shared {
     }
 
     pub(crate) fn close(self: &Arc<Shared>, closer: Closer, abort: bool) {
-        if let OnNotify::Own = self.state.close(closer, abort) {
-            self.poll().push(Job::Run(self.clone()));
-        }
+        self.follow(self.state.close(closer, abort));
     }
 
     /// Moves the outbox behind the output, and sets the timer that a handle has set.
@@ -243,7 +287,7 @@ impl Shared {
                     self.state.note_as_owner(News::HUP);
                 }
                 if conn.kept.flags.has(Flags::KEEPS) {
-                    conn.look_at_limits();
+                    conn.look_at_limits(false);
                     conn.arm();
                 }
                 self.tell_unsent(kept, &busy);
@@ -367,7 +411,7 @@ impl Handle {
                 Some(outbox) => outbox.bytes.write_bytes(bytes),
             }
         }
-        if let Some(news) = self.0.state.acquire(News::SENT) {
+        if let Some(news) = self.0.acquire(News::SENT) {
             self.0.send_now(news, None);
         }
         Ok(())
@@ -405,7 +449,7 @@ impl Handle {
             let at = self.0.poll().clock.at(timer::later(delay));
             slot.get_or_insert_default().timer = Some(at);
         }
-        if let Some(news) = self.0.state.acquire(News::SENT) {
+        if let Some(news) = self.0.acquire(News::SENT) {
             self.0.send_now(news, None);
         }
         Ok(())

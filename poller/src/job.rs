@@ -151,7 +151,7 @@ impl Due {
         match self {
             Due::Connection(shared) => {
                 let shared = shared.upgrade()?;
-                let news = shared.state.acquire(News::TIMER)?;
+                let news = shared.acquire(News::TIMER)?;
                 Some(Work::Connection(shared, news))
             }
             Due::Accept(listener) => {

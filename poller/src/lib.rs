@@ -59,6 +59,7 @@ mod timer;
 mod token;
 mod transport;
 mod udp;
+mod wait;
 mod watch;
 mod worker;
 

@@ -106,3 +106,10 @@ pub const TASK_TIMERS_MAX: usize = 65_536;
 /// Bits of nanoseconds that one slot of the finest level of the timer wheel spans (about a millisecond). Within a slot
 /// timers are ordered to the nanosecond.
 pub(crate) const TIMER_TICK_SHIFT: u32 = 20;
+
+/// Milliseconds that a blocking read or flush lasts at most where no limit of the connection bounds it (builder:
+/// `wait_limit`).
+pub const WAIT_MS: u64 = 30_000;
+
+/// Least space given to one read of a blocking read.
+pub const WAIT_READ_BYTES_MIN: usize = 4 * 1024;

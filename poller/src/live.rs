@@ -1,7 +1,7 @@
 //! How many connections live, and the wait for the last to go.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -12,15 +12,23 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 /// How many connections live, and a way to wait for the last to go.
 pub(crate) struct Live {
     pub(crate) connections_max: usize,
+    /// Handlers that may wait for their connections at once: each keeps a thread.
+    pub(crate) waits_max: usize,
+    /// How long one waits for a connection without limits.
+    pub(crate) wait_limit: Duration,
+    waits: AtomicUsize,
     connections: AtomicUsize,
     next_id: AtomicU64,
     gone: (Mutex<()>, Condvar),
 }
 
 impl Live {
-    pub(crate) fn new(connections_max: usize) -> Arc<Live> {
+    pub(crate) fn new(connections_max: usize, waits_max: usize, wait_limit: Duration) -> Arc<Live> {
         Arc::new(Live {
             connections_max: connections_max.min(CLOSED - 1),
+            waits_max,
+            wait_limit,
+            waits: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
             gone: (Mutex::new(()), Condvar::new()),
@@ -46,6 +54,21 @@ impl Live {
 
     pub(crate) fn count(&self) -> usize {
         self.connections.load(Ordering::Acquire) & !CLOSED
+    }
+
+    /// A handler is about to wait; false when as many do as may. One that may ends it with
+    /// [`end_wait`](Live::end_wait).
+    #[must_use = "a handler that must not wait does not"]
+    pub(crate) fn begin_wait(&self) -> bool {
+        let may = self.waits.fetch_add(1, Ordering::Relaxed) < self.waits_max;
+        if !may {
+            self.end_wait();
+        }
+        may
+    }
+
+    pub(crate) fn end_wait(&self) {
+        self.waits.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Lets no connection in any more; false when there is one.

@@ -396,7 +396,7 @@ impl Lead {
     fn event(&self, token: Token, news: News) -> Option<Work> {
         match self.operators.find(token)? {
             Operator::Connection(shared) => {
-                shared.state.acquire(news).map(|news| Work::Connection(shared.clone(), news))
+                shared.acquire(news).map(|news| Work::Connection(shared.clone(), news))
             }
             Operator::Listener(listener) => {
                 listener.state.acquire(news).map(|_| Work::Listener(listener.clone()))

@@ -155,8 +155,8 @@ impl Remote {
     /// with `connected: false` and the errno, or [`Reason::Timeout`](crate::Reason::Timeout) after `timeout`.
     ///
     /// # Errors
-    /// When there is no socket to be had, too many connections are open, `on_prepare` refuses, or the event loop is
-    /// stopping.
+    /// When `timeout` is zero, there is no socket to be had, too many connections are open, `on_prepare` refuses, or the
+    /// event loop is stopping.
     pub fn dial(&self, addr: SocketAddr, timeout: Duration, handler: impl IntoHandler) -> io::Result<Handle> {
         self.check_running()?;
         dialer::dial(self.next_poll(), addr, timeout, &handler.into_handler())

@@ -12,6 +12,7 @@
 //!   is the owner; the owner alone touches the buffers and the context.
 //! * Every other bit is news for the owner. News is never set without an owner, so an idle word is zero, and the
 //!   common dispatch costs two read-modify-writes: zero to `OWNED`, and back.
+//! * An owner that blocks until there is news says so in the word (`WAITED`); whoever leaves news then wakes it.
 //! * The first closer is recorded in the same word; later ones find it there.
 //!
 //! The loom tests (`state/loom_tests.rs`) run every interleaving of notifiers, closers, senders and owners.
@@ -25,6 +26,7 @@ const CLOSER_SHIFT: u32 = 10;
 const CLOSER: u32 = 0b111 << CLOSER_SHIFT;
 const ABORT: u32 = 1 << 13;
 const DONE: u32 = 1 << 14;
+const WAITED: u32 = 1 << 15;
 
 /// What happened to a connection since its owner last looked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +51,7 @@ impl News {
     /// More to do that could not be done in this turn.
     pub(crate) const REST: News = News(1 << 8);
 
-    pub(crate) fn with(self, other: News) -> News {
+    pub(crate) const fn with(self, other: News) -> News {
         News(self.0 | other.0)
     }
 
@@ -102,6 +104,19 @@ pub(crate) enum OnNotify {
     Own,
     /// Somebody owns it and will look again.
     Nothing,
+    /// Its owner is parked, waiting for this: wake it.
+    Wake,
+}
+
+impl OnNotify {
+    /// What follows for who has changed this word.
+    fn of(word: u32) -> OnNotify {
+        match (word & OWNED, word & WAITED) {
+            (0, _) => OnNotify::Own,
+            (_, 0) => OnNotify::Nothing,
+            _ => OnNotify::Wake,
+        }
+    }
 }
 
 /// The verdict of [`State::release`].
@@ -136,16 +151,13 @@ impl State {
         }
         match self.notify(news) {
             OnNotify::Own => Some(self.take()),
-            OnNotify::Nothing => None,
+            OnNotify::Nothing | OnNotify::Wake => None,
         }
     }
 
     /// Leaves news. Whoever finds the connection idle owns it thereby.
     pub(crate) fn notify(&self, news: News) -> OnNotify {
-        match self.0.fetch_or(news.0 | OWNED, Ordering::AcqRel) & OWNED {
-            0 => OnNotify::Own,
-            _ => OnNotify::Nothing,
-        }
+        OnNotify::of(self.0.fetch_or(news.0 | OWNED, Ordering::AcqRel))
     }
 
     /// The owner takes the news.
@@ -195,11 +207,22 @@ impl State {
                 return OnNotify::Nothing;
             }
             match self.0.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) if word & OWNED == 0 => return OnNotify::Own,
-                Ok(_) => return OnNotify::Nothing,
+                Ok(_) => return OnNotify::of(word),
                 Err(now) => word = now,
             }
         }
+    }
+
+    /// The owner is about to park until there is news: false when there is some, or a close, already. Everybody who leaves
+    /// news from here on is told to wake it.
+    #[must_use = "an owner that parks all the same sleeps over its news"]
+    pub(crate) fn begin_wait(&self) -> bool {
+        self.0.fetch_or(WAITED, Ordering::AcqRel) & (NEWS | CLOSING) == 0
+    }
+
+    /// The owner is awake.
+    pub(crate) fn end_wait(&self) {
+        self.0.fetch_and(!WAITED, Ordering::AcqRel);
     }
 
     /// As [`State::notify`], by the owner to itself.
@@ -259,6 +282,21 @@ mod tests {
         assert_eq!(state.acquire(News::READABLE), Some(News::READABLE));
         assert_eq!(state.acquire(News::READABLE), None);
         assert_eq!(state.take(), News::READABLE);
+    }
+
+    // proves L-13: an owner never parks over news, and is woken for what comes afterwards
+    #[test]
+    fn an_owner_that_parks_is_woken() {
+        let state = State::new();
+        assert!(state.begin_wait());
+        assert_eq!(state.notify(News::READABLE), OnNotify::Wake);
+        assert_eq!(state.close(Closer::User, false), OnNotify::Wake);
+        state.end_wait();
+        assert_eq!(state.notify(News::WOKEN), OnNotify::Nothing);
+        assert!(!state.begin_wait(), "there is news");
+        state.end_wait();
+        assert_eq!(state.take(), News::READABLE.with(News::WOKEN));
+        assert!(!state.begin_wait(), "a close is under way");
     }
 
     // proves L-12

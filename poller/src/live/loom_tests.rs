@@ -7,7 +7,7 @@ use crate::sync::checked::explore;
 #[test]
 fn loom_the_last_to_leave_ends_the_wait() {
     explore(|| {
-        let live = Live::new(2);
+        let live = Live::new(2, 0, std::time::Duration::MAX);
         let leavers: Vec<_> = (0..2)
             .map(|_| {
                 assert!(live.enter().is_some());
@@ -28,7 +28,7 @@ fn loom_the_last_to_leave_ends_the_wait() {
 #[test]
 fn loom_one_that_is_refused_does_not_take_the_last_ones_notification_along() {
     explore(|| {
-        let live = Live::new(1);
+        let live = Live::new(1, 0, std::time::Duration::MAX);
         assert!(live.enter().is_some());
         let leaver = {
             let live = live.clone();
@@ -53,7 +53,7 @@ fn loom_one_that_is_refused_does_not_take_the_last_ones_notification_along() {
 #[test]
 fn loom_a_close_and_a_comer_exclude_each_other() {
     explore(|| {
-        let live = Live::new(1);
+        let live = Live::new(1, 0, std::time::Duration::MAX);
         let comer = {
             let live = live.clone();
             loom::thread::spawn(move || live.enter().is_some())
