@@ -56,6 +56,8 @@ mod socket;
 mod state;
 mod sync;
 mod timer;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod token;
 mod transport;
 mod udp;

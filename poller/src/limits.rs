@@ -113,3 +113,20 @@ pub const WAIT_MS: u64 = 30_000;
 
 /// Least space given to one read of a blocking read.
 pub const WAIT_READ_BYTES_MIN: usize = 4 * 1024;
+
+/// Milliseconds that a TLS handshake may take (per connection: `tls::Engine::with_handshake_timeout`).
+pub const TLS_HANDSHAKE_MS: u64 = 5_000;
+
+/// Bytes of incomplete TLS records that one connection keeps: a handshake message of 64 KiB, the longest that is taken.
+pub const TLS_BACKLOG_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of plaintext in one TLS record, by RFC 8446, section 5.1.
+pub const TLS_RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes that sealing adds to a record: head, nonce, content type and tag are 30 at most. Where a record takes more, because
+/// something goes out ahead of it or records were configured to be shorter, it is tried again with as much as it takes.
+pub const TLS_RECORD_EXTRA_BYTES_MAX: usize = 64;
+
+/// Pieces of output shorter than this are joined before they are sealed: a record costs 22 bytes and a pass of the
+/// cipher's set-up whatever its size.
+pub const TLS_JOIN_BYTES_MIN: usize = 4 * 1024;
