@@ -103,7 +103,7 @@ impl Relay {
             Reason::Handler(_) | Reason::Panic => self.stream.abandon(ResetCode::Internal),
             Reason::User => self.stream.abandon(ResetCode::Reset),
             // What it had sent before it broke off may be a whole answer.
-            Reason::Peer | Reason::Error(_) => self.stream.abandon_behind(ResetCode::Reset),
+            Reason::Peer | Reason::Error(_) | Reason::Tls(_) => self.stream.abandon_behind(ResetCode::Reset),
         }
     }
 

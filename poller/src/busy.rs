@@ -24,6 +24,9 @@ pub(crate) struct Busy {
     /// May have the thread's read buffer lent to it while a turn lasts.
     pub(crate) input: LinkBuffer,
     pub(crate) output: LinkBuffer,
+    /// Records that the kernel has not taken.
+    #[cfg(feature = "tls")]
+    pub(crate) sealed: LinkBuffer,
     pub(crate) deadlines: Deadlines,
     pub(crate) watches: Watches,
     /// Sending failed. What the peer had sent before is still read and handed over, then the connection closes.
@@ -40,7 +43,7 @@ impl Busy {
     /// has gone.
     pub(crate) fn is_spent(&mut self, flags: &mut Flags) -> bool {
         let no_bytes = self.input.is_empty()
-            && self.output.is_empty()
+            && self.unsent() == 0
             && self.input.reserved_len() == 0
             && self.output.reserved_len() == 0;
         if flags.has(Flags::KEEPS) {
@@ -53,6 +56,20 @@ impl Busy {
     pub(crate) fn rest(&mut self) {
         let (input, output) = (std::mem::take(&mut self.input), std::mem::take(&mut self.output));
         *self = Busy { input, output, ..Busy::default() };
+    }
+
+    /// Bytes that wait for the kernel, those that are sealed and those that will be.
+    pub(crate) fn unsent(&self) -> usize {
+        #[cfg(feature = "tls")]
+        return self.output.len() + self.sealed.len();
+        #[cfg(not(feature = "tls"))]
+        self.output.len()
+    }
+
+    pub(crate) fn drop_unsent(&mut self) {
+        self.output = LinkBuffer::new();
+        #[cfg(feature = "tls")]
+        (self.sealed = LinkBuffer::new());
     }
 
     fn holds_bytes_only(&self) -> bool {
@@ -107,6 +124,8 @@ pub(crate) struct Scratch {
     node: Option<Node>,
     busy: Option<Box<Busy>>,
     datagram: Vec<u8>,
+    #[cfg(feature = "tls")]
+    records: Vec<u8>,
 }
 
 impl Scratch {
@@ -131,6 +150,13 @@ impl Scratch {
         if let Some(node) = input.reclaim() {
             self.node = Some(node);
         }
+    }
+
+    /// Space for records: those that wait for the rest of one, and what one read brings.
+    #[cfg(feature = "tls")]
+    pub(crate) fn records(&mut self) -> &mut [u8] {
+        self.records.resize(limits::TLS_BACKLOG_BYTES_MAX + limits::READ_BYTES_MAX, 0);
+        &mut self.records
     }
 
     /// Space for the largest datagram.

@@ -11,8 +11,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use linkbuffer::LinkBuffer;
-
 use crate::busy::Deadlines;
 use crate::close::Closed;
 use crate::flags::Flags;
@@ -27,6 +25,8 @@ impl Owner<'_> {
         if self.conn.kept.phase != Phase::Closing {
             if self.conn.kept.phase == Phase::Working && !close.abort {
                 self.shared.collect(self.conn.kept, self.conn.busy);
+                #[cfg(feature = "tls")]
+                self.conn.end_tls();
                 self.flush();
             }
             self.conn.busy.deadlines.close = self.shared.poll().close_stalled();
@@ -34,7 +34,7 @@ impl Owner<'_> {
         }
         // The flush may have found the connection broken.
         let close = self.shared.state.closing().unwrap_or(close);
-        let waits = !self.conn.busy.output.is_empty() && !close.abort;
+        let waits = self.conn.busy.unsent() > 0 && !close.abort;
         if waits && matches!(self.conn.kept.phase, Phase::Working | Phase::Closing) {
             self.conn.kept.phase = Phase::Closing;
             let now = self.shared.poll().clock.look();
@@ -57,7 +57,7 @@ impl Owner<'_> {
         let connected = matches!(kept.phase, Phase::Working | Phase::Closing);
         kept.phase = Phase::Closed;
         let local = kept.transport.as_ref().and_then(|transport| transport.local_addr());
-        let unsent = busy.dropped + busy.output.len() + shared.uncollected();
+        let unsent = busy.dropped + busy.unsent() + shared.uncollected();
         let cut_off = unsent > 0 || close.closer == Closer::Panic;
         if let Some(transport) = kept.transport.take()
             && (cut_off || (close.abort && matches!(close.closer, Closer::User | Closer::Shutdown)))
@@ -83,7 +83,7 @@ impl Owner<'_> {
         });
         // A lent node stays, so the thread keeps its read buffer.
         busy.input.clear();
-        busy.output = LinkBuffer::new();
+        busy.drop_unsent();
         busy.rest();
         let contained = |name, callback: &mut dyn FnMut()| {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {

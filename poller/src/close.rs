@@ -18,6 +18,9 @@ pub enum Reason {
     Error(Fault),
     /// A limit passed.
     Timeout(Limit),
+    /// The peer broke the TLS protocol, has no certificate that is accepted, or accepted none of ours. Only with the
+    /// feature `tls`. A stream that was cut off is `Error` with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+    Tls(String),
     /// The event loop stopped.
     Shutdown,
     /// A handler returned this error.
@@ -32,6 +35,7 @@ impl fmt::Display for Reason {
             Reason::User => f.write_str("closed by this side"),
             Reason::Peer => f.write_str("closed by the peer"),
             Reason::Error(fault) => write!(f, "{fault}"),
+            Reason::Tls(error) => write!(f, "TLS: {error}"),
             Reason::Timeout(limit) => write!(f, "timed out: {limit}"),
             Reason::Shutdown => f.write_str("the event loop stopped"),
             Reason::Handler(error) => write!(f, "the handler said: {error}"),
@@ -46,6 +50,8 @@ impl fmt::Display for Reason {
 pub enum Limit {
     /// A dial has not connected within its timeout.
     Connect,
+    /// The TLS handshake has not ended: see `tls::Engine::with_handshake_timeout`.
+    Handshake,
     /// A message that had begun did not go on: see [`Connection::set_read_timeout`](crate::Connection::set_read_timeout).
     Read,
     /// Output waited and not one byte of it left: see
@@ -59,6 +65,7 @@ impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Limit::Connect => "not connected",
+            Limit::Handshake => "the TLS handshake did not end",
             Limit::Read => "the message did not go on",
             Limit::WriteStall => "the peer takes nothing",
             Limit::Idle => "nothing moved",
@@ -107,9 +114,9 @@ pub struct Closed {
     pub peer: Option<SocketAddr>,
     /// This end.
     pub local: Option<SocketAddr>,
-    /// Bytes that were read from the kernel.
+    /// Bytes that were read from the kernel; with TLS these are records.
     pub bytes_in: u64,
-    /// Bytes that the kernel took.
+    /// Bytes that the kernel took; with TLS these are records.
     pub bytes_out: u64,
     /// Bytes that were written by the handler or a handle and never left: an abort, a broken connection, or a close whose
     /// output did not move for too long. The peer sees a reset then.
@@ -126,17 +133,19 @@ pub(crate) struct Details {
     pub(crate) fault: Option<Fault>,
     pub(crate) handler: Option<String>,
     pub(crate) limit: Option<Limit>,
+    pub(crate) tls: Option<String>,
 }
 
 impl Details {
     pub(crate) fn is_empty(&self) -> bool {
-        self.fault.is_none() && self.handler.is_none() && self.limit.is_none()
+        self.fault.is_none() && self.handler.is_none() && self.limit.is_none() && self.tls.is_none()
     }
 
     pub(crate) fn reason(&mut self, closer: Closer) -> Reason {
         match closer {
             Closer::User => Reason::User,
             Closer::Peer => Reason::Peer,
+            Closer::Error if self.tls.is_some() => Reason::Tls(self.tls.take().unwrap_or_default()),
             Closer::Error => {
                 Reason::Error(self.fault.take().unwrap_or(Fault { kind: io::ErrorKind::Other, errno: None }))
             }

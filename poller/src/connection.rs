@@ -22,6 +22,7 @@ use crate::handle::{Handle, Kept, Phase, Shared};
 use crate::limits;
 use crate::state::Closer;
 use crate::timer::{self, Due};
+use crate::transport::Transport;
 use crate::watch::{NEVER, Seen};
 
 /// One accepted or dialed socket with its buffers, in the hands of its handler.
@@ -36,6 +37,12 @@ pub struct Connection<'a> {
 }
 
 impl Connection<'_> {
+    /// The connection's TLS, where it has it: what was agreed upon in the handshake.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<&crate::tls::Engine> {
+        self.kept.tls.as_deref()
+    }
+
     /// The bytes that have arrived and were not consumed.
     pub fn input(&mut self) -> &mut LinkBuffer {
         &mut self.busy.input
@@ -121,7 +128,7 @@ impl Connection<'_> {
     /// Whether the output stands above its high watermark: the handler should produce no more for now, and
     /// `on_drain` says when to go on.
     pub fn is_congested(&mut self) -> bool {
-        let congested = self.busy.output.len() > limits::OUTPUT_HIGH_BYTES;
+        let congested = self.busy.unsent() > limits::OUTPUT_HIGH_BYTES;
         if congested {
             self.kept.flags.set(Flags::ABOVE_HIGH);
         }
@@ -194,12 +201,12 @@ impl Connection<'_> {
             return;
         }
         let bytes_in = self.shared.bytes_in.load(Relaxed);
-        let (input, output) = (self.busy.input.len(), self.busy.output.len());
+        let (input, output) = (self.busy.input.len(), self.busy.unsent());
         let stopped = self.kept.flags.has(Flags::PAUSED.with(Flags::INPUT_ENDED));
         let seen = Seen {
             input_waits: (input > 0 || waits) && !stopped && output <= limits::OUTPUT_HIGH_BYTES,
             output_waits: output > 0,
-            consumed: bytes_in.wrapping_sub(input as u64),
+            consumed: self.bytes_read(bytes_in).wrapping_sub(input as u64),
             bytes_in,
             bytes_out: self.shared.bytes_out.load(Relaxed),
         };
@@ -211,11 +218,20 @@ impl Connection<'_> {
         }
     }
 
+    /// What came into the input: the bytes that were read, or what TLS made of them.
+    fn bytes_read(&self, bytes_in: u64) -> u64 {
+        #[cfg(feature = "tls")]
+        if let Some(engine) = &self.kept.tls {
+            return engine.opened;
+        }
+        bytes_in
+    }
+
     /// Closes because a limit has passed. Where nothing moves, there is nothing to wait for.
     pub(crate) fn pass(&mut self, limit: Limit) {
         self.kept.flags.set(Flags::KEEPS);
         self.busy.details.limit.get_or_insert(limit);
-        self.shared.state.close_as_owner(Closer::Timer, matches!(limit, Limit::Connect | Limit::WriteStall));
+        self.shared.state.close_as_owner(Closer::Timer, !matches!(limit, Limit::Read | Limit::Idle));
     }
 
     /// Puts the earliest deadline into the poll's timers, unless something as early stands there.
@@ -251,49 +267,26 @@ impl Connection<'_> {
             return Err(fault.into());
         }
         let Some(transport) = &self.kept.transport else { return Ok(()) };
-        let output = &mut self.busy.output;
-        let mut total = 0;
-        let mut short = false;
-        let outcome = loop {
-            let len = output.len();
-            if len == 0 {
-                break Ok(());
-            }
-            let piece = output.chunk();
-            let (offered, sent) = if piece.len() == len {
-                (len, transport.send(&[IoSlice::new(piece)]))
-            } else {
-                let mut pieces = [IoSlice::new(&[]); limits::IO_SLICES_MAX];
-                let count = output.io_slices(&mut pieces);
-                let offered = pieces[..count].iter().map(|piece| piece.len()).sum();
-                (offered, transport.send(&pieces[..count]))
-            };
-            match sent {
-                Ok(n) => {
-                    output.output_ack(n);
-                    total += n;
-                    if n < offered {
-                        short = true;
-                        break Ok(());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    short = true;
-                    break Ok(());
-                }
-                Err(error) => break Err(error),
+        let (mut total, mut short) = (0, false);
+        #[cfg(feature = "tls")]
+        let outcome = match &mut self.kept.tls {
+            None => drain(transport, &mut self.busy.output, &mut total, &mut short),
+            Some(engine) => {
+                let end = self.kept.flags.has(Flags::END_ASKED);
+                crate::tls::carry::drain(engine, end, transport, self.busy, &mut total, &mut short)
             }
         };
+        #[cfg(not(feature = "tls"))]
+        let outcome = drain(transport, &mut self.busy.output, &mut total, &mut short);
         if total > 0 {
             self.note_sent(total);
         }
-        let outcome = if short { self.want_write() } else { outcome };
-        if let Err(error) = outcome {
+        if let Err(error) = outcome.and_then(|()| if short { self.want_write() } else { Ok(()) }) {
             self.break_off(Fault::from(&error));
             return Err(error);
         }
         if self.kept.flags.only(Flags::END_ASKED.with(Flags::END_SENT)) == Flags::END_ASKED
-            && self.busy.output.is_empty()
+            && self.busy.unsent() == 0
         {
             self.end_output();
         }
@@ -318,8 +311,8 @@ impl Connection<'_> {
     }
 
     fn drop_output(&mut self) {
-        self.busy.dropped += self.busy.output.len();
-        self.busy.output = LinkBuffer::new();
+        self.busy.dropped += self.busy.unsent();
+        self.busy.drop_unsent();
     }
 
     fn note_sent(&mut self, sent: usize) {
@@ -335,7 +328,7 @@ impl Connection<'_> {
 
     /// The kernel took less than there was: it tells when it takes more.
     fn want_write(&mut self) -> io::Result<()> {
-        if self.busy.output.len() > limits::OUTPUT_HIGH_BYTES {
+        if self.busy.unsent() > limits::OUTPUT_HIGH_BYTES {
             self.kept.flags.set(Flags::ABOVE_HIGH);
         }
         if self.kept.flags.has(Flags::INTEREST_WRITE) {
@@ -354,7 +347,7 @@ impl Connection<'_> {
 
     /// Whether the output has passed the high watermark and is below the low one again.
     pub(crate) fn is_drained(&self) -> bool {
-        self.kept.flags.has(Flags::ABOVE_HIGH) && self.busy.output.len() <= limits::OUTPUT_LOW_BYTES
+        self.kept.flags.has(Flags::ABOVE_HIGH) && self.busy.unsent() <= limits::OUTPUT_LOW_BYTES
     }
 
     /// Whether a read should be tried now.
@@ -362,7 +355,7 @@ impl Connection<'_> {
         let asked = Flags::READABLE.with(Flags::PAUSED).with(Flags::INPUT_ENDED);
         self.kept.flags.only(asked) == Flags::READABLE
             && self.busy.input.len() < limits::INPUT_HIGH_BYTES
-            && self.busy.output.len() <= limits::OUTPUT_HIGH_BYTES
+            && self.busy.unsent() <= limits::OUTPUT_HIGH_BYTES
     }
 
     /// One read into the node that was lent to the input: the number of bytes, zero at the end of the stream, `None`
@@ -394,6 +387,46 @@ impl Connection<'_> {
                 flags.clear(Flags::READABLE);
                 if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
             }
+        }
+    }
+}
+
+/// Sends until nothing is left or the kernel took less than there was, which `short` says then.
+#[inline]
+pub(crate) fn drain(
+    transport: &Transport,
+    bytes: &mut LinkBuffer,
+    total: &mut usize,
+    short: &mut bool,
+) -> io::Result<()> {
+    loop {
+        let len = bytes.len();
+        if len == 0 {
+            return Ok(());
+        }
+        let piece = bytes.chunk();
+        let (offered, sent) = if piece.len() == len {
+            (len, transport.send(&[IoSlice::new(piece)]))
+        } else {
+            let mut pieces = [IoSlice::new(&[]); limits::IO_SLICES_MAX];
+            let count = bytes.io_slices(&mut pieces);
+            let offered = pieces[..count].iter().map(|piece| piece.len()).sum();
+            (offered, transport.send(&pieces[..count]))
+        };
+        match sent {
+            Ok(n) => {
+                bytes.output_ack(n);
+                *total += n;
+                if n < offered {
+                    *short = true;
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                *short = true;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         }
     }
 }

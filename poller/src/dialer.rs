@@ -31,8 +31,7 @@ pub(crate) fn dial<H: Handler>(
     let id = poll.enter().ok_or_else(|| {
         io::Error::other(format!("there are {} connections already", poll.live.connections_max))
     })?;
-    let mut conn =
-        Prepare { socket: &socket, peer: Some(addr), half_close: false, limits: Default::default() };
+    let mut conn = Prepare::new(&socket, Some(addr));
     let context = match prepare(&**handler, &mut conn) {
         Ok(context) => context,
         Err(reject) => {
@@ -40,11 +39,10 @@ pub(crate) fn dial<H: Handler>(
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reject.0));
         }
     };
-    let (half_close, limits) = (conn.half_close, conn.limits);
+    let wishes = conn.wishes;
     let connected = socket.connect(&SockAddr::from(addr));
     let service = Arc::new(Service::new(poll.clone(), handler.clone(), poll.dialed.hint::<H>(), None));
-    let shared =
-        Shared::create(id, (socket, Some(addr), half_close, limits), service, context, Phase::Dialing);
+    let shared = Shared::create(id, (socket, Some(addr), wishes), service, context, Phase::Dialing);
     match connected {
         // Some systems connect at once on loopback: the first turn then finds no error and goes on.
         Ok(()) => {

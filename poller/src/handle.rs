@@ -15,10 +15,11 @@ use linkbuffer::LinkBuffer;
 use socket2::Socket;
 
 use crate::busy::{self, Busy};
+use crate::clock::Clock;
 use crate::close::Closed;
 use crate::connection::Connection;
 use crate::flags::Flags;
-use crate::handler::Context;
+use crate::handler::{Context, Wishes};
 use crate::job::Job;
 use crate::limits;
 use crate::peer::Peer;
@@ -32,7 +33,7 @@ use crate::timer;
 use crate::token::Token;
 use crate::transport::Transport;
 use crate::wait::Parker;
-use crate::watch::Watches;
+use crate::watch::NEVER;
 
 /// One connection as everyone sees it.
 ///
@@ -69,9 +70,23 @@ pub(crate) struct Kept {
     pub(crate) token: Token,
     pub(crate) flags: Flags,
     pub(crate) phase: Phase,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Box<crate::tls::Engine>>,
 }
 
 impl Kept {
+    /// The socket is connected. What comes before `on_connect` has a limit.
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "nothing comes before it"))]
+    pub(crate) fn connected(&mut self, clock: &Clock) -> u64 {
+        self.phase = Phase::Connecting;
+        #[cfg(feature = "tls")]
+        if let Some(engine) = &self.tls {
+            self.phase = Phase::Handshaking;
+            return clock.at(crate::timer::later(engine.handshake_timeout));
+        }
+        NEVER
+    }
+
     pub(crate) fn token(&self) -> Option<Token> {
         (self.token != Token::NONE).then_some(self.token)
     }
@@ -90,6 +105,9 @@ impl Core {
 pub(crate) enum Phase {
     /// A dial waits for the kernel's verdict.
     Dialing,
+    /// TLS is being agreed upon.
+    #[cfg(feature = "tls")]
+    Handshaking,
     /// `on_connect` has not run.
     Connecting,
     Working,
@@ -139,26 +157,40 @@ impl Shared {
     /// A connection that nobody has heard of yet; its maker owns it.
     pub(crate) fn create(
         id: u64,
-        prepared: (Socket, Option<SocketAddr>, bool, Watches),
+        prepared: (Socket, Option<SocketAddr>, Wishes),
         service: Arc<Service>,
         context: Context,
         phase: Phase,
     ) -> Arc<Shared> {
-        let (socket, peer, half_close, watches) = prepared;
+        let (socket, peer, wishes) = prepared;
         let mut flags = Flags::default();
-        flags.put(Flags::HALF_CLOSE, half_close);
-        let limited = !watches.is_empty();
+        flags.put(Flags::HALF_CLOSE, wishes.half_close);
+        let limited = !wishes.limits.is_empty();
         flags.put(Flags::KEEPS, limited);
-        let busy = limited.then(|| Box::new(Busy { watches, ..Busy::default() }));
+        let busy = limited.then(|| Box::new(Busy { watches: wishes.limits, ..Busy::default() }));
         let opened = service.poll.clock.look();
-        let kept = Kept { transport: Some(Transport::new(socket)), token: Token::NONE, flags, phase };
+        let kept = Kept {
+            transport: Some(Transport::new(socket)),
+            token: Token::NONE,
+            flags,
+            phase,
+            #[cfg(feature = "tls")]
+            tls: wishes.tls,
+        };
+        let mut core = Core { kept, context: Some(context), busy };
+        if phase == Phase::Connecting {
+            let limit = core.kept.connected(&service.poll.clock);
+            if limit != NEVER {
+                core.busy().deadlines.connect = limit;
+            }
+        }
         Arc::new(Shared {
             state: State::new(),
             id,
             peer: Peer::from(peer),
             service,
             opened,
-            core: Mutex::new(Core { kept, context: Some(context), busy }),
+            core: Mutex::new(core),
             outbox: Mutex::new(None),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -234,7 +266,7 @@ impl Shared {
             }
             busy.output.append(std::mem::take(&mut outbox.bytes));
             // Under the lock, so that a sender never sees the bytes in neither place.
-            outbox.unsent = busy.output.len();
+            outbox.unsent = busy.unsent();
             kept.flags.set(Flags::UNSENT_TOLD);
         }
     }
@@ -248,7 +280,7 @@ impl Shared {
     /// After a flush: tells the handles how much output is left, and wakes those that wait for room if there is
     /// some. Nobody waits for a connection that had all its output taken, so that costs nothing.
     pub(crate) fn tell_unsent(&self, kept: &mut Kept, busy: &Busy) {
-        let unsent = busy.output.len();
+        let unsent = busy.unsent();
         if unsent == 0 && !kept.flags.has(Flags::UNSENT_TOLD) {
             return;
         }

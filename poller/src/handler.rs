@@ -58,10 +58,24 @@ impl<T: Into<String>> From<T> for Reject {
 
 /// A connection that is not registered yet: options, limits, or a refusal.
 pub struct Prepare<'a> {
-    pub(crate) socket: &'a Socket,
-    pub(crate) peer: Option<SocketAddr>,
+    socket: &'a Socket,
+    peer: Option<SocketAddr>,
+    pub(crate) wishes: Wishes,
+}
+
+/// What `on_prepare` asked for.
+#[derive(Default)]
+pub(crate) struct Wishes {
     pub(crate) half_close: bool,
     pub(crate) limits: Watches,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Box<crate::tls::Engine>>,
+}
+
+impl<'a> Prepare<'a> {
+    pub(crate) fn new(socket: &'a Socket, peer: Option<SocketAddr>) -> Prepare<'a> {
+        Prepare { socket, peer, wishes: Wishes::default() }
+    }
 }
 
 impl Prepare<'_> {
@@ -78,7 +92,31 @@ impl Prepare<'_> {
     /// Keeps the connection open for writing after the peer ended its stream. Without it the connection closes by
     /// itself once that end was handled and the output has left.
     pub fn set_half_close(&mut self, on: bool) {
-        self.half_close = on;
+        self.wishes.half_close = on;
+    }
+
+    /// Speaks TLS on this connection: the handshake comes before `on_connect`, and every callback sees plaintext only.
+    ///
+    /// # Examples
+    /// ```
+    /// use poller::{Connection, Handler, Prepare, Reject, tls};
+    ///
+    /// struct Secret(tls::Server);
+    /// impl Handler for Secret {
+    ///     type Context = ();
+    ///     fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<(), Reject> {
+    ///         conn.set_tls(self.0.accept()?);
+    ///         Ok(())
+    ///     }
+    ///     fn on_request(&self, _: &mut (), conn: &mut Connection<'_>) -> poller::Result {
+    ///         conn.output().write(b"for your eyes only");
+    ///         Ok(())
+    ///     }
+    /// }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&mut self, engine: crate::tls::Engine) {
+        self.wishes.tls = Some(Box::new(engine));
     }
 
     /// As [`Connection::set_read_timeout`]. There is none by default.
@@ -86,7 +124,7 @@ impl Prepare<'_> {
     /// # Errors
     /// When the limit is zero.
     pub fn set_read_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.limits.set(Limit::Read, limit)
+        self.wishes.limits.set(Limit::Read, limit)
     }
 
     /// As [`Connection::set_write_stall_timeout`]. There is none by default.
@@ -94,7 +132,7 @@ impl Prepare<'_> {
     /// # Errors
     /// When the limit is zero.
     pub fn set_write_stall_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.limits.set(Limit::WriteStall, limit)
+        self.wishes.limits.set(Limit::WriteStall, limit)
     }
 
     /// As [`Connection::set_idle_timeout`]. There is none by default.
@@ -102,7 +140,7 @@ impl Prepare<'_> {
     /// # Errors
     /// When the limit is zero.
     pub fn set_idle_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.limits.set(Limit::Idle, limit)
+        self.wishes.limits.set(Limit::Idle, limit)
     }
 }
 

@@ -127,6 +127,9 @@ pub const TLS_RECORD_BYTES_MAX: usize = 16 * 1024;
 /// something goes out ahead of it or records were configured to be shorter, it is tried again with as much as it takes.
 pub const TLS_RECORD_EXTRA_BYTES_MAX: usize = 64;
 
+/// Bytes of records that are sealed ahead of the kernel; the output behind them waits as it is.
+pub const TLS_SEALED_BYTES_MAX: usize = 128 * 1024;
+
 /// Pieces of output shorter than this are joined before they are sealed: a record costs 22 bytes and a pass of the
 /// cipher's set-up whatever its size.
 pub const TLS_JOIN_BYTES_MIN: usize = 4 * 1024;

@@ -220,7 +220,7 @@ impl ListenerShared {
 
     fn welcome(&self, socket: Socket, peer: Option<SocketAddr>) -> Accepted {
         let service = self.places.pick();
-        let mut conn = Prepare { socket: &socket, peer, half_close: false, limits: Default::default() };
+        let mut conn = Prepare::new(&socket, peer);
         let Some(id) = service.enter() else {
             let max = service.poll.live.connections_max;
             self.warn("connections", &format!("a connection was closed, there are {max} already"));
@@ -228,8 +228,8 @@ impl ListenerShared {
         };
         match prepare(&*service.callbacks, &mut conn) {
             Ok(context) => {
-                let (half_close, limits) = (conn.half_close, conn.limits);
-                let prepared = (socket, peer, half_close, limits);
+                let wishes = conn.wishes;
+                let prepared = (socket, peer, wishes);
                 let shared = Shared::create(id, prepared, service.clone(), context, Phase::Connecting);
                 service.poll.push(Job::Open(shared));
             }

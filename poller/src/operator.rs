@@ -20,7 +20,6 @@ use crate::limits;
 use crate::listener::ListenerShared;
 use crate::state::{Close, Closer, News, OnRelease};
 use crate::udp::UdpShared;
-use crate::watch::NEVER;
 
 /// A registered descriptor and whom its readiness concerns.
 #[derive(Clone)]
@@ -117,9 +116,11 @@ impl Owner<'_> {
             self.conn.kept.flags.set(Flags::READABLE);
         }
         if self.conn.kept.phase == Phase::Dialing && !self.dialed(news) {
-            self.conn.kept.flags.set(Flags::KEEPS);
-            self.conn.busy.early = self.conn.busy.early.with(news.only(News::WOKEN.with(News::SENT)));
-            return false;
+            return self.put_off(news);
+        }
+        #[cfg(feature = "tls")]
+        if self.conn.kept.phase == Phase::Handshaking && !self.shake_hands(news, scratch) {
+            return self.put_off(news);
         }
         let news = news.with(std::mem::take(&mut self.conn.busy.early));
         if self.conn.kept.phase == Phase::Connecting && self.shared.state.closing().is_none() {
@@ -177,6 +178,13 @@ impl Owner<'_> {
         budget_used
     }
 
+    /// Keeps for after `on_connect` what is looked at then.
+    fn put_off(&mut self, news: News) -> bool {
+        self.conn.kept.flags.set(Flags::KEEPS);
+        self.conn.busy.early = self.conn.busy.early.with(news.only(News::WOKEN.with(News::SENT)));
+        false
+    }
+
     /// A half-closed connection is not read any more, so a reset has to be asked for.
     fn look_for_reset(&mut self) {
         if self.conn.input_ended()
@@ -208,6 +216,10 @@ impl Owner<'_> {
 
     /// One read and what it brings: a request, the end of the stream, or a broken connection.
     fn read(&mut self, scratch: &mut Scratch, woken: &mut bool) -> usize {
+        #[cfg(feature = "tls")]
+        if self.conn.kept.tls.is_some() {
+            return self.read_records(scratch, woken);
+        }
         scratch.lend_to(&mut self.conn.busy.input);
         let outcome = self.conn.read();
         let read = match outcome {
@@ -228,7 +240,7 @@ impl Owner<'_> {
         read
     }
 
-    fn request(&mut self) {
+    pub(crate) fn request(&mut self) {
         let ended = self.conn.input_ended();
         if !self.call("on_request", |handler, cx, conn| handler.request(cx, conn)) {
             return;
@@ -272,15 +284,13 @@ impl Owner<'_> {
             };
             match verdict {
                 Ok(None) => {
-                    self.conn.kept.phase = Phase::Connecting;
-                    self.conn.busy.deadlines.connect = NEVER;
+                    self.conn.busy.deadlines.connect = self.conn.kept.connected(&self.shared.poll().clock);
                     return true;
                 }
                 // It was connected and has been reset since: what the peer said before that is handed over first.
                 Ok(Some(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => {
                     self.conn.break_off(Fault::from(&error));
-                    self.conn.kept.phase = Phase::Connecting;
-                    self.conn.busy.deadlines.connect = NEVER;
+                    self.conn.busy.deadlines.connect = self.conn.kept.connected(&self.shared.poll().clock);
                     return true;
                 }
                 Ok(Some(error)) | Err(error) => self.fail(&error),
@@ -304,7 +314,7 @@ impl Owner<'_> {
         self.shared.tell_unsent(self.conn.kept, self.conn.busy);
     }
 
-    fn fail(&mut self, error: &std::io::Error) {
+    pub(crate) fn fail(&mut self, error: &std::io::Error) {
         let fault = self.conn.busy.broken.unwrap_or(Fault::from(error));
         self.conn.kept.flags.set(Flags::KEEPS);
         self.conn.busy.details.fault.get_or_insert(fault);

@@ -31,11 +31,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 pub use rustls;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
+use crate::sync::RwLock;
+
+pub(crate) mod carry;
 mod engine;
 mod seen;
 #[cfg(test)]
@@ -196,6 +198,17 @@ impl std::error::Error for Error {
 impl From<Error> for String {
     fn from(error: Error) -> String {
         error.to_string()
+    }
+}
+
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> std::io::Error {
+        let kind = match error {
+            Error::Truncated => std::io::ErrorKind::UnexpectedEof,
+            Error::Ended => std::io::ErrorKind::BrokenPipe,
+            _ => std::io::ErrorKind::InvalidData,
+        };
+        std::io::Error::new(kind, error)
     }
 }
 

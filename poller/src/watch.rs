@@ -76,7 +76,7 @@ impl Watches {
             Limit::Read => self.read.limit = nanos,
             Limit::WriteStall => self.write_stall.limit = nanos,
             Limit::Idle => self.idle.limit = nanos,
-            Limit::Connect => {}
+            Limit::Connect | Limit::Handshake => {}
         }
         Ok(())
     }

@@ -45,9 +45,13 @@ pub struct Engine {
     ended: bool,
     /// Our close_notify is in the sealed output.
     closed: bool,
-    /// Bytes have arrived, so the peer has shown what it speaks.
+    /// The first call came: a client has said hello.
     begun: bool,
+    /// Bytes have arrived, so the peer has shown what it speaks.
+    heard: bool,
     failed: Option<Error>,
+    /// Bytes of plaintext that have arrived.
+    pub(crate) opened: u64,
     server_name: Option<Box<str>>,
     exporter: Option<OkmBlock>,
     pub(crate) handshake_timeout: Duration,
@@ -115,7 +119,9 @@ impl Engine {
             ended: false,
             closed: false,
             begun: false,
+            heard: false,
             failed: None,
+            opened: 0,
             server_name,
             exporter: None,
             handshake_timeout: Duration::from_millis(limits::TLS_HANDSHAKE_MS),
@@ -207,7 +213,15 @@ impl Engine {
         self.backlog.len()
     }
 
-    /// Takes what has arrived: the backlog and what was read behind it. Called with nothing, it begins the handshake.
+    /// Begins the handshake, once: a client says hello.
+    ///
+    /// # Errors
+    /// When rustls cannot.
+    pub(crate) fn begin(&mut self, sealed: &mut LinkBuffer) -> Result<(), Error> {
+        if std::mem::replace(&mut self.begun, true) { Ok(()) } else { self.speak(sealed, None, false) }
+    }
+
+    /// Takes what has arrived: the backlog and what was read behind it.
     ///
     /// # Errors
     /// When the peer is not to be talked to any further. What it had sent before is in `input`.
@@ -224,11 +238,14 @@ impl Engine {
             // What follows a close_notify must be ignored (RFC 8446, section 6.1).
             return Ok(());
         }
-        debug_assert!(arrived.is_empty() || arrived.starts_with(&self.backlog), "the backlog goes first");
-        let begins = !self.begun;
-        self.begun |= !arrived.is_empty();
+        debug_assert!(arrived.starts_with(&self.backlog), "the backlog goes first");
+        let begins = !self.heard;
+        self.heard |= !arrived.is_empty();
+        let had = input.len();
         let mut pass = Pass { input, sealed, output: None, close: false, ended: false };
-        let used = match self.pass(arrived, &mut pass) {
+        let outcome = self.pass(arrived, &mut pass);
+        self.opened += (pass.input.len() - had) as u64;
+        let used = match outcome {
             Ok(used) => used,
             Err(Error::Protocol(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)))
                 if begins =>
@@ -258,6 +275,11 @@ impl Engine {
         self.failed = Some(error.clone());
         self.backlog = Vec::new();
         error
+    }
+
+    /// Why there will be no more.
+    pub(crate) fn failure(&self) -> Option<&Error> {
+        self.failed.as_ref()
     }
 
     /// Whether the peer's stream has ended in an orderly manner.

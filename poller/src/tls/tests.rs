@@ -70,7 +70,7 @@ impl Ours {
     fn new(engine: Engine) -> Ours {
         let mut ours =
             Ours { engine, input: LinkBuffer::new(), output: LinkBuffer::new(), sealed: LinkBuffer::new() };
-        ours.take(&[]).unwrap();
+        ours.engine.begin(&mut ours.sealed).unwrap();
         ours
     }
 
@@ -78,8 +78,7 @@ impl Ours {
         let mut space = vec![0; limits::TLS_BACKLOG_BYTES_MAX + arrived.len()];
         let before = self.engine.rejoin(&mut space);
         space[before..before + arrived.len()].copy_from_slice(arrived);
-        let all = if arrived.is_empty() { &mut [] } else { &mut space[..before + arrived.len()] };
-        self.engine.receive(all, &mut self.input, &mut self.sealed)
+        self.engine.receive(&mut space[..before + arrived.len()], &mut self.input, &mut self.sealed)
     }
 
     fn seal(&mut self) -> Result<(), Error> {

@@ -211,6 +211,7 @@ pub(crate) fn closed_end(reason: &poller::Reason, phase: Phase) -> End {
     match reason {
         poller::Reason::Peer => End::new(Who::UserReset, phase, "eof"),
         poller::Reason::Error(_) => End::new(Who::UserReset, phase, "rst"),
+        poller::Reason::Tls(_) => End::new(Who::UserReset, phase, "tls"),
         poller::Reason::Timeout(_) => End::new(Who::UserTimeout, phase, "timeout"),
         poller::Reason::Shutdown => End::new(Who::Killed, phase, "drain"),
         poller::Reason::User => End::new(Who::Local, phase, "closed"),

@@ -1,0 +1,213 @@
+//! The engine between a connection's buffers and its socket.
+//!
+//! ```text
+//!   connected ──▶ Handshaking ──▶ Connecting ──▶ Working ──────────▶ close: the rest, close_notify, FIN
+//!                  │ limit, FIN,     on_connect    │ close_notify: the end of the stream, as if FIN had come
+//!                  ▼ alert                         ▼ FIN without it, alert, damage
+//!                 on_close                        what came before, then on_disconnect, on_close
+//! ```
+
+use crate::sync::atomic::Ordering::Relaxed;
+use std::io;
+
+use super::{Engine, Error};
+use crate::busy::{Busy, Deadlines, Scratch};
+use crate::close::Limit;
+use crate::connection::{self, Connection};
+use crate::flags::Flags;
+use crate::handle::Phase;
+use crate::limits;
+use crate::operator::Owner;
+use crate::state::{Closer, News};
+use crate::transport::Transport;
+use crate::watch::NEVER;
+
+/// What one read of records brought.
+struct Taken {
+    /// From the kernel.
+    bytes: usize,
+    /// Plaintext, or the end of the stream: the handler is to know.
+    is_news: bool,
+}
+
+/// Seals and sends until nothing is left or the kernel took less than there was, which `short` says then. With `end`
+/// close_notify goes behind the output.
+#[cold]
+pub(crate) fn drain(
+    engine: &mut Engine,
+    end: bool,
+    transport: &Transport,
+    busy: &mut Busy,
+    total: &mut usize,
+    short: &mut bool,
+) -> io::Result<()> {
+    loop {
+        // After a failure the alert goes out and nothing else.
+        if engine.failure().is_none() && !engine.is_handshaking() {
+            engine.seal(&mut busy.output, &mut busy.sealed, limits::TLS_SEALED_BYTES_MAX)?;
+            if end && busy.output.is_empty() {
+                engine.close(&mut busy.sealed)?;
+            }
+        }
+        if busy.sealed.is_empty() {
+            return Ok(());
+        }
+        connection::drain(transport, &mut busy.sealed, total, short)?;
+        if *short {
+            return Ok(());
+        }
+    }
+}
+
+impl Connection<'_> {
+    /// A graceful close ends our stream first, so that the peer can tell it from one that was cut off.
+    pub(crate) fn end_tls(&mut self) {
+        if self.kept.tls.is_some() {
+            self.kept.flags.set(Flags::END_ASKED);
+        }
+    }
+
+    /// One read, behind what waits for the rest of its record, and what it opens; `None` when there was nothing.
+    fn read_tls(&mut self, space: &mut [u8]) -> io::Result<Option<Taken>> {
+        let Some((transport, engine)) = self.kept.transport.as_ref().zip(self.kept.tls.as_mut()) else {
+            return Ok(None);
+        };
+        let flags = &mut self.kept.flags;
+        // What the last read found behind its plaintext.
+        if let Some(error) = engine.failure() {
+            flags.clear(Flags::READABLE);
+            return Err(error.clone().into());
+        }
+        if engine.has_ended() {
+            flags.clear(Flags::READABLE);
+            flags.set(Flags::INPUT_ENDED);
+            return Ok(Some(Taken { bytes: 0, is_news: true }));
+        }
+        let before = engine.rejoin(space);
+        let room = limits::READ_BYTES_MAX;
+        match transport.recv(&mut space[before..before + room]) {
+            Ok(0) => {
+                flags.clear(Flags::READABLE);
+                if self.busy.broken.is_some() {
+                    return Ok(None);
+                }
+                // It had not ended, or this read would not have been.
+                engine.end()?;
+                Ok(None)
+            }
+            Ok(bytes) => {
+                self.shared.bytes_in.store(self.shared.bytes_in.load(Relaxed) + bytes as u64, Relaxed);
+                let had = self.busy.input.len();
+                let arrived = &mut space[..before + bytes];
+                let outcome = engine.receive(arrived, &mut self.busy.input, &mut self.busy.sealed);
+                let is_news = self.busy.input.len() > had;
+                // What came before the end is handed over first, and the next read finds the end.
+                let goes_on = engine.has_ended() || outcome.is_err();
+                if bytes < room && !flags.has(Flags::HUP) && !goes_on {
+                    flags.clear(Flags::READABLE);
+                }
+                if !is_news {
+                    outcome?;
+                }
+                Ok(Some(Taken { bytes, is_news }))
+            }
+            Err(error) => {
+                flags.clear(Flags::READABLE);
+                if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+}
+
+impl Owner<'_> {
+    /// As `read`, with TLS.
+    #[cold]
+    pub(crate) fn read_records(&mut self, scratch: &mut Scratch, woken: &mut bool) -> usize {
+        match self.conn.read_tls(scratch.records()) {
+            Ok(None) => 0,
+            Ok(Some(taken)) => {
+                if taken.is_news {
+                    *woken = false;
+                    self.request();
+                } else {
+                    // An answer of the protocol's own may be there.
+                    self.flush();
+                }
+                taken.bytes
+            }
+            Err(error) => {
+                self.fail_tls(&error);
+                0
+            }
+        }
+    }
+
+    /// Works on the handshake, and says whether it is over. It is a part of connecting: what ends it, ends it at once.
+    #[cold]
+    pub(crate) fn shake_hands(&mut self, news: News, scratch: &mut Scratch) -> bool {
+        if self.shared.state.closing().is_some() {
+            return false;
+        }
+        if news.has(News::SHUTDOWN) {
+            self.shared.state.close_as_owner(Closer::Shutdown, true);
+            return false;
+        }
+        if news.has(News::TIMER) {
+            let now = self.shared.poll().clock.look();
+            self.conn.busy.deadlines.fired(now);
+            if Deadlines::due(&mut self.conn.busy.deadlines.connect, now) {
+                self.conn.pass(Limit::Handshake);
+                return false;
+            }
+        }
+        match self.try_to_shake_hands(scratch) {
+            Ok(false) => return false,
+            Ok(true) => {}
+            Err(error) => {
+                self.fail_tls(&error);
+                return false;
+            }
+        }
+        let deadlines = &mut self.conn.busy.deadlines;
+        deadlines.connect = NEVER;
+        if let Some(armed) = deadlines.armed.take() {
+            self.shared.poll().disarm(armed);
+        }
+        if !self.conn.busy.input.is_empty() {
+            // It came with the end of the handshake, and no event will tell of it.
+            self.conn.busy.early = self.conn.busy.early.with(News::WOKEN);
+        }
+        self.conn.kept.phase = Phase::Connecting;
+        true
+    }
+
+    fn try_to_shake_hands(&mut self, scratch: &mut Scratch) -> io::Result<bool> {
+        loop {
+            if let Some(engine) = &mut self.conn.kept.tls {
+                engine.begin(&mut self.conn.busy.sealed)?;
+            }
+            self.flush();
+            if let Some(fault) = self.conn.busy.broken {
+                return Err(fault.into());
+            }
+            if !self.conn.kept.tls.as_ref().is_some_and(|engine| engine.is_handshaking()) {
+                return Ok(true);
+            }
+            if !self.conn.kept.flags.has(Flags::READABLE) {
+                return Ok(false);
+            }
+            self.conn.read_tls(scratch.records())?;
+        }
+    }
+
+    /// The connection cannot go on: the alert that says why is sent, as far as the kernel takes it at once.
+    fn fail_tls(&mut self, error: &io::Error) {
+        self.flush();
+        if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<Error>())
+            && *error != Error::Truncated
+        {
+            self.conn.busy.details.tls.get_or_insert(error.to_string());
+        }
+        self.fail(error);
+    }
+}
