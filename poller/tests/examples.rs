@@ -19,6 +19,9 @@ fn examples() -> &'static PathBuf {
         let profile = test.ancestors().nth(2).expect("PROFILE/deps/this");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--examples", "-p", "poller"]);
+        if cfg!(feature = "tls") {
+            cargo.args(["--features", "tls"]);
+        }
         if profile.ends_with("release") {
             cargo.arg("--release");
         }

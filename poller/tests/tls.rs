@@ -15,7 +15,7 @@ use poller::tls::rustls::{
     StreamOwned,
 };
 use poller::tls::{Client, Engine, Server};
-use poller::{EventLoop, Fault, Reason, SendError, limits};
+use poller::{EventLoop, Fault, Limit, Reason, SendError, limits};
 use support::*;
 
 /// A rustls client's stream.
@@ -399,7 +399,7 @@ fn a_handshake_that_does_not_end_times_out() {
         let closed = log.closed();
         assert_eq!(
             (closed.reason, closed.connected, closed.bytes_in),
-            (Reason::Timeout, false, first as u64)
+            (Reason::Timeout(Limit::Handshake), false, first as u64)
         );
         assert_eq!(read_all(&mut user), b"");
     }
@@ -412,7 +412,7 @@ fn a_handshake_that_does_not_end_times_out() {
     let addr = silent.local_addr().expect("an address");
     let (_, log) = dial(&event_loop, addr, with_tls(Probe::echo(), short));
     let closed = log.closed();
-    assert_eq!((closed.reason, closed.connected), (Reason::Timeout, false));
+    assert_eq!((closed.reason, closed.connected), (Reason::Timeout(Limit::Handshake), false));
 }
 
 #[test]
@@ -694,6 +694,29 @@ fn a_stopping_event_loop_ends_handshakes_and_says_goodbye() {
     for _ in 0..2 {
         assert_eq!(log.closed().reason, Reason::Shutdown);
     }
+}
+
+// proves L-11 with TLS: a message that goes on by records, and is not consumed, does not move the read limit
+#[test]
+fn records_do_not_count_as_consumed() {
+    let event_loop = one_poll();
+    let (server, client) = configs();
+    let (addr, log) = secret(
+        Probe::new(|at, conn| {
+            if at == At::Connect {
+                conn.set_read_timeout(Some(Duration::from_millis(100)))?;
+            }
+            Ok(())
+        }),
+        &server,
+    )
+    .serve(&event_loop);
+    let mut user = user(addr, &client);
+    // A byte in a record, for as long as anybody takes them.
+    while user.write_all(b"x").and_then(|()| user.flush()).is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(log.closed().reason, Reason::Timeout(Limit::Read));
 }
 
 /// A peer that breaks the protocol in the middle of a stream: what came before is handed over, the alert goes out.
