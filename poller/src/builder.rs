@@ -50,6 +50,7 @@ impl Builder {
     }
 
     /// Selectors, each led by one thread at a time. By default one per core that the process may use.
+    #[doc(alias = "SetNumLoops")]
     pub fn polls(mut self, polls: usize) -> Builder {
         self.polls = polls;
         self
@@ -57,6 +58,7 @@ impl Builder {
 
     /// Threads beyond one per poll that take over while handlers block. With none a handler that blocks holds up the
     /// other connections of its poll.
+    #[doc(alias = "SetRunner")]
     pub fn standby_max(mut self, threads: usize) -> Builder {
         self.standby_max = threads;
         self

@@ -9,6 +9,7 @@ use crate::state::Closer;
 
 /// The one reason for which a connection was closed: that of the first closer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(alias = "ErrConnClosed")]
 pub enum Reason {
     /// This side: [`Connection::close`](crate::Connection::close), [`Handle::close`](crate::Handle::close) or an abort.
     User,

@@ -44,11 +44,13 @@ impl Connection<'_> {
     }
 
     /// The bytes that have arrived and were not consumed.
+    #[doc(alias = "Reader")]
     pub fn input(&mut self) -> &mut LinkBuffer {
         &mut self.busy.input
     }
 
     /// The bytes that are to be sent.
+    #[doc(alias = "Writer")]
     pub fn output(&mut self) -> &mut LinkBuffer {
         &mut self.busy.output
     }
@@ -74,11 +76,13 @@ impl Connection<'_> {
     }
 
     /// The other end.
+    #[doc(alias = "RemoteAddr")]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared.peer.addr()
     }
 
     /// This end.
+    #[doc(alias = "LocalAddr")]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.kept.transport.as_ref()?.local_addr()
     }
@@ -90,6 +94,7 @@ impl Connection<'_> {
 
     /// Closes when the output has left (L-23): what is queued is still sent, unless none of it moves for
     /// [`CLOSE_STALL_MS`](crate::limits::CLOSE_STALL_MS) (builder: `close_stall`). Takes effect when the handler returns.
+    #[doc(alias = "Close")]
     pub fn close(&mut self) {
         let stopping = self.kept.flags.has(Flags::STOPPING);
         let closer = if stopping { Closer::Shutdown } else { Closer::User };
@@ -257,6 +262,7 @@ impl Connection<'_> {
     ///
     /// # Errors
     /// When the connection is broken. It then closes with that error when the handler returns.
+    #[doc(alias = "Flush")]
     pub fn flush(&mut self) -> io::Result<()> {
         self.send()
     }

@@ -35,6 +35,7 @@ impl EventLoop {
     }
 
     /// Settings to choose.
+    #[doc(alias = "NewEventLoop")]
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -52,6 +53,7 @@ impl EventLoop {
     ///
     /// # Panics
     /// When a handler calls it: it would wait for itself.
+    #[doc(alias = "Shutdown")]
     pub fn shutdown(self, grace: Duration) -> bool {
         self.stop(grace)
     }

@@ -411,6 +411,7 @@ impl Handle {
     }
 
     /// Whether clean-up is over, or a close was asked for.
+    #[doc(alias = "IsActive")]
     pub fn is_closed(&self) -> bool {
         self.0.state.is_done() || self.0.state.closing().is_some()
     }
@@ -504,6 +505,7 @@ impl Handle {
 
     /// Adds a close callback: last in, first out, before the handler's `on_close`. After the close it runs at
     /// once, on the calling thread.
+    #[doc(alias = "AddCloseCallback")]
     pub fn add_close_callback(&self, callback: impl FnOnce(&Closed) + Send + 'static) {
         let closed = {
             let mut slot = self.0.outbox.lock();

@@ -183,12 +183,14 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// A [`Reject`] closes the connection; no other callback runs.
+    #[doc(alias = "OnPrepare")]
     fn on_prepare(&self, conn: &mut Prepare<'_>) -> std::result::Result<Self::Context, Reject>;
 
     /// Runs once, before any request. May read and write.
     ///
     /// # Errors
     /// An error closes the connection with that reason.
+    #[doc(alias = "OnConnect")]
     fn on_connect(&self, _cx: &mut Self::Context, _conn: &mut Connection<'_>) -> Result {
         Ok(())
     }
@@ -200,6 +202,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// An error closes the connection with that reason.
+    #[doc(alias = "OnRequest")]
     fn on_request(&self, cx: &mut Self::Context, conn: &mut Connection<'_>) -> Result;
 
     /// Output that had passed the high watermark went below the low one.
@@ -229,9 +232,11 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// The peer ended the connection or it broke; all that it had sent has been handed to `on_request`.
+    #[doc(alias = "OnDisconnect")]
     fn on_disconnect(&self, _cx: &mut Self::Context, _info: &Closed) {}
 
     /// The last callback, after those that were added with `add_close_callback`. The context is dropped after it.
+    #[doc(alias = "CloseCallback")]
     fn on_close(&self, _cx: &mut Self::Context, _info: &Closed) {}
 }
 

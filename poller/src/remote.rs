@@ -122,6 +122,7 @@ impl Remote {
     /// # std::fs::remove_file(path)?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[doc(alias = "Serve")]
     pub fn serve<L: Listen>(&self, listener: L, handler: impl IntoHandler) -> io::Result<Listener<L::Addr>> {
         self.serve_with(listener, ListenOptions::new(), handler)
     }
@@ -157,6 +158,7 @@ impl Remote {
     /// # Errors
     /// When `timeout` is zero, there is no socket to be had, too many connections are open, `on_prepare` refuses, or the
     /// event loop is stopping.
+    #[doc(alias = "DialConnection")]
     pub fn dial(&self, addr: SocketAddr, timeout: Duration, handler: impl IntoHandler) -> io::Result<Handle> {
         self.check_running()?;
         dialer::dial(self.next_poll(), addr, timeout, &handler.into_handler())

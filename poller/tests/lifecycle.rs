@@ -166,6 +166,47 @@ fn requests_never_overlap_and_no_wake_is_lost() {
     assert_eq!(log.closed().reason, Reason::Peer);
 }
 
+// proves L-04, L-19: the last callbacks wait for the handler that runs, whoever closes and wakes meanwhile
+#[test]
+fn the_last_callbacks_never_meet_a_handler() {
+    let event_loop = event_loop();
+    let inside = Arc::new(AtomicUsize::new(0));
+    let alone = {
+        let inside = inside.clone();
+        move || {
+            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two callbacks at once");
+            // Longer inside than outside, or nobody would meet.
+            (0..10).for_each(|_| std::thread::yield_now());
+            inside.fetch_sub(1, Ordering::SeqCst);
+        }
+    };
+    let (acts, ends) = (alone.clone(), alone);
+    let (addr, log) = Probe::new(move |at, conn| {
+        acts();
+        echo(at, conn)
+    })
+    .after(move |_, _| ends())
+    .close_callbacks(2)
+    .serve(&event_loop);
+    for _ in 0..100 {
+        let user = connect(addr);
+        let handle = log.handle();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !handle.is_closed() {
+                        handle.wake();
+                    }
+                });
+            }
+            log.until(At::Request);
+            drop(user);
+            handle.close();
+        });
+        log.until(At::Dropped);
+    }
+}
+
 // proves L-06: what the handler writes leaves when it returns, all in one
 #[test]
 fn one_write_for_a_turn_of_pipelined_requests() {

@@ -28,7 +28,8 @@ fn check_refused(what: &str, outcome: std::io::Result<()>, says: &str) {
 // proves that a limit of zero is refused with a word about what is needed
 #[test]
 fn settings_of_zero_are_refused() {
-    let zeros: [(&str, fn(Builder) -> Builder); 3] = [
+    type Zero = fn(Builder) -> Builder;
+    let zeros: [(&str, Zero); 3] = [
         ("at least one poll", |builder| builder.polls(0)),
         ("one task thread", |builder| builder.tasks_max(0)),
         ("one connection", |builder| builder.connections_max(0)),
@@ -54,7 +55,8 @@ fn a_stopped_event_loop_says_so() {
     let event_loop = one_poll();
     let remote = event_loop.remote();
     assert!(event_loop.shutdown(PATIENCE));
-    let uses: [(&str, fn(&Remote) -> std::io::Result<()>); 5] = [
+    type Use = fn(&Remote) -> std::io::Result<()>;
+    let uses: [(&str, Use); 5] = [
         ("serve", |remote| {
             let listener = TcpListener::bind("127.0.0.1:0")?;
             remote.serve(listener, Probe::echo().start().0).map(drop)
