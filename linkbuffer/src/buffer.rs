@@ -4,7 +4,7 @@ use crate::limits::{
     COMPACT_RATIO_MIN, GROWTH_RATIO_MAX, KEEP_RATIO_MAX, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX,
     WRITE_NODE_BYTES_MIN,
 };
-use crate::piece::{Block, Piece, Spine};
+use crate::piece::Piece;
 use crate::{Node, pool};
 use std::fmt;
 use std::mem;
@@ -25,19 +25,11 @@ use std::mem;
 #[doc(alias = "Reader")]
 #[doc(alias = "Writer")]
 pub struct LinkBuffer {
-    /// `Piece::NONE` when there is none. Empty while later pieces are not: only between `next` and the following call.
-    pub(crate) first: Piece,
-    /// The pieces after the first. Invariant: never an empty spine; each piece has bytes, except a last one that is lent or
-    /// holds a reservation.
-    pub(crate) rest: Option<Box<Spine>>,
+    /// The first piece, which carries those behind it. Invariant: each has bytes, except the first between `next` and the
+    /// following call, and a last one that is lent or holds a reservation.
+    pub(crate) first: Option<Box<Piece>>,
     /// Invariant: the sum of the lengths of all pieces.
     pub(crate) len: usize,
-    /// Bytes handed out by `reserve` and not yet committed, right behind the readable ones of the last piece.
-    /// Invariant: reserved == 0, or the last piece is a block and reserved <= its room.
-    pub(crate) reserved: u32,
-    /// What `next` consumed of a shared first piece that the following call lets go of: a `Bytes` cannot show what it has
-    /// advanced over. Invariant: spent == 0, or the first piece is shared and spent <= its length.
-    pub(crate) spent: u32,
 }
 
 impl LinkBuffer {
@@ -49,7 +41,7 @@ impl LinkBuffer {
     /// ```
     #[doc(alias = "NewLinkBuffer")]
     pub const fn new() -> Self {
-        Self { first: Piece::NONE, rest: None, len: 0, reserved: 0, spent: 0 }
+        Self { first: None, len: 0 }
     }
 
     /// How many bytes can be read. O(1).
@@ -102,55 +94,70 @@ impl LinkBuffer {
     /// assert_eq!(buffer.chunks().map(<[u8]>::len).collect::<Vec<_>>(), [3, 5000]);
     /// ```
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        let later = self.rest.iter().flat_map(|spine| spine.iter()).map(Piece::readable);
-        std::iter::once(self.first_readable()).chain(later).filter(|bytes| !bytes.is_empty())
+        self.pieces().map(Piece::readable).filter(|bytes| !bytes.is_empty())
     }
 
     #[inline]
     pub(crate) fn first_readable(&self) -> &[u8] {
-        &self.first.readable()[self.spent as usize..]
+        self.first.as_ref().map_or(&[], |first| first.readable())
     }
 
+    #[inline]
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        std::iter::once(&self.first).chain(self.rest.iter().flat_map(|spine| spine.iter()))
+        let first = self.first.as_deref();
+        first.into_iter().chain(first.into_iter().flat_map(|first| first.rest.iter().map(|piece| &**piece)))
     }
 
     #[inline]
-    pub(crate) fn last(&self) -> &Piece {
-        self.rest.as_ref().and_then(|spine| spine.back()).unwrap_or(&self.first)
+    pub(crate) fn last(&self) -> Option<&Piece> {
+        let first = self.first.as_deref()?;
+        Some(first.rest.back().map_or(first, |last| last))
     }
 
     #[inline]
-    pub(crate) fn last_mut(&mut self) -> &mut Piece {
-        match &mut self.rest {
-            Some(spine) => spine.back_mut().expect("a spine is never empty"),
-            None => &mut self.first,
+    pub(crate) fn last_mut(&mut self) -> Option<&mut Piece> {
+        let first = self.first.as_deref_mut()?;
+        if first.rest.is_empty() { Some(first) } else { first.rest.back_mut().map(|last| &mut **last) }
+    }
+
+    #[inline]
+    pub(crate) fn is_lent(&self) -> bool {
+        self.last().is_some_and(|last| last.lent)
+    }
+
+    #[inline]
+    pub(crate) const fn reserved(&self) -> usize {
+        match &self.first {
+            Some(first) => first.reserved as usize,
+            None => 0,
         }
     }
 
     /// Lets go of consumed pieces. Every call that changes the buffer starts with it, so that afterwards the first piece has
-    /// bytes, or is the only one and is empty, lent or reserved.
+    /// bytes, or is the only one and is lent or reserved.
     #[inline]
     pub(crate) fn settle(&mut self) {
-        if self.first.len() == 0 || self.spent > 0 {
+        if let Some(first) = &self.first
+            && first.is_empty()
+        {
             self.settle_first();
         }
     }
 
+    #[inline(never)]
     fn settle_first(&mut self) {
-        self.first.advance(mem::take(&mut self.spent) as usize);
-        while self.first.len() == 0 && self.rest.is_some() {
-            drop(self.pop_front());
-        }
-        if self.first.len() > 0 || self.reserved > 0 {
-            return;
-        }
-        match &mut self.first {
-            Piece::Block(block) if block.lent => {
-                block.start = 0;
-                block.end = 0;
+        while let Some(first) = &mut self.first
+            && first.is_empty()
+        {
+            if first.rest.is_empty() && first.reserved > 0 {
+                return;
             }
-            other => *other = Piece::NONE,
+            if first.rest.is_empty() && first.lent {
+                first.start = 0;
+                first.end = 0;
+                return;
+            }
+            self.drop_front();
         }
     }
 
@@ -158,97 +165,93 @@ impl LinkBuffer {
     #[inline]
     pub(crate) fn consume(&mut self, n: usize) {
         debug_assert!(n <= self.len, "no more is consumed than there is");
-        self.settle();
         self.len -= n;
-        if n < self.first.len() {
-            self.first.advance(n);
+        if let Some(first) = &mut self.first
+            && n < first.len()
+        {
+            first.start += n;
         } else {
             self.consume_pieces(n);
         }
         self.check();
     }
 
-    /// Consumes the whole first piece and goes on to `n` bytes in all. Pieces are dropped as they are, not byte by byte.
+    /// Consumes the whole first piece and goes on to `n` bytes in all.
     fn consume_pieces(&mut self, n: usize) {
-        let mut left = n - self.first.len();
-        let Some(spine) = &mut self.rest else {
-            self.first.advance(n);
-            return self.settle_first();
-        };
-        let mut whole = 0;
-        for piece in spine.iter() {
+        let mut left = n;
+        while let Some(first) = &mut self.first {
+            let step = left.min(first.len());
+            first.start += step;
+            left -= step;
             // The last piece stays, as the first: it may be lent or hold a reservation.
-            if left < piece.len() || whole + 1 == spine.len() {
+            if !first.is_empty() || first.rest.is_empty() {
                 break;
             }
-            left -= piece.len();
-            whole += 1;
+            self.drop_front();
         }
-        if whole > 0 {
-            drop(spine.drain(..whole));
-        }
-        self.first = spine.pop_front().expect("a spine is never empty");
-        self.first.advance(left);
-        self.drop_empty_spine();
         self.settle();
     }
 
-    pub(crate) fn pop_front(&mut self) -> Piece {
-        let following = match &mut self.rest {
-            Some(spine) => spine.pop_front().expect("a spine is never empty"),
-            None => Piece::NONE,
-        };
-        self.drop_empty_spine();
-        mem::replace(&mut self.first, following)
+    /// Takes the first piece out, alone. A reservation is the last piece's, and goes on to the next.
+    pub(crate) fn pop_front(&mut self) -> Option<Box<Piece>> {
+        let mut piece = self.first.take()?;
+        if let Some(mut next) = piece.rest.pop_front() {
+            mem::swap(&mut next.rest, &mut piece.rest);
+            next.reserved = mem::take(&mut piece.reserved);
+            self.first = Some(next);
+        }
+        Some(piece)
     }
 
-    pub(crate) fn pop_back(&mut self) -> Piece {
-        match &mut self.rest {
-            Some(spine) => {
-                let piece = spine.pop_back().expect("a spine is never empty");
-                self.drop_empty_spine();
-                piece
-            }
-            None => mem::replace(&mut self.first, Piece::NONE),
+    #[inline]
+    fn drop_front(&mut self) {
+        if let Some(piece) = self.pop_front() {
+            pool::give(piece);
         }
     }
 
-    pub(crate) fn drop_empty_spine(&mut self) {
-        if let Some(spine) = self.rest.take_if(|spine| spine.is_empty()) {
-            pool::give_spine(spine);
+    pub(crate) fn pop_back(&mut self) -> Option<Box<Piece>> {
+        match &mut self.first {
+            Some(first) if !first.rest.is_empty() => first.rest.pop_back(),
+            _ => self.first.take(),
         }
     }
 
     /// Forgets what is reserved, and the node that was taken for it alone.
     #[inline]
     pub(crate) fn drop_reservation(&mut self) {
-        if self.reserved > 0 {
+        if let Some(first) = &mut self.first
+            && first.reserved > 0
+        {
+            first.reserved = 0;
             self.drop_reserved();
         }
     }
 
     #[cold]
     fn drop_reserved(&mut self) {
-        self.reserved = 0;
-        if self.last().len() == 0 && !self.last().is_lent() {
-            drop(self.pop_back());
+        if self.last().is_some_and(|last| last.is_empty() && !last.lent)
+            && let Some(piece) = self.pop_back()
+        {
+            pool::give(piece);
         }
     }
 
     /// Hangs a piece behind the last one and counts its bytes. A lent node that would no longer be last
     /// is no longer lent, and an open reservation is dropped.
     #[inline]
-    pub(crate) fn push(&mut self, piece: Piece) {
-        self.drop_reservation();
-        self.settle();
-        if self.last().is_lent() {
-            drop(self.take_lent());
+    pub(crate) fn push(&mut self, piece: Box<Piece>) {
+        if self.first.is_some() {
+            self.drop_reservation();
+            self.settle();
+            if self.is_lent() {
+                drop(self.take_lent());
+            }
         }
         self.grow(piece.len());
-        if self.first.len() == 0 {
-            self.first = piece;
-        } else {
-            self.rest.get_or_insert_with(pool::take_spine).push_back(piece);
+        match &mut self.first {
+            None => self.first = Some(piece),
+            Some(first) => first.rest.push_back(piece),
         }
     }
 
@@ -260,65 +263,69 @@ impl LinkBuffer {
     }
 
     /// Ends the lending: see [`LinkBuffer::reclaim`].
+    #[inline]
     pub(crate) fn take_lent(&mut self) -> Option<Node> {
         self.drop_reservation();
+        if !self.is_lent() {
+            self.settle();
+            return None;
+        }
+        let mut piece = self.pop_back()?;
+        if !piece.is_empty() {
+            return self.move_unread(piece);
+        }
         self.settle();
-        if !self.last().is_lent() {
-            return None;
-        }
-        let Piece::Block(mut block) = self.pop_back() else { return None };
-        if block.len() == 0 {
-            return Some(block.node);
-        }
-        self.len -= block.len();
-        if block.len() >= block.node.capacity().div_ceil(KEEP_RATIO_MAX) {
+        piece.reset();
+        Some(Node::from_piece(piece))
+    }
+
+    /// Keeps what is unread of a node that was lent: in it, or elsewhere.
+    fn move_unread(&mut self, mut piece: Box<Piece>) -> Option<Node> {
+        self.len -= piece.len();
+        if piece.len() >= piece.capacity().div_ceil(KEEP_RATIO_MAX) {
             // Moving the bytes would cost more than it gives back.
-            block.lent = false;
-            self.push(Piece::Block(block));
+            piece.lent = false;
+            self.push(piece);
             return None;
         }
-        self.pack(block.readable(), NODE_BYTES_MIN);
-        Some(block.node)
+        self.pack(piece.readable(), NODE_BYTES_MIN);
+        piece.reset();
+        Some(Node::from_piece(piece))
     }
 
     /// Copies bytes behind the last ones: into the room of the last node first, then into new nodes. `floor` is the least
     /// size of a new one.
     #[inline]
     pub(crate) fn pack(&mut self, bytes: &[u8], floor: usize) {
-        if self.reserved == 0
-            && self.spent == 0
-            && let Piece::Block(block) = self.last_mut()
-            && block.start < block.end
-            && let Some(room) = block.node.bytes_mut().get_mut(block.end..block.end + bytes.len())
+        if let Some(first) = &mut self.first
+            && first.reserved == 0
+            && !first.is_empty()
         {
-            room.copy_from_slice(bytes);
-            block.end += bytes.len();
-            self.grow(bytes.len());
-        } else {
-            self.pack_on(bytes, floor);
+            let last = if first.rest.is_empty() { Some(first) } else { first.rest.back_mut() };
+            if last.is_some_and(|last| last.put(bytes)) {
+                self.len += bytes.len();
+                return;
+            }
         }
+        self.pack_on(bytes, floor);
     }
 
     fn pack_on(&mut self, bytes: &[u8], floor: usize) {
         self.drop_reservation();
         self.settle();
         let mut left = bytes;
-        if let Piece::Block(block) = self.last_mut() {
+        if let Some(last) = self.last_mut() {
             // A queue that moves along keeps its node: what is readable goes to the front, a small part of what went by.
-            if block.room() < left.len() && block.start / COMPACT_RATIO_MIN >= block.len() {
-                block.compact();
+            if last.room() < left.len() && last.start / COMPACT_RATIO_MIN >= last.len() {
+                last.compact();
             }
-            let (now, later) = left.split_at(left.len().min(block.room()));
-            block.put(now);
-            left = later;
-            self.grow(now.len());
+            left = last.fill(left);
+            self.grow(bytes.len() - left.len());
         }
         while !left.is_empty() {
-            let mut block = Block::new(Node::take(self.next_capacity(left.len(), floor)));
-            let (now, later) = left.split_at(left.len().min(block.room()));
-            block.put(now);
-            self.push(Piece::Block(block));
-            left = later;
+            let mut node = pool::take(self.next_capacity(left.len(), floor));
+            left = node.fill(left);
+            self.push(node);
         }
     }
 
@@ -326,9 +333,8 @@ impl LinkBuffer {
     /// head between two bodies), one pooled node at most.
     pub(crate) fn next_capacity(&self, n: usize, floor: usize) -> usize {
         let grown = match self.last() {
-            Piece::Block(block) => block.node.capacity().saturating_mul(GROWTH_RATIO_MAX),
-            Piece::Shared(bytes) if bytes.is_empty() => floor,
-            Piece::Shared(_) => NODE_BYTES_MIN,
+            Some(piece) => piece.capacity().saturating_mul(GROWTH_RATIO_MAX).max(NODE_BYTES_MIN),
+            None => floor,
         };
         n.max(grown).min(NODE_POOLED_BYTES_MAX)
     }
@@ -350,25 +356,26 @@ impl LinkBuffer {
     /// Panics where an invariant does not hold. O(pieces).
     pub(crate) fn invariants(&self) {
         let total: usize = self.pieces().map(Piece::len).sum();
-        assert_eq!(self.len, total - self.spent as usize, "len is the sum of the pieces");
-        assert!(self.spent == 0 || matches!(self.first, Piece::Shared(_)), "only a shared piece is spent");
-        let after_first = self.rest.as_ref().map_or(0, |spine| spine.len());
-        assert!(self.rest.is_none() || after_first > 0, "a spine is never empty");
+        assert_eq!(self.len, total, "len is the sum of the pieces");
+        let after_first = self.first.as_ref().map_or(0, |first| first.rest.len());
         for (index, piece) in self.pieces().enumerate() {
             let is_last = index == after_first;
-            if let Piece::Block(block) = piece {
-                assert!(
-                    block.start <= block.end && block.end <= block.node.capacity(),
-                    "a block lies in its node"
-                );
-                assert!(!block.lent || is_last, "only the last piece is lent");
+            assert!(
+                piece.start <= piece.end && piece.end <= piece.bytes().len(),
+                "the readable bytes lie in the memory"
+            );
+            assert!(
+                !piece.lent || is_last && !piece.is_shared(),
+                "only the last piece is lent, and is a node"
+            );
+            let may_be_empty = index == 0 || is_last && (piece.lent || self.reserved() > 0);
+            assert!(!piece.is_empty() || may_be_empty, "piece {index} of {after_first} is empty: {self:?}");
+            if index > 0 {
+                assert!(piece.rest.is_empty() && piece.reserved == 0, "the first piece carries all others");
             }
-            let may_be_empty = index == 0 || is_last && (piece.is_lent() || self.reserved > 0);
-            assert!(piece.len() > 0 || may_be_empty, "piece {index} of {after_first} is empty: {self:?}");
         }
-        if self.reserved > 0 {
-            assert!(self.reserved as usize <= self.last().room(), "a reservation lies in the last node");
-        }
+        let room = self.last().map_or(0, Piece::room);
+        assert!(self.reserved() <= room, "a reservation lies in the last node");
     }
 }
 
@@ -379,40 +386,38 @@ impl Default for LinkBuffer {
 }
 
 impl Drop for LinkBuffer {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(mut spine) = self.rest.take() {
-            spine.clear();
-            pool::give_spine(spine);
+        if let Some(first) = self.first.take() {
+            drop_pieces(first);
         }
     }
+}
+
+fn drop_pieces(mut first: Box<Piece>) {
+    first.rest.drain(..).for_each(pool::give);
+    pool::give(first);
 }
 
 /// Shows the shape, never the bytes: `LinkBuffer { len: 5003, reserved: 0, pieces: [shared 3, node 5000/8192] }`.
 impl fmt::Debug for LinkBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pieces: Vec<&Piece> = self.pieces().filter(|piece| !piece.is_none()).collect();
+        let pieces: Vec<&Piece> =
+            self.pieces().filter(|piece| !piece.is_empty() || !piece.is_shared()).collect();
         f.debug_struct("LinkBuffer")
             .field("len", &self.len)
-            .field("reserved", &self.reserved)
+            .field("reserved", &self.reserved())
             .field("pieces", &pieces)
             .finish()
     }
 }
 
-impl Piece {
-    fn is_none(&self) -> bool {
-        matches!(self, Self::Shared(bytes) if bytes.is_empty())
-    }
-}
-
 impl fmt::Debug for Piece {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Block(block) => {
-                let kind = if block.lent { "lent" } else { "node" };
-                write!(f, "{kind} {}/{}", block.len(), block.node.capacity())
-            }
-            Self::Shared(bytes) => write!(f, "shared {}", bytes.len()),
+        if self.is_shared() {
+            return write!(f, "shared {}", self.len());
         }
+        let kind = if self.lent { "lent" } else { "node" };
+        write!(f, "{kind} {}/{}", self.len(), self.capacity())
     }
 }

@@ -6,7 +6,6 @@
 //!                                                                                        └──▶ None: the thread takes another
 //! ```
 
-use crate::piece::{Block, Piece};
 use crate::{LinkBuffer, Node, Short};
 use std::io::IoSlice;
 
@@ -25,20 +24,20 @@ impl LinkBuffer {
     /// ```
     #[doc(alias = "GetBytes")]
     #[doc(alias = "outputs")]
+    #[inline]
     pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let Some(first) = &self.first else { return 0 };
+        let room = slices.len();
         let mut slots = slices.iter_mut();
-        let room = slots.len();
-        let first = self.first_readable();
+        // By pieces and not by `chunks`: this runs before every send.
         if !first.is_empty() {
             let Some(slot) = slots.next() else { return 0 };
-            *slot = IoSlice::new(first);
+            *slot = IoSlice::new(first.readable());
         }
-        // By pieces and not by `chunks`: this runs before every send.
-        for piece in self.rest.iter().flat_map(|spine| spine.iter()) {
-            let readable = piece.readable();
-            if !readable.is_empty() {
+        for piece in &first.rest {
+            if !piece.is_empty() {
                 let Some(slot) = slots.next() else { return room };
-                *slot = IoSlice::new(readable);
+                *slot = IoSlice::new(piece.readable());
             }
         }
         room - slots.len()
@@ -78,9 +77,13 @@ impl LinkBuffer {
     /// assert_eq!(buffer.reclaim().map(|node| node.capacity()), Some(65536));
     /// ```
     #[doc(alias = "book")]
+    #[inline]
     pub fn lend(&mut self, node: Node) {
-        if node.capacity() > 0 {
-            self.push(Piece::Block(Block { lent: true, ..Block::new(node) }));
+        if let Some(mut piece) = node.into_piece()
+            && piece.capacity() > 0
+        {
+            piece.lent = true;
+            self.push(piece);
         }
         self.check();
     }
@@ -97,16 +100,17 @@ impl LinkBuffer {
     /// assert_eq!(buffer.inputs().len(), 4096);
     /// ```
     #[doc(alias = "book")]
+    #[inline]
     pub fn inputs(&mut self) -> &mut [u8] {
         self.drop_reservation();
         self.settle();
         match self.last_mut() {
-            Piece::Block(block) if block.lent => {
-                if block.len() == 0 {
-                    block.start = 0;
-                    block.end = 0;
+            Some(last) if last.lent => {
+                if last.is_empty() {
+                    last.start = 0;
+                    last.end = 0;
                 }
-                block.room_mut()
+                last.room_mut()
             }
             _ => &mut [],
         }
@@ -131,6 +135,7 @@ impl LinkBuffer {
     /// ```
     #[doc(alias = "bookAck")]
     #[doc(alias = "inputAck")]
+    #[inline]
     #[track_caller]
     pub fn input_ack(&mut self, n: usize) {
         if let Err(short) = self.try_input_ack(n) {
@@ -150,15 +155,16 @@ impl LinkBuffer {
     /// buffer.lend(Node::take(4096));
     /// assert_eq!(buffer.try_input_ack(4097), Err(Short { wanted: 4097, available: 4096 }));
     /// ```
+    #[inline]
     pub fn try_input_ack(&mut self, n: usize) -> Result<(), Short> {
         let available = self.inputs().len();
         if n > available {
             return Err(Short { wanted: n, available });
         }
         if n > 0
-            && let Piece::Block(block) = self.last_mut()
+            && let Some(last) = self.last_mut()
         {
-            block.end += n;
+            last.end += n;
             self.len += n;
         }
         self.check();
@@ -184,6 +190,7 @@ impl LinkBuffer {
     /// assert_eq!(buffer.chunk(), b"PONG"); // in a node of 512 bytes now
     /// ```
     #[doc(alias = "Release")]
+    #[inline]
     pub fn reclaim(&mut self) -> Option<Node> {
         let node = self.take_lent();
         self.check();

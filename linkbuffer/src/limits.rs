@@ -68,14 +68,14 @@ pub const POOL_SHARED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// a thousandth of a burst is left.
 pub const POOL_TRIM_TAKES: u32 = 1024;
 
-/// Spare spines (the lists of buffers with several pieces) that one thread keeps.
+/// Spare shells (what a linked `Bytes` hangs in) that one thread keeps: 32 KiB of them.
 ///
-/// A spine from the allocator costs 14 ns more for every buffer that gets a second piece. How many are kept was chosen as a
-/// bound on memory.
-pub const SPINES_LEN_MAX: usize = 64;
+/// Chosen as a bound on memory, several times what one send takes.
+pub const SHELLS_LEN_MAX: usize = 256;
 
-/// A spine that grew beyond this many pieces is freed, not kept: 64 spines of 64 pieces are 160 KiB at most.
-pub const SPINE_PIECES_MAX: usize = 64;
+/// The list of pieces behind a first one stays with it when it goes back to the pool, unless it grew beyond this many: 512
+/// bytes a node at most.
+pub const REST_PIECES_MAX: usize = 64;
 
 /// Owned reads of at least this many bytes share the node's memory; smaller ones are copied. A `Bytes` therefore keeps at most
 /// `NODE_POOLED_BYTES_MAX / ZERO_COPY_BYTES_MIN` = 16 times its own size alive.
@@ -92,6 +92,3 @@ pub const LINK_BYTES_MIN: usize = 2 * 1024;
 /// The most that can be reserved and not committed. A reservation is one contiguous node: a length from outside that asks for
 /// more is a mistake or an attack long before. Not measured: it has to fit its counter of 32 bits.
 pub const RESERVED_BYTES_MAX: usize = 1 << 30;
-
-/// The most that `next` shows of a linked `Bytes` without a copy: as much as its counter holds. Tests reach it at 1 KiB.
-pub const SPENT_BYTES_MAX: usize = if cfg!(test) { 1024 } else { u32::MAX as usize };

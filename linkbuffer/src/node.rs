@@ -1,8 +1,8 @@
 //! One block of memory.
 
+use crate::piece::Piece;
 use crate::pool;
 use std::fmt;
-use std::mem;
 
 /// One block of initialised memory, taken from the pool and given back when dropped.
 ///
@@ -16,7 +16,8 @@ use std::mem;
 /// assert_eq!(node.capacity(), 64 * 1024);
 /// ```
 pub struct Node {
-    memory: Box<[u8]>,
+    /// Invariant: `Some` until it is dropped or becomes a buffer's; a node, nothing behind it, neither lent nor reserved.
+    piece: Option<Box<Piece>>,
 }
 
 impl Node {
@@ -34,7 +35,7 @@ impl Node {
     /// assert_eq!(Node::take(100_000).capacity(), 100_000);
     /// ```
     pub fn take(capacity: usize) -> Self {
-        Self { memory: pool::take(capacity) }
+        Self::from_piece(pool::take(capacity))
     }
 
     /// How many bytes it can hold. O(1).
@@ -44,21 +45,30 @@ impl Node {
     /// assert_eq!(linkbuffer::Node::take(5000).capacity(), 8192);
     /// ```
     pub fn capacity(&self) -> usize {
-        self.memory.len()
+        self.piece.as_ref().map_or(0, |piece| piece.capacity())
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.memory
+    #[inline]
+    pub(crate) fn from_piece(piece: Box<Piece>) -> Self {
+        Self { piece: Some(piece) }
     }
 
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory
+    #[inline]
+    pub(crate) fn into_piece(mut self) -> Option<Box<Piece>> {
+        self.piece.take()
+    }
+
+    pub(crate) fn readable(&self) -> &[u8] {
+        self.piece.as_ref().map_or(&[], |piece| piece.readable())
     }
 }
 
 impl Drop for Node {
+    #[inline]
     fn drop(&mut self) {
-        pool::give(mem::take(&mut self.memory));
+        if let Some(piece) = self.piece.take() {
+            pool::give(piece);
+        }
     }
 }
 

@@ -7,8 +7,8 @@
 //! ```
 
 use crate::limits::ZERO_COPY_BYTES_MIN;
-use crate::piece::{Block, Piece};
-use crate::{LinkBuffer, Node, ReadStringError, Short};
+use crate::piece::Piece;
+use crate::{LinkBuffer, ReadStringError, Short, pool};
 use bytes::Bytes;
 
 impl LinkBuffer {
@@ -32,11 +32,12 @@ impl LinkBuffer {
     pub fn read_bytes(&mut self, n: usize) -> Result<Bytes, Short> {
         self.want(n)?;
         self.settle();
-        if n >= ZERO_COPY_BYTES_MIN && n <= self.first.len() {
+        let first = self.first_readable();
+        if n >= ZERO_COPY_BYTES_MIN && n <= first.len() {
             return Ok(self.share_first(n));
         }
-        if n <= self.first.len() {
-            let bytes = Bytes::copy_from_slice(&self.first.readable()[..n]);
+        if let Some(bytes) = first.get(..n) {
+            let bytes = Bytes::copy_from_slice(bytes);
             self.consume(n);
             return Ok(bytes);
         }
@@ -56,7 +57,7 @@ impl LinkBuffer {
     /// ```
     pub fn read_chunk(&mut self, max: usize) -> Option<Bytes> {
         self.settle();
-        let n = self.first.len().min(max);
+        let n = self.first_readable().len().min(max);
         if n == 0 {
             return None;
         }
@@ -126,28 +127,31 @@ impl LinkBuffer {
         self.want(n)?;
         self.settle();
         let mut head = LinkBuffer::new();
-        if n == self.len && self.reserved == 0 && self.may_leave() {
+        if n == self.len && self.reserved() == 0 && self.may_leave() {
             std::mem::swap(self, &mut head);
-            head.last_mut().end_lending();
+            if let Some(last) = head.last_mut() {
+                last.lent = false;
+            }
             return Ok(head);
         }
         let mut left = n;
         while left > 0 {
-            let first_len = self.first.len();
+            let Some(first) = &self.first else { break };
+            let first_len = first.len();
             if left < first_len {
                 self.cut_first(left, &mut head);
                 break;
             }
             left -= first_len;
-            let is_last = self.rest.is_none();
-            if is_last && (self.reserved > 0 || !self.may_leave()) {
+            if first.rest.is_empty() && (first.reserved > 0 || !self.may_leave()) {
                 self.cut_first(first_len, &mut head);
                 break;
             }
             self.len -= first_len;
-            let mut piece = self.pop_front();
-            piece.end_lending();
-            head.push(piece);
+            if let Some(mut piece) = self.pop_front() {
+                piece.lent = false;
+                head.push(piece);
+            }
         }
         self.settle();
         self.check();
@@ -157,38 +161,35 @@ impl LinkBuffer {
 
     /// Whether the last piece can move to another buffer as it is: a lent node is too large to leave for a few bytes.
     fn may_leave(&self) -> bool {
-        let last = self.last();
-        !last.is_lent() || last.len() >= ZERO_COPY_BYTES_MIN
+        self.last().is_none_or(|last| !last.lent || last.len() >= ZERO_COPY_BYTES_MIN)
     }
 
     /// Moves the first `n <= first.len()` bytes to `head`: by sharing the piece where both parts are large, otherwise by
     /// copying the smaller one.
     fn cut_first(&mut self, n: usize, head: &mut LinkBuffer) {
-        let stays = self.first.len() - n;
-        if n < ZERO_COPY_BYTES_MIN || self.reserved > 0 && self.rest.is_none() {
-            head.pack(&self.first.readable()[..n], n);
+        let Some(first) = &mut self.first else { return };
+        let stays = first.len() - n;
+        if n < ZERO_COPY_BYTES_MIN || first.reserved > 0 && first.rest.is_empty() {
+            head.pack(&first.readable()[..n], n);
             self.consume(n);
-        } else if stays < ZERO_COPY_BYTES_MIN
-            && let Piece::Block(block) = &mut self.first
-        {
-            let mut small = Block::new(Node::take(stays));
-            small.put(&block.readable()[n..]);
-            block.end = block.start + n;
-            block.lent = false;
-            let large = std::mem::replace(&mut self.first, Piece::Block(small));
+        } else if stays < ZERO_COPY_BYTES_MIN && !first.is_shared() {
+            let mut small = pool::take(stays);
+            small.put(&first.readable()[n..]);
+            first.end = first.start + n;
+            first.lent = false;
             self.len -= n;
-            head.push(large);
+            head.push(first.replace(small));
         } else {
-            head.push(Piece::Shared(self.share_first(n)));
+            head.push(Piece::shared(self.share_first(n)));
         }
     }
 
-    /// Takes `0 < n <= first.len()` bytes out of the first piece without a copy.
+    /// Takes `n <= first.len()` bytes out of the first piece without a copy.
     fn share_first(&mut self, n: usize) -> Bytes {
-        if self.rest.is_none() {
+        if self.first.as_ref().is_some_and(|first| first.rest.is_empty()) {
             self.drop_reservation();
         }
-        let bytes = self.first.split_shared(n);
+        let bytes = self.first.as_mut().map_or_else(Bytes::new, |first| first.split_shared(n));
         self.len -= n;
         self.settle();
         self.check();

@@ -1,151 +1,197 @@
-//! A piece of the chain: a node that this buffer alone owns, or a `Bytes` that may be shared.
+//! A piece of the chain: memory that this buffer alone owns, or a `Bytes` that may be shared.
 //!
 //! ```text
-//!   Block   node: [ consumed | readable | (reserved) | room ]      memory is ours alone: writable
-//!                            start      end                capacity
-//!   Shared  Bytes: [ readable ]                                    memory may be seen elsewhere: never written
+//!   Own     node:  [ consumed | readable | (reserved) | room ]      memory is ours alone: writable
+//!   Shared  Bytes: [ consumed | readable ]                          memory may be seen elsewhere: never written
+//!                             start      end
 //! ```
-//! A `Block` turns into `Shared` when bytes of it are given out without a copy, and never back: that is why memory which a
-//! `Bytes` shows is never written again, and the compiler holds it.
+//! Memory of our own turns into `Shared` when bytes of it are given out without a copy, and never back: that is why memory
+//! which a `Bytes` shows is never written again, and the compiler holds it.
+//!
+//! A piece is boxed and stays in its box from the pool to the buffer and back: a node that is lent, moved to another buffer or
+//! given back is one pointer that moves. The first piece of a buffer carries the pieces behind it, so that the buffer
+//! itself is one pointer too.
 
-use crate::Node;
+use crate::{Node, pool};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::mem;
 
-/// The pieces after the first. Boxed and pooled, so that an empty buffer is small and a busy one does not allocate.
-pub(crate) type Spine = VecDeque<Piece>;
+/// The pieces behind the first.
+pub(crate) type Rest = VecDeque<Box<Piece>>;
 
-/// A node and the range of it that is readable.
-pub(crate) struct Block {
-    pub(crate) node: Node,
-    /// Invariant: start <= end <= node.capacity().
+/// Some memory and the range of it that is readable.
+pub(crate) struct Piece {
+    memory: Memory,
+    /// Invariant: start <= end <= the length of the memory.
     pub(crate) start: usize,
     pub(crate) end: usize,
-    /// The node belongs to the reactor, which wants it back. Invariant: only in a buffer's last piece.
+    /// The node belongs to the reactor, which wants it back. Invariant: only in a buffer's last piece, and only of our own.
     pub(crate) lent: bool,
+    /// Bytes handed out by `reserve` and not yet committed, right behind the readable ones of the buffer's last piece.
+    /// Invariant: 0 in all but a buffer's first piece; there it is <= the room of the last.
+    pub(crate) reserved: u32,
+    /// Invariant: empty in all but a buffer's first piece.
+    pub(crate) rest: Rest,
 }
 
-pub(crate) enum Piece {
-    Block(Block),
+enum Memory {
+    Own(Box<[u8]>),
     Shared(Bytes),
 }
 
-/// Gives out the readable bytes of a block; dropping the last `Bytes` drops it, and so the node goes back to the pool.
-struct SharedBlock(Block);
+/// Gives out the readable bytes of a node; dropping the last `Bytes` drops it, and so the node goes back to the pool.
+struct SharedNode(Node);
 
-impl AsRef<[u8]> for SharedBlock {
+impl AsRef<[u8]> for SharedNode {
     fn as_ref(&self) -> &[u8] {
         self.0.readable()
     }
 }
 
-impl Block {
-    pub(crate) fn new(node: Node) -> Self {
-        Self { node, start: 0, end: 0, lent: false }
+impl Piece {
+    /// A node; nothing of it is readable.
+    pub(crate) fn node(memory: Box<[u8]>) -> Self {
+        Self { memory: Memory::Own(memory), start: 0, end: 0, lent: false, reserved: 0, rest: Rest::new() }
     }
 
+    /// A piece for a `Bytes` to come.
+    pub(crate) fn shell() -> Self {
+        Self {
+            memory: Memory::Shared(Bytes::new()),
+            start: 0,
+            end: 0,
+            lent: false,
+            reserved: 0,
+            rest: Rest::new(),
+        }
+    }
+
+    /// A piece that shows all of `bytes`.
+    pub(crate) fn shared(bytes: Bytes) -> Box<Self> {
+        let mut piece = pool::take_shell();
+        piece.end = bytes.len();
+        piece.memory = Memory::Shared(bytes);
+        piece
+    }
+
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
     }
 
-    pub(crate) fn readable(&self) -> &[u8] {
-        &self.node.bytes()[self.start..self.end]
-    }
-
-    /// The bytes behind the readable ones.
-    pub(crate) fn room(&self) -> usize {
-        self.node.capacity() - self.end
-    }
-
-    pub(crate) fn room_mut(&mut self) -> &mut [u8] {
-        &mut self.node.bytes_mut()[self.end..]
-    }
-
-    /// Appends. The caller has seen to `bytes.len() <= room()`.
-    pub(crate) fn put(&mut self, bytes: &[u8]) {
-        self.room_mut()[..bytes.len()].copy_from_slice(bytes);
-        self.end += bytes.len();
-    }
-
-    /// Moves the readable bytes to the front of the node: all of the rest is room.
-    pub(crate) fn compact(&mut self) {
-        if self.start > 0 {
-            self.node.bytes_mut().copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-    }
-}
-
-impl Piece {
-    /// What a buffer without pieces holds; owns nothing.
-    pub(crate) const NONE: Self = Self::Shared(Bytes::new());
-
     #[inline]
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Block(block) => block.len(),
-            Self::Shared(bytes) => bytes.len(),
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.memory, Memory::Shared(_))
+    }
+
+    /// All of its memory: also what was consumed, and what is room.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.memory {
+            Memory::Own(memory) => memory,
+            Memory::Shared(bytes) => bytes,
         }
     }
 
     #[inline]
     pub(crate) fn readable(&self) -> &[u8] {
-        match self {
-            Self::Block(block) => block.readable(),
-            Self::Shared(bytes) => bytes,
+        &self.bytes()[self.start..self.end]
+    }
+
+    /// How many bytes a node holds; 0 for a `Bytes`.
+    #[inline]
+    pub(crate) fn capacity(&self) -> usize {
+        match &self.memory {
+            Memory::Own(memory) => memory.len(),
+            Memory::Shared(_) => 0,
         }
     }
 
     /// How many bytes can be written behind the readable ones; none into shared memory.
-    pub(crate) fn room(&self) -> usize {
-        match self {
-            Self::Block(block) => block.room(),
-            Self::Shared(_) => 0,
-        }
-    }
-
-    /// Consumes the first `n <= len()` bytes.
     #[inline]
-    pub(crate) fn advance(&mut self, n: usize) {
-        match self {
-            Self::Block(block) => {
-                debug_assert!(n <= block.len(), "a piece is consumed to its end at most");
-                block.start += n;
-            }
-            Self::Shared(bytes) => bytes.advance(n),
+    pub(crate) fn room(&self) -> usize {
+        self.capacity().saturating_sub(self.end)
+    }
+
+    #[inline]
+    pub(crate) fn room_mut(&mut self) -> &mut [u8] {
+        match &mut self.memory {
+            Memory::Own(memory) => &mut memory[self.end..],
+            Memory::Shared(_) => &mut [],
         }
     }
 
-    pub(crate) fn is_lent(&self) -> bool {
-        matches!(self, Self::Block(block) if block.lent)
+    /// Appends all of `bytes`, or nothing where there is too little room.
+    #[inline]
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> bool {
+        let Some(room) = self.room_mut().get_mut(..bytes.len()) else { return false };
+        room.copy_from_slice(bytes);
+        self.end += bytes.len();
+        true
     }
 
-    pub(crate) fn end_lending(&mut self) {
-        if let Self::Block(block) = self {
-            block.lent = false;
+    /// Appends as many of `bytes` as there is room for, and returns the others.
+    pub(crate) fn fill<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (now, later) = bytes.split_at(bytes.len().min(self.room()));
+        self.put(now);
+        later
+    }
+
+    /// Moves the readable bytes to the front of the node: all of the rest is room.
+    pub(crate) fn compact(&mut self) {
+        if let Memory::Own(memory) = &mut self.memory
+            && self.start > 0
+        {
+            memory.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
         }
     }
 
-    /// Takes the first `n <= len()` bytes out as `Bytes`, without copying. A block becomes shared by it.
-    pub(crate) fn split_shared(&mut self, n: usize) -> Bytes {
-        match mem::replace(self, Self::NONE) {
-            Self::Block(block) => {
-                let mut bytes = Bytes::from_owner(SharedBlock(block));
-                if n == bytes.len() {
-                    return bytes;
-                }
-                let head = bytes.split_to(n);
-                *self = Self::Shared(bytes);
-                head
-            }
-            Self::Shared(bytes) if n == bytes.len() => bytes,
-            Self::Shared(mut bytes) => {
-                let head = bytes.split_to(n);
-                *self = Self::Shared(bytes);
-                head
-            }
+    /// Forgets what was readable.
+    #[inline]
+    pub(crate) fn reset(&mut self) {
+        self.start = 0;
+        self.end = 0;
+        self.lent = false;
+    }
+
+    /// Makes a shell of what shows a `Bytes`; a node stays one.
+    pub(crate) fn let_go(&mut self) {
+        if let Memory::Shared(bytes) = &mut self.memory {
+            drop(mem::take(bytes));
         }
+    }
+
+    /// Puts `other` into the place of a first piece, with all that hangs behind it, and returns the piece alone.
+    pub(crate) fn replace(self: &mut Box<Self>, mut other: Box<Self>) -> Box<Self> {
+        mem::swap(&mut self.rest, &mut other.rest);
+        other.reserved = mem::take(&mut self.reserved);
+        mem::replace(self, other)
+    }
+
+    /// Takes the first `n <= len()` bytes out as `Bytes`, without copying. A node becomes shared by it.
+    pub(crate) fn split_shared(self: &mut Box<Self>, n: usize) -> Bytes {
+        if !self.is_shared() {
+            let node = self.replace(pool::take_shell());
+            self.end = node.len();
+            self.memory = Memory::Shared(Bytes::from_owner(SharedNode(Node::from_piece(node))));
+        }
+        let is_all = n == self.len();
+        let Memory::Shared(bytes) = &mut self.memory else { return Bytes::new() };
+        if !is_all {
+            let head = bytes.slice(self.start..self.start + n);
+            self.start += n;
+            return head;
+        }
+        let mut all = mem::take(bytes);
+        all.advance(self.start);
+        self.reset();
+        all
     }
 }

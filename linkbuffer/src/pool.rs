@@ -1,4 +1,4 @@
-//! The pool: free memory of nodes, and spare spines, per thread, with a shared overflow.
+//! The pool: free nodes, and shells for linked `Bytes`, per thread, with a shared overflow.
 //!
 //! ```text
 //!   Node::take ──▶ this thread's shelf ──(empty)──▶ shared shelf ──(empty or busy)──▶ allocator
@@ -9,9 +9,9 @@
 
 use crate::limits::{
     NODE_BYTES_MIN, NODE_CLASSES_LEN, NODE_POOLED_BYTES_MAX, POOL_SHARED_BYTES_MAX, POOL_THREAD_BYTES_MAX,
-    POOL_TRIM_TAKES, SPINE_PIECES_MAX, SPINES_LEN_MAX,
+    POOL_TRIM_TAKES, REST_PIECES_MAX, SHELLS_LEN_MAX,
 };
-use crate::piece::Spine;
+use crate::piece::{Piece, Rest};
 use std::cell::RefCell;
 use std::sync::Mutex;
 
@@ -21,9 +21,10 @@ thread_local! {
 
 static SHARED: Mutex<Shelf> = Mutex::new(Shelf::new(POOL_SHARED_BYTES_MAX));
 
-/// Free memory, by size.
+/// Free nodes, by size.
+#[expect(clippy::vec_box, reason = "a buffer takes the box as it is: nothing moves or allocates")]
 struct Shelf {
-    free: [Vec<Box<[u8]>>; NODE_CLASSES_LEN],
+    free: [Vec<Box<Piece>>; NODE_CLASSES_LEN],
     /// The fewest free nodes since the last trim. Invariant: `unused[class] <= free[class].len()`.
     unused: [usize; NODE_CLASSES_LEN],
     /// Invariant: the sum of all sizes in `free`, and `bytes <= bytes_max`.
@@ -33,9 +34,9 @@ struct Shelf {
 
 struct Pool {
     shelf: Shelf,
-    /// Invariant: each is empty, and `spines.len() <= SPINES_LEN_MAX`.
+    /// Invariant: each shows nothing, and `shells.len() <= SHELLS_LEN_MAX`.
     #[expect(clippy::vec_box, reason = "a buffer takes the box as it is: nothing moves or allocates")]
-    spines: Vec<Box<Spine>>,
+    shells: Vec<Box<Piece>>,
     takes: u32,
 }
 
@@ -52,46 +53,56 @@ fn class_bytes(class: usize) -> usize {
     NODE_BYTES_MIN << class
 }
 
-/// Initialised memory of at least `capacity` bytes. What it holds is unspecified.
-pub(crate) fn take(capacity: usize) -> Box<[u8]> {
-    let Some(class) = class_for(capacity) else {
-        return vec![0; capacity].into_boxed_slice();
-    };
+/// A node of at least `capacity` bytes of initialised memory. What it holds is unspecified; nothing of it is readable.
+pub(crate) fn take(capacity: usize) -> Box<Piece> {
+    let Some(class) = class_for(capacity) else { return allocate(capacity) };
     // The thread-local is gone only while the thread ends; then there is no pool.
     let pooled = POOL.try_with(|pool| pool.borrow_mut().take(class)).ok().flatten();
-    pooled.unwrap_or_else(|| vec![0; class_bytes(class)].into_boxed_slice())
+    pooled.unwrap_or_else(|| allocate(class_bytes(class)))
 }
 
-/// Takes memory back; frees it where the pool is full or does not keep that size.
-pub(crate) fn give(memory: Box<[u8]>) {
-    match class_for(memory.len()) {
-        Some(class) if class_bytes(class) == memory.len() => {
-            let mut memory = Some(memory);
-            // Where the thread is ending, the closure does not run and `memory` is freed here.
-            let _ending = POOL.try_with(|pool| {
-                if let Some(memory) = memory.take() {
-                    pool.borrow_mut().give(class, memory);
-                }
-            });
-        }
-        _ => drop(memory),
+#[cold]
+fn allocate(capacity: usize) -> Box<Piece> {
+    Box::new(Piece::node(vec![0; capacity].into_boxed_slice()))
+}
+
+/// Takes a piece back that nothing hangs behind; frees it where the pool is full or does not keep that size.
+pub(crate) fn give(mut piece: Box<Piece>) {
+    debug_assert!(piece.rest.is_empty(), "what goes back goes back alone");
+    piece.reset();
+    piece.reserved = 0;
+    if piece.rest.capacity() > REST_PIECES_MAX {
+        piece.rest = Rest::new();
+    }
+    if piece.is_shared() {
+        // Before the pool is borrowed: the last `Bytes` of a node gives that back too.
+        piece.let_go();
+        give_shell(piece);
+    } else if let Some(class) = class_for(piece.capacity())
+        && class_bytes(class) == piece.capacity()
+    {
+        let mut piece = Some(piece);
+        // Where the thread is ending, the closure does not run and the piece is freed here.
+        let _ending = POOL.try_with(|pool| {
+            if let Some(piece) = piece.take() {
+                pool.borrow_mut().give(class, piece);
+            }
+        });
     }
 }
 
-pub(crate) fn take_spine() -> Box<Spine> {
-    POOL.try_with(|pool| pool.borrow_mut().spines.pop()).ok().flatten().unwrap_or_default()
+/// A piece that shows nothing, for a `Bytes`.
+pub(crate) fn take_shell() -> Box<Piece> {
+    let pooled = POOL.try_with(|pool| pool.borrow_mut().shells.pop()).ok().flatten();
+    pooled.unwrap_or_else(|| Box::new(Piece::shell()))
 }
 
-pub(crate) fn give_spine(spine: Box<Spine>) {
-    debug_assert!(spine.is_empty(), "a spine that goes back holds no piece");
-    if spine.capacity() > SPINE_PIECES_MAX {
-        return;
-    }
-    let mut spine = Some(spine);
+fn give_shell(shell: Box<Piece>) {
+    let mut shell = Some(shell);
     let _ending = POOL.try_with(|pool| {
-        let spines = &mut pool.borrow_mut().spines;
-        if spines.len() < SPINES_LEN_MAX {
-            spines.extend(spine.take());
+        let shells = &mut pool.borrow_mut().shells;
+        if shells.len() < SHELLS_LEN_MAX {
+            shells.extend(shell.take());
         }
     });
 }
@@ -113,10 +124,10 @@ pub fn trim() {
 
 impl Pool {
     const fn new() -> Self {
-        Self { shelf: Shelf::new(POOL_THREAD_BYTES_MAX), spines: Vec::new(), takes: 0 }
+        Self { shelf: Shelf::new(POOL_THREAD_BYTES_MAX), shells: Vec::new(), takes: 0 }
     }
 
-    fn take(&mut self, class: usize) -> Option<Box<[u8]>> {
+    fn take(&mut self, class: usize) -> Option<Box<Piece>> {
         self.takes += 1;
         if self.takes >= POOL_TRIM_TAKES {
             self.trim();
@@ -125,11 +136,11 @@ impl Pool {
         self.shelf.take(class).or_else(|| SHARED.try_lock().ok()?.take(class))
     }
 
-    fn give(&mut self, class: usize, memory: Box<[u8]>) {
-        if let Err(memory) = self.shelf.give(class, memory)
+    fn give(&mut self, class: usize, node: Box<Piece>) {
+        if let Err(node) = self.shelf.give(class, node)
             && let Ok(mut shared) = SHARED.try_lock()
         {
-            drop(shared.give(class, memory));
+            drop(shared.give(class, node));
         }
     }
 
@@ -148,20 +159,21 @@ impl Shelf {
         Self { free, unused: [0; NODE_CLASSES_LEN], bytes: 0, bytes_max }
     }
 
-    fn take(&mut self, class: usize) -> Option<Box<[u8]>> {
-        let memory = self.free[class].pop()?;
+    fn take(&mut self, class: usize) -> Option<Box<Piece>> {
+        let node = self.free[class].pop()?;
         self.unused[class] = self.unused[class].min(self.free[class].len());
-        self.bytes -= memory.len();
-        Some(memory)
+        self.bytes -= class_bytes(class);
+        Some(node)
     }
 
-    /// Keeps the memory, or hands it back where there is no room for it.
-    fn give(&mut self, class: usize, memory: Box<[u8]>) -> Result<(), Box<[u8]>> {
-        if self.bytes + memory.len() > self.bytes_max {
-            return Err(memory);
+    /// Keeps the node, or hands it back where there is no room for it.
+    fn give(&mut self, class: usize, node: Box<Piece>) -> Result<(), Box<Piece>> {
+        let bytes = self.bytes + class_bytes(class);
+        if bytes > self.bytes_max {
+            return Err(node);
         }
-        self.bytes += memory.len();
-        self.free[class].push(memory);
+        self.bytes = bytes;
+        self.free[class].push(node);
         Ok(())
     }
 
@@ -204,7 +216,7 @@ mod tests {
     fn full_shelf() -> Shelf {
         let mut shelf = Shelf::new(POOL_THREAD_BYTES_MAX);
         let class = NODE_CLASSES_LEN - 1;
-        while shelf.give(class, vec![0; class_bytes(class)].into_boxed_slice()).is_ok() {}
+        while shelf.give(class, allocate(class_bytes(class))).is_ok() {}
         shelf
     }
 
@@ -212,7 +224,7 @@ mod tests {
     fn shelf_is_bounded_in_bytes() {
         let mut shelf = full_shelf();
         assert_eq!(shelf.bytes, POOL_THREAD_BYTES_MAX);
-        assert!(shelf.give(0, vec![0; NODE_BYTES_MIN].into_boxed_slice()).is_err());
+        assert!(shelf.give(0, allocate(NODE_BYTES_MIN)).is_err());
     }
 
     #[test]
@@ -253,20 +265,24 @@ mod tests {
     #[test]
     fn odd_sizes_are_not_kept() {
         on_new_thread(|| {
-            give(vec![0; 1000].into_boxed_slice());
+            give(allocate(1000));
             give(take(NODE_POOLED_BYTES_MAX + 1));
             POOL.with(|pool| assert_eq!(pool.borrow().shelf.bytes, 0));
         });
     }
 
     #[test]
-    fn spare_spines_are_bounded_and_small() {
+    fn spare_shells_are_bounded_and_small() {
         on_new_thread(|| {
-            (0..SPINES_LEN_MAX + 9).for_each(|_| give_spine(Box::default()));
-            POOL.with(|pool| assert_eq!(pool.borrow().spines.len(), SPINES_LEN_MAX));
-            POOL.with(|pool| pool.borrow_mut().spines.clear());
-            give_spine(Box::new(Spine::with_capacity(SPINE_PIECES_MAX + 1)));
-            POOL.with(|pool| assert_eq!(pool.borrow().spines.len(), 0));
+            (0..SHELLS_LEN_MAX + 9).for_each(|_| give(Box::new(Piece::shell())));
+            POOL.with(|pool| assert_eq!(pool.borrow().shells.len(), SHELLS_LEN_MAX));
+            POOL.with(|pool| pool.borrow_mut().shells.clear());
+            for pieces in [REST_PIECES_MAX, REST_PIECES_MAX + 1] {
+                let mut shell = Piece::shell();
+                shell.rest = Rest::with_capacity(pieces);
+                give(Box::new(shell));
+                assert_eq!(take_shell().rest.capacity() > 0, pieces == REST_PIECES_MAX);
+            }
         });
     }
 

@@ -1,8 +1,7 @@
 //! The reading side, borrowed: slices that end with their borrow, and integers.
 
-use crate::limits::SPENT_BYTES_MAX;
-use crate::piece::{Block, Piece};
-use crate::{LinkBuffer, Node, Short};
+use crate::{LinkBuffer, Short, pool};
+use std::mem;
 
 macro_rules! read_integer {
     ($($name:ident $kind:ty, $bits:literal, $alias:literal;)*) => { $(
@@ -71,7 +70,7 @@ impl LinkBuffer {
     #[inline]
     pub fn peek(&mut self, n: usize) -> Result<&[u8], Short> {
         self.make_contiguous(n)?;
-        Ok(&self.first.readable()[..n])
+        Ok(&self.first_readable()[..n])
     }
 
     /// The first `n` bytes, contiguous and consumed. Costs what [`peek`](Self::peek) costs.
@@ -90,26 +89,12 @@ impl LinkBuffer {
     #[inline]
     pub fn next(&mut self, n: usize) -> Result<&[u8], Short> {
         self.make_contiguous(n)?;
-        if n > SPENT_BYTES_MAX {
-            self.first.make_block();
-        }
+        let Some(first) = &mut self.first else { return Ok(&[]) };
         self.len -= n;
         // The consumed bytes stay where they are until the next call that changes the buffer: the borrow ends before it.
-        let start = match &mut self.first {
-            Piece::Block(block) => {
-                block.start += n;
-                block.start - n
-            }
-            Piece::Shared(_) => {
-                self.spent = n as u32;
-                0
-            }
-        };
-        self.check();
-        match &self.first {
-            Piece::Block(block) => Ok(&block.node.bytes()[start..start + n]),
-            Piece::Shared(bytes) => Ok(&bytes[..n]),
-        }
+        let start = first.start;
+        first.start += n;
+        Ok(&first.bytes()[start..start + n])
     }
 
     /// Consumes `n` bytes without looking at them. O(pieces dropped).
@@ -188,7 +173,8 @@ impl LinkBuffer {
     #[inline]
     fn make_contiguous(&mut self, n: usize) -> Result<(), Short> {
         self.settle();
-        if n > self.first.len() {
+        let first_len = self.first.as_ref().map_or(0, |first| first.len());
+        if n > first_len {
             self.want(n)?;
             self.join(n);
         }
@@ -198,42 +184,32 @@ impl LinkBuffer {
 
     /// Copies what the first piece lacks of `n` bytes behind it: into its own node when they fit there.
     fn join(&mut self, n: usize) {
-        self.first.make_block_for(n);
-        let Piece::Block(block) = &mut self.first else { return };
-        let Some(spine) = &mut self.rest else { return };
-        while block.len() < n {
-            let lacks = n - block.len();
-            let is_last = spine.len() == 1;
-            let piece = spine.front_mut().expect("len is the sum of the pieces");
-            let step = lacks.min(piece.len());
-            block.put(&piece.readable()[..step]);
-            piece.advance(step);
-            if piece.len() == 0 && !(is_last && (piece.is_lent() || self.reserved > 0)) {
-                spine.pop_front();
-            }
-        }
-        self.drop_empty_spine();
-    }
-}
-
-impl Piece {
-    /// Turns the piece into a block with space for `n >= len()` readable bytes, moving as little as it can.
-    fn make_block_for(&mut self, n: usize) {
-        match self {
-            Self::Block(block) if block.len() + block.room() >= n => {}
-            Self::Block(block) if block.node.capacity() >= n => block.compact(),
-            _ => {
+        let Some(first) = &mut self.first else { return };
+        if first.room() < n - first.len() {
+            if first.capacity() >= n {
+                first.compact();
+            } else {
                 // Room to grow, so that peeking further and further does not copy again and again.
-                let mut block = Block::new(Node::take(n.checked_next_power_of_two().unwrap_or(n)));
-                block.put(self.readable());
-                *self = Self::Block(block);
+                let mut node = pool::take(n.checked_next_power_of_two().unwrap_or(n));
+                node.put(first.readable());
+                pool::give(first.replace(node));
             }
         }
-    }
-
-    fn make_block(&mut self) {
-        if matches!(self, Self::Shared(_)) {
-            self.make_block_for(self.len());
+        let mut rest = mem::take(&mut first.rest);
+        while first.len() < n {
+            let lacks = n - first.len();
+            let is_last = rest.len() == 1;
+            let piece = rest.front_mut().expect("len is the sum of the pieces");
+            let step = lacks.min(piece.len());
+            first.put(&piece.readable()[..step]);
+            piece.start += step;
+            if piece.is_empty()
+                && !(is_last && (piece.lent || first.reserved > 0))
+                && let Some(piece) = rest.pop_front()
+            {
+                pool::give(piece);
+            }
         }
+        first.rest = rest;
     }
 }

@@ -80,7 +80,7 @@ impl From<Bytes> for LinkBuffer {
     fn from(bytes: Bytes) -> Self {
         let mut buffer = Self::new();
         if !bytes.is_empty() {
-            buffer.push(Piece::Shared(bytes));
+            buffer.push(Piece::shared(bytes));
         }
         buffer
     }

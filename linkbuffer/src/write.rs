@@ -1,8 +1,8 @@
 //! The writing side. What is written can be read at once: the buffer has one owner, so there is nothing to publish.
 
 use crate::limits::{LINK_BYTES_MIN, RESERVED_BYTES_MAX, WRITE_NODE_BYTES_MIN};
-use crate::piece::{Block, Piece};
-use crate::{LinkBuffer, Node, Short};
+use crate::piece::Piece;
+use crate::{LinkBuffer, Short, pool};
 use bytes::Bytes;
 use std::mem;
 
@@ -40,7 +40,7 @@ impl LinkBuffer {
         if bytes.len() < LINK_BYTES_MIN {
             self.pack_written(&bytes);
         } else {
-            self.push(Piece::Shared(bytes));
+            self.push(Piece::shared(bytes));
         }
         self.check();
     }
@@ -71,11 +71,12 @@ impl LinkBuffer {
         if self.is_empty() {
             mem::swap(self, &mut other);
         } else {
-            while !other.is_empty() {
-                let piece = other.pop_front();
-                other.len -= piece.len();
-                if piece.len() < LINK_BYTES_MIN && self.last().room() >= piece.len() {
+            other.len = 0;
+            while let Some(piece) = other.pop_front() {
+                let is_small = piece.len() < LINK_BYTES_MIN;
+                if is_small && self.last().is_some_and(|last| last.room() >= piece.len()) {
                     self.pack_written(piece.readable());
+                    pool::give(piece);
                 } else {
                     self.push(piece);
                 }
@@ -127,7 +128,7 @@ impl LinkBuffer {
     /// assert_eq!(short.available, linkbuffer::limits::RESERVED_BYTES_MAX - 3);
     /// ```
     pub fn try_reserve(&mut self, n: usize) -> Result<&mut [u8], Short> {
-        let reserved = self.reserved as usize;
+        let reserved = self.reserved();
         let available = RESERVED_BYTES_MAX - reserved;
         if n > available {
             return Err(Short { wanted: n, available });
@@ -137,20 +138,27 @@ impl LinkBuffer {
         }
         self.settle();
         let total = reserved + n;
-        if self.last().room() < total {
+        if self.last().map_or(0, Piece::room) < total {
             self.move_reservation(total);
         }
-        self.reserved = total as u32;
+        self.set_reserved(total);
         self.check();
         Ok(&mut self.reserved_mut()[reserved..])
     }
 
     /// Takes a node for `total` reserved bytes and moves those that are reserved already.
     fn move_reservation(&mut self, total: usize) {
-        let reserved = self.reserved as usize;
-        let mut block = Block::new(Node::take(total.max(self.next_capacity(total, WRITE_NODE_BYTES_MIN))));
-        block.room_mut()[..reserved].copy_from_slice(self.reserved_mut());
-        self.push(Piece::Block(block));
+        let reserved = self.reserved();
+        let mut node = pool::take(total.max(self.next_capacity(total, WRITE_NODE_BYTES_MIN)));
+        node.room_mut()[..reserved].copy_from_slice(self.reserved_mut());
+        self.push(node);
+    }
+
+    #[inline]
+    fn set_reserved(&mut self, n: usize) {
+        if let Some(first) = &mut self.first {
+            first.reserved = n as u32;
+        }
     }
 
     /// What is reserved and not yet committed, to be written. O(1).
@@ -166,10 +174,10 @@ impl LinkBuffer {
     /// ```
     #[inline]
     pub fn reserved_mut(&mut self) -> &mut [u8] {
-        let reserved = self.reserved as usize;
+        let reserved = self.reserved();
         match self.last_mut() {
-            Piece::Block(block) => &mut block.room_mut()[..reserved],
-            Piece::Shared(_) => &mut [],
+            Some(last) => &mut last.room_mut()[..reserved],
+            None => &mut [],
         }
     }
 
@@ -195,7 +203,7 @@ impl LinkBuffer {
     /// ```
     #[doc(alias = "WriteDirect")]
     pub fn insert(&mut self, bytes: Bytes, before: usize) -> Result<(), Short> {
-        let available = self.reserved as usize;
+        let available = self.reserved();
         let Some(ahead) = available.checked_sub(before) else {
             return Err(Short { wanted: before, available });
         };
@@ -205,12 +213,12 @@ impl LinkBuffer {
         } else if bytes.is_empty() {
             self.commit_some(ahead);
         } else {
-            let mut behind = Block::new(Node::take(before));
+            let mut behind = pool::take(before);
             behind.room_mut()[..before].copy_from_slice(&self.reserved_mut()[ahead..]);
             self.commit(ahead);
             self.write_bytes(bytes);
-            self.push(Piece::Block(behind));
-            self.reserved = before as u32;
+            self.push(behind);
+            self.set_reserved(before);
         }
         self.check();
         Ok(())
@@ -253,13 +261,13 @@ impl LinkBuffer {
     /// ```
     #[inline]
     pub fn try_commit(&mut self, n: usize) -> Result<(), Short> {
-        let available = self.reserved as usize;
+        let available = self.reserved();
         if n > available {
             return Err(Short { wanted: n, available });
         }
         if n > 0 {
             self.commit_some(n);
-            self.reserved = 0;
+            self.set_reserved(0);
         }
         self.drop_reservation();
         self.check();
@@ -269,10 +277,10 @@ impl LinkBuffer {
     /// Makes the first `n <= reserved` reserved bytes readable and leaves the others reserved.
     #[inline]
     fn commit_some(&mut self, n: usize) {
-        self.reserved -= n as u32;
+        self.set_reserved(self.reserved() - n);
         self.len += n;
-        if let Piece::Block(block) = self.last_mut() {
-            block.end += n;
+        if let Some(last) = self.last_mut() {
+            last.end += n;
         }
     }
 
@@ -305,6 +313,6 @@ impl LinkBuffer {
     #[doc(alias = "MallocLen")]
     #[inline]
     pub const fn reserved_len(&self) -> usize {
-        self.reserved as usize
+        self.reserved()
     }
 }

@@ -13,7 +13,7 @@ fn an_emptied_buffer_owns_nothing() {
     buffer.write(&pattern(100_000));
     buffer.output_ack(105_010);
     assert_eq!(format!("{buffer:?}"), "LinkBuffer { len: 0, reserved: 0, pieces: [] }");
-    assert!(buffer.rest.is_none());
+    assert!(buffer.first.is_none());
 }
 
 #[test]
