@@ -144,21 +144,28 @@ impl LinkBuffer {
         }
     }
 
-    #[inline(never)]
     fn settle_first(&mut self) {
         while let Some(first) = &mut self.first
             && first.is_empty()
         {
-            if first.rest.is_empty() && first.reserved > 0 {
-                return;
-            }
-            if first.rest.is_empty() && first.lent {
-                first.start = 0;
-                first.end = 0;
-                return;
+            if first.rest.is_empty() {
+                return self.settle_last();
             }
             self.drop_front();
         }
+    }
+
+    /// Lets go of the only piece, which is empty; of one that is lent or reserved, all is room again.
+    fn settle_last(&mut self) {
+        let Some(mut first) = self.first.take() else { return };
+        if !first.lent && first.reserved == 0 {
+            return pool::give(first);
+        }
+        if first.reserved == 0 {
+            first.start = 0;
+            first.end = 0;
+        }
+        self.first = Some(first);
     }
 
     /// Consumes `n <= len` bytes.
@@ -183,13 +190,15 @@ impl LinkBuffer {
             let step = left.min(first.len());
             first.start += step;
             left -= step;
+            if !first.is_empty() {
+                return;
+            }
             // The last piece stays, as the first: it may be lent or hold a reservation.
-            if !first.is_empty() || first.rest.is_empty() {
-                break;
+            if first.rest.is_empty() {
+                return self.settle_last();
             }
             self.drop_front();
         }
-        self.settle();
     }
 
     /// Takes the first piece out, alone. A reservation is the last piece's, and goes on to the next.
@@ -241,12 +250,19 @@ impl LinkBuffer {
     /// is no longer lent, and an open reservation is dropped.
     #[inline]
     pub(crate) fn push(&mut self, piece: Box<Piece>) {
-        if self.first.is_some() {
-            self.drop_reservation();
-            self.settle();
-            if self.is_lent() {
-                drop(self.take_lent());
-            }
+        if self.first.is_none() {
+            self.len = piece.len();
+            self.first = Some(piece);
+        } else {
+            self.push_behind(piece);
+        }
+    }
+
+    fn push_behind(&mut self, piece: Box<Piece>) {
+        self.drop_reservation();
+        self.settle();
+        if self.is_lent() {
+            drop(self.take_lent());
         }
         self.grow(piece.len());
         match &mut self.first {
@@ -265,6 +281,9 @@ impl LinkBuffer {
     /// Ends the lending: see [`LinkBuffer::reclaim`].
     #[inline]
     pub(crate) fn take_lent(&mut self) -> Option<Node> {
+        if self.first.is_none() {
+            return None;
+        }
         self.drop_reservation();
         if !self.is_lent() {
             self.settle();
@@ -299,7 +318,6 @@ impl LinkBuffer {
     pub(crate) fn pack(&mut self, bytes: &[u8], floor: usize) {
         if let Some(first) = &mut self.first
             && first.reserved == 0
-            && !first.is_empty()
         {
             let last = if first.rest.is_empty() { Some(first) } else { first.rest.back_mut() };
             if last.is_some_and(|last| last.put(bytes)) {

@@ -6,6 +6,7 @@
 //!                                                                                        └──▶ None: the thread takes another
 //! ```
 
+use crate::piece::Piece;
 use crate::{LinkBuffer, Node, Short};
 use std::io::IoSlice;
 
@@ -102,18 +103,22 @@ impl LinkBuffer {
     #[doc(alias = "book")]
     #[inline]
     pub fn inputs(&mut self) -> &mut [u8] {
-        self.drop_reservation();
-        self.settle();
-        match self.last_mut() {
-            Some(last) if last.lent => {
-                if last.is_empty() {
-                    last.start = 0;
-                    last.end = 0;
-                }
-                last.room_mut()
-            }
-            _ => &mut [],
+        match self.lent_mut() {
+            Some(lent) => lent.room_mut(),
+            None => &mut [],
         }
+    }
+
+    /// The lent node, all of it room when nothing in it is unread.
+    #[inline]
+    fn lent_mut(&mut self) -> Option<&mut Piece> {
+        self.drop_reservation();
+        let last = self.last_mut()?;
+        if last.lent && last.is_empty() {
+            last.start = 0;
+            last.end = 0;
+        }
+        last.lent.then_some(last)
     }
 
     /// Makes the first `n` bytes of [`inputs`](Self::inputs) readable: they were read. O(1).
@@ -157,18 +162,17 @@ impl LinkBuffer {
     /// ```
     #[inline]
     pub fn try_input_ack(&mut self, n: usize) -> Result<(), Short> {
-        let available = self.inputs().len();
-        if n > available {
-            return Err(Short { wanted: n, available });
-        }
-        if n > 0
-            && let Some(last) = self.last_mut()
-        {
-            last.end += n;
-            self.len += n;
-        }
-        self.check();
-        Ok(())
+        let available = match self.lent_mut() {
+            Some(lent) if n <= lent.room() => {
+                lent.end += n;
+                self.len += n;
+                self.check();
+                return Ok(());
+            }
+            Some(lent) => lent.room(),
+            None => 0,
+        };
+        if n > available { Err(Short { wanted: n, available }) } else { Ok(()) }
     }
 
     /// Takes the lent node back. Unread bytes in it move to a node of the right size.

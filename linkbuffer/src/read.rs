@@ -172,13 +172,19 @@ impl LinkBuffer {
     /// Sees to it that the first piece holds `n` bytes.
     #[inline]
     fn make_contiguous(&mut self, n: usize) -> Result<(), Short> {
-        self.settle();
-        let first_len = self.first.as_ref().map_or(0, |first| first.len());
-        if n > first_len {
-            self.want(n)?;
-            self.join(n);
+        if self.first.as_ref().is_none_or(|first| n > first.len()) {
+            self.settle_and_join(n)?;
         }
         self.check();
+        Ok(())
+    }
+
+    fn settle_and_join(&mut self, n: usize) -> Result<(), Short> {
+        self.want(n)?;
+        self.settle();
+        if self.first.as_ref().is_some_and(|first| n > first.len()) {
+            self.join(n);
+        }
         Ok(())
     }
 
