@@ -168,7 +168,12 @@ fn a_handler_that_blocks_unannounced_is_found_and_remembered() {
     let mut users: Vec<_> = (0..10).map(|n| connect(if n % 2 == 0 { addr } else { other })).collect();
     users.iter_mut().for_each(|user| ask(user, b"before"));
     assert_eq!(stats(&event_loop).hinted, 0);
-    for round in 1..=3 {
+    // On a machine that is busy a thread may have waited for a core when it was looked at: then it is relieved all the
+    // same, and not remembered. Once it is, it is looked at sooner, which is to be seen as well.
+    let mut rounds = 0;
+    while stats(&event_loop).suspected < 3 {
+        rounds += 1;
+        assert!(rounds <= 1000, "found to block: {:?}", stats(&event_loop));
         let mut blocked = connect(addr);
         blocked.write_all(b"b").expect("written");
         begun.recv_timeout(PATIENCE).expect("it blocks");
@@ -177,12 +182,9 @@ fn a_handler_that_blocks_unannounced_is_found_and_remembered() {
         go.send(()).expect("waited for");
         let mut answer = [0];
         blocked.read_exact(&mut answer).expect("and it goes on itself");
-        // It is learnt by the thread that comes back, behind the answer.
-        wait_until("the listener is hinted", || stats(&event_loop).suspected >= round);
-        let seen = stats(&event_loop);
-        assert_eq!(seen.hinted, 1, "this listener, and not the other");
-        assert!(seen.takeovers >= round);
+        assert!(stats(&event_loop).takeovers >= rounds);
     }
+    wait_until("it is remembered", || stats(&event_loop).hinted == 1);
     assert_eq!(event_loop.workers().starved, 0);
 }
 
@@ -191,20 +193,22 @@ fn a_handler_that_blocks_unannounced_is_found_and_remembered() {
 fn a_dialed_handler_that_blocks_unannounced_is_remembered() {
     let event_loop = one_poll();
     let (server, _log) = Probe::echo().serve(&event_loop);
-    for _ in 0..2 {
+    let mut rounds = 0;
+    while stats(&event_loop).suspected < 2 {
+        rounds += 1;
+        assert!(rounds <= 1000, "found to block: {:?}", stats(&event_loop));
         let (probe, go, begun) = secret_blocker();
         let (probe, log) = probe.start();
         let handle = event_loop.dial(server, PATIENCE, probe).expect("dialed");
         log.until(At::Connect);
-        let suspected = stats(&event_loop).suspected;
         handle.send("b".into()).expect("sent");
         begun.recv_timeout(PATIENCE).expect("it blocks");
         ask(&mut connect(server), b"not stopped");
         go.send(()).expect("waited for");
-        wait_until("the dialed handler is hinted", || stats(&event_loop).suspected > suspected);
-        assert_eq!(stats(&event_loop).hinted, 1);
+        log.until(At::Request);
         handle.abort();
     }
+    assert_eq!(stats(&event_loop).hinted, 1);
 }
 
 // proves L-10 for handlers that compute: they are relieved, and not taken for handlers that block
