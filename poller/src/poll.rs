@@ -66,7 +66,8 @@ pub(crate) struct PollShared {
 pub(crate) struct Lead {
     poll: mio::Poll,
     events: Events,
-    batch: VecDeque<(Token, News)>,
+    /// What the last wait brought, the first event last.
+    batch: Vec<(Token, News)>,
     jobs: VecDeque<Job>,
     pub(crate) operators: Table<Operator>,
     /// When the last wait ended. Timers that are armed later wait for the next one, so none starves the events.
@@ -98,7 +99,7 @@ impl PollShared {
         let poll = mio::Poll::new()?;
         let lead = Lead {
             events: Events::with_capacity(limits::EVENTS_MAX),
-            batch: VecDeque::with_capacity(limits::EVENTS_MAX),
+            batch: Vec::with_capacity(limits::EVENTS_MAX),
             jobs: VecDeque::new(),
             operators: Table::new(),
             now: 0,
@@ -303,7 +304,7 @@ pub(crate) fn lead(poll: &Arc<PollShared>, mut lead: Box<Lead>, scratch: &mut Sc
 impl Lead {
     fn next(&mut self, poll: &Arc<PollShared>) -> Work {
         loop {
-            while let Some((token, news)) = self.batch.pop_front() {
+            while let Some((token, news)) = self.batch.pop() {
                 if let Some(work) = self.event(token, news) {
                     return work;
                 }
@@ -380,8 +381,9 @@ impl Lead {
                     if event.is_read_closed() || event.is_error() {
                         news = news.with(News::HUP);
                     }
-                    self.batch.push_back((Token::from_mio(event.token()), news));
+                    self.batch.push((Token::from_mio(event.token()), news));
                 }
+                self.batch.reverse();
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The selector itself is broken, which no input can bring about.

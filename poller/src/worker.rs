@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use crate::busy::Scratch;
-use crate::handover::{Call, Run};
+use crate::handover::{Call, Reclaim, Run};
 use crate::poll::{self, PollShared};
 use crate::pool::{Work, contain};
 use crate::sync::{self, atomic::Ordering};
@@ -37,7 +37,17 @@ pub(crate) fn lead(poll: &Arc<PollShared>, scratch: &mut Scratch) {
             poll.insight.takeover();
         }
         LEADING.set(Some(poll.clone()));
-        poll::lead(poll, lead, scratch);
+        let mut held = Some(lead);
+        while let Some(lead) = held.take() {
+            contain(|| poll::lead(poll, lead, scratch));
+            // After a panic in a callback the lead still lies where it was put, unless another leads.
+            let number = LENT.replace(Run::NONE);
+            if number != Run::NONE
+                && let Reclaim::Kept(lead) = poll.lead.reclaim(number)
+            {
+                held = Some(lead);
+            }
+        }
         LEADING.set(None);
     }
 }
@@ -56,10 +66,11 @@ pub(crate) fn is_worker() -> bool {
     IS_WORKER.get()
 }
 
-/// Runs a callback while the lead lies in the slot.
+/// Runs a callback while the lead lies in the slot. A panic ends the leading, which then begins again.
+#[inline]
 pub(crate) fn lent(number: Run, run: impl FnOnce()) {
     LENT.set(number);
-    contain(run);
+    run();
     LENT.set(Run::NONE);
 }
 
