@@ -103,14 +103,18 @@ impl Builder {
             .map(|_| PollShared::new(workers.clone(), live.clone(), watch.clone(), self.close_stall))
             .collect::<io::Result<Vec<_>>>()?;
         let started = polls.iter().try_for_each(|poll| workers.start_for(Work::Lead(poll.clone())));
-        let started = started.and_then(|()| self.start_monitor(watch, &workers, &polls));
-        let monitor = match started {
+        let started =
+            started.map_err(|error| (format!("a poll has no thread, of {} wanted", self.polls), error));
+        let monitor = started.and_then(|()| {
+            let monitor = self.start_monitor(watch, &workers, &polls);
+            monitor.map_err(|error| ("the monitor has no thread".into(), error))
+        });
+        let monitor = match monitor {
             Ok(monitor) => Mutex::new(monitor),
-            Err(error) => {
+            Err((what, error)) => {
                 polls.iter().for_each(|poll| poll.push(Job::Stop));
                 workers.close(None);
-                let text = format!("a poll has no thread, of {} wanted, or the monitor: {error}", self.polls);
-                return Err(io::Error::new(error.kind(), text));
+                return Err(io::Error::new(error.kind(), format!("{what}: {error}")));
             }
         };
         let next = AtomicUsize::new(0);
