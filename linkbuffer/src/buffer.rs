@@ -281,9 +281,7 @@ impl LinkBuffer {
     /// Ends the lending: see [`LinkBuffer::reclaim`].
     #[inline]
     pub(crate) fn take_lent(&mut self) -> Option<Node> {
-        if self.first.is_none() {
-            return None;
-        }
+        self.first.as_ref()?;
         self.drop_reservation();
         if !self.is_lent() {
             self.settle();

@@ -36,7 +36,11 @@ impl Handler for SecretEcho {
 
     fn on_connect(&self, _: &mut (), conn: &mut Connection) -> poller::Result {
         if let Some(tls) = conn.tls() {
-            println!("{:?} for {}", tls.protocol_version(), tls.server_name().unwrap_or("nobody in particular"));
+            println!(
+                "{:?} for {}",
+                tls.protocol_version(),
+                tls.server_name().unwrap_or("nobody in particular")
+            );
         }
         Ok(())
     }

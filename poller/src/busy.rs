@@ -14,6 +14,7 @@ use linkbuffer::{LinkBuffer, Node};
 
 use crate::close::{Details, Fault};
 use crate::flags::Flags;
+use crate::job::Job;
 use crate::limits;
 use crate::state::News;
 use crate::timer::Key;
@@ -126,6 +127,8 @@ pub(crate) struct Scratch {
     datagram: Vec<u8>,
     #[cfg(feature = "tls")]
     records: Vec<u8>,
+    /// What the work that runs on this thread leaves for the leader, which is this thread again unless the lead was lost.
+    pub(crate) jobs: Vec<Job>,
 }
 
 impl Scratch {

@@ -56,7 +56,8 @@ impl Owner<'_> {
         let (kept, busy) = (&mut *self.conn.kept, &mut *self.conn.busy);
         let connected = matches!(kept.phase, Phase::Working | Phase::Closing);
         kept.phase = Phase::Closed;
-        let local = kept.transport.as_ref().and_then(|transport| transport.local_addr());
+        let asked = || kept.transport.as_ref().and_then(|transport| transport.local_addr());
+        let local = shared.service.local.or_else(asked);
         let unsent = busy.dropped + busy.unsent() + shared.uncollected();
         let cut_off = unsent > 0 || close.closer == Closer::Panic;
         if let Some(transport) = kept.transport.take()

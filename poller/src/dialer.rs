@@ -41,7 +41,8 @@ pub(crate) fn dial<H: Handler>(
     };
     let wishes = conn.wishes;
     let connected = socket.connect(&SockAddr::from(addr));
-    let service = Arc::new(Service::new(poll.clone(), handler.clone(), poll.dialed.hint::<H>(), None));
+    let (callbacks, hint) = (handler.clone(), poll.dialed.hint::<H>());
+    let service = Arc::new(Service { poll: poll.clone(), callbacks, hint, quota: None, local: None });
     let shared = Shared::create(id, (socket, Some(addr), wishes), service, context, Phase::Dialing);
     match connected {
         // Some systems connect at once on loopback: the first turn then finds no error and goes on.

@@ -22,6 +22,8 @@ use crate::udp::UdpShared;
 pub(crate) enum Job {
     /// Run a connection that the sender owns.
     Run(Arc<Shared>),
+    /// Give an accepted connection, which the sender owns, its first turn.
+    First(Arc<Shared>),
     /// Register a new connection that the sender owns, and run it.
     Open(Arc<Shared>),
     Listen(Arc<ListenerShared>),
@@ -55,7 +57,13 @@ impl Job {
         match self {
             Job::Listen(listener) | Job::Accept(listener) => listener.discard(),
             Job::Datagram(socket) | Job::RunUdp(socket) => socket.discard(),
-            Job::Run(_) | Job::Open(_) | Job::Retire(_) | Job::Shutdown | Job::Kill | Job::Stop => {}
+            Job::Run(_)
+            | Job::First(_)
+            | Job::Open(_)
+            | Job::Retire(_)
+            | Job::Shutdown
+            | Job::Kill
+            | Job::Stop => {}
         }
     }
 }
@@ -67,7 +75,8 @@ impl Lead {
                 let news = shared.state.take();
                 return Some(Work::Connection(shared, news));
             }
-            Job::Open(shared) => {
+            Job::First(shared) if !self.stopping && !self.killing => return Some(Work::First(shared)),
+            Job::First(shared) | Job::Open(shared) => {
                 let news = self.open(poll, &shared);
                 return Some(Work::Connection(shared, news));
             }
@@ -125,8 +134,10 @@ impl Lead {
         let mut core = shared.core.lock();
         core.kept.token = token;
         let dialing = core.kept.phase == Phase::Dialing;
-        let interest = if dialing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        core.kept.flags.put(Flags::INTEREST_WRITE, dialing);
+        // The first turn may have sent less than it wanted to.
+        let writes = dialing || core.busy.as_ref().is_some_and(|busy| !busy.output.is_empty());
+        let interest = if writes { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        core.kept.flags.put(Flags::INTEREST_WRITE, writes);
         let registered = match core.kept.transport.as_ref().map(Transport::fd) {
             Some(fd) => {
                 poll.registry(|registry| registry.register(&mut SourceFd(&fd), token.to_mio(), interest))

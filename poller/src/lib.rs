@@ -169,6 +169,7 @@ mod cleanup;
 mod clock;
 mod close;
 mod connection;
+mod defer;
 mod dialer;
 mod event_loop;
 mod flags;

@@ -14,6 +14,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use socket2::Socket;
 
+use crate::busy::Scratch;
+use crate::defer::defer_accept;
 use crate::handle::{Phase, Shared};
 use crate::handler::{Callbacks, Prepare, prepare};
 use crate::hint::Hint;
@@ -74,7 +76,17 @@ impl ListenerShared {
         callbacks: Arc<dyn Callbacks>,
     ) -> io::Result<Arc<ListenerShared>> {
         socket.set_nonblocking(true)?;
-        if address.as_ip().is_some() {
+        let ip = address.as_ip();
+        match (ip, options.deferred) {
+            (Some(_), true) => defer_accept(&socket)?,
+            (Some(_), false) => {}
+            (None, true) => {
+                let text = "only TCP accepts deferred: leave it out for a Unix socket";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+            (None, false) => {}
+        }
+        if ip.is_some() {
             // Accepted sockets inherit it, which saves a call for each.
             socket.set_tcp_nodelay(true)?;
         }
@@ -87,7 +99,11 @@ impl ListenerShared {
         Ok(Arc::new_cyclic(|listener| {
             let quota = options.connections_max.map(|max| Arc::new(Quota::new(max, listener.clone())));
             let hint = Arc::<Hint>::default();
-            let service = |poll| Arc::new(Service::new(poll, callbacks.clone(), hint.clone(), quota.clone()));
+            let local = ip.filter(|addr| !addr.ip().is_unspecified());
+            let service = |poll| {
+                let (callbacks, hint, quota) = (callbacks.clone(), hint.clone(), quota.clone());
+                Arc::new(Service { poll, callbacks, hint, quota, local })
+            };
             let services = polls.into_iter().map(service).collect();
             ListenerShared {
                 state: State::new(),
@@ -129,8 +145,9 @@ impl ListenerShared {
         }
     }
 
-    /// Accepts as the owner.
-    pub(crate) fn run(self: &Arc<ListenerShared>) {
+    /// Accepts as the owner. Connections that stay on this poll are left for the leader: it gives them their first turn
+    /// when the listener is free again, so that a handler that blocks holds up no accepting.
+    pub(crate) fn run(self: &Arc<ListenerShared>, scratch: &mut Scratch) {
         // News is only ever "look again", which is what follows.
         self.state.take();
         for _ in 0..self.accept_turn_max {
@@ -138,7 +155,7 @@ impl ListenerShared {
                 self.clean_up();
                 return;
             }
-            match if self.rests() || self.is_full() { Accepted::Drained } else { self.accept() } {
+            match if self.rests() || self.is_full() { Accepted::Drained } else { self.accept(scratch) } {
                 Accepted::One => {}
                 Accepted::Closed => return self.clean_up(),
                 Accepted::Exhausted => {
@@ -187,13 +204,13 @@ impl ListenerShared {
         }
     }
 
-    fn accept(self: &Arc<ListenerShared>) -> Accepted {
+    fn accept(&self, scratch: &mut Scratch) -> Accepted {
         let accepted = match &self.socket.lock().0 {
             None => return Accepted::Closed,
             Some(held) => held.socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC),
         };
         match accepted {
-            Ok((socket, peer)) => self.welcome(socket, peer.as_socket()),
+            Ok((socket, peer)) => self.welcome(socket, peer.as_socket(), scratch),
             Err(error) => match error.raw_os_error() {
                 _ if error.kind() == io::ErrorKind::WouldBlock => Accepted::Drained,
                 // The peer left before it was accepted, or its network did, or a signal came: the next one may do.
@@ -218,7 +235,7 @@ impl ListenerShared {
         }
     }
 
-    fn welcome(&self, socket: Socket, peer: Option<SocketAddr>) -> Accepted {
+    fn welcome(&self, socket: Socket, peer: Option<SocketAddr>, scratch: &mut Scratch) -> Accepted {
         let service = self.places.pick();
         let mut conn = Prepare::new(&socket, peer);
         let Some(id) = service.enter() else {
@@ -231,7 +248,10 @@ impl ListenerShared {
                 let wishes = conn.wishes;
                 let prepared = (socket, peer, wishes);
                 let shared = Shared::create(id, prepared, service.clone(), context, Phase::Connecting);
-                service.poll.push(Job::Open(shared));
+                match Arc::ptr_eq(&service.poll, self.poll()) {
+                    true => scratch.jobs.push(Job::First(shared)),
+                    false => service.poll.push(Job::First(shared)),
+                }
             }
             Err(reject) => {
                 let peer = peer.map_or("a Unix socket".into(), |peer| peer.to_string());

@@ -65,6 +65,20 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// The first turn of an accepted connection, before it is registered: it looks for bytes without having been told of
+    /// any. Most users speak at once, and a connection that is over by then costs the selector nothing.
+    pub(crate) fn first(self: &Arc<Shared>, scratch: &mut Scratch) {
+        match self.turn(News::READABLE, scratch) {
+            Turn::Closed => return,
+            Turn::Budget => self.state.note_as_owner(News::REST),
+            // What comes from now on makes an event when it is registered.
+            Turn::Rest | Turn::Closing(_) => {}
+        }
+        scratch.jobs.push(Job::Open(self.clone()));
+    }
+}
+
 /// The thread that has the connection for this turn, and all that goes with it.
 pub(crate) struct Owner<'a> {
     pub(crate) shared: &'a Arc<Shared>,

@@ -41,6 +41,7 @@ pub struct ListenOptions {
     pub(crate) accept_turn_max: usize,
     pub(crate) connections_max: Option<usize>,
     pub(crate) backlog: Option<u32>,
+    pub(crate) deferred: bool,
 }
 
 impl Default for ListenOptions {
@@ -50,6 +51,7 @@ impl Default for ListenOptions {
             accept_turn_max: limits::ACCEPT_TURN_MAX,
             connections_max: None,
             backlog: None,
+            deferred: false,
         }
     }
 }
@@ -83,6 +85,16 @@ impl ListenOptions {
     /// [`LISTEN_BACKLOG_MAX`](limits::LISTEN_BACKLOG_MAX), and for a descriptor that was passed on the length that it has.
     pub fn backlog(mut self, connections: u32) -> ListenOptions {
         self.backlog = Some(connections);
+        self
+    }
+
+    /// For TCP protocols in which the user speaks first: the kernel hands a connection over when its first bytes have
+    /// come, or after about a second without any. It is then read, answered and perhaps closed without a wait between.
+    ///
+    /// A user who connects and says nothing is accepted a second late, so `on_connect` runs late for it; do not use
+    /// it where the server greets.
+    pub fn deferred(mut self, on: bool) -> ListenOptions {
+        self.deferred = on;
         self
     }
 

@@ -82,6 +82,8 @@ pub(crate) struct Lead {
 /// The next thing to run with the lead in the slot.
 pub(crate) enum Work {
     Connection(Arc<Shared>, News),
+    /// The first turn of an accepted connection.
+    First(Arc<Shared>),
     Listener(Arc<ListenerShared>),
     Udp(Arc<UdpShared>),
     Task(Box<dyn FnOnce() + Send>),
@@ -290,13 +292,17 @@ pub(crate) fn lead(poll: &Arc<PollShared>, mut lead: Box<Lead>, scratch: &mut Sc
             Work::Connection(shared, news) => {
                 poll.lend(lead, Some(&shared.service.hint), || shared.run(news, scratch))
             }
-            Work::Listener(listener) => poll.lend(lead, Some(listener.hint()), || listener.run()),
+            Work::First(shared) => poll.lend(lead, Some(&shared.service.hint), || shared.first(scratch)),
+            Work::Listener(listener) => poll.lend(lead, Some(listener.hint()), || listener.run(scratch)),
             Work::Udp(socket) => poll.lend(lead, Some(&socket.hint), || socket.run(scratch)),
             Work::Task(task) => poll.lend(lead, None, task),
         };
         match kept {
             Some(kept) => lead = kept,
-            None => return,
+            None => return scratch.jobs.drain(..).for_each(|job| poll.push(job)),
+        }
+        if !scratch.jobs.is_empty() {
+            lead.jobs.extend(scratch.jobs.drain(..));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the connections of one handler on one poll have in common: one of these stands for it in each of them.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use crate::handler::Callbacks;
@@ -16,19 +17,12 @@ pub(crate) struct Service {
     /// Whether its callbacks were found to block.
     pub(crate) hint: Arc<Hint>,
     /// That of a listener whose connections are bounded.
-    quota: Option<Arc<Quota>>,
+    pub(crate) quota: Option<Arc<Quota>>,
+    /// This end of all its connections, where that is known without asking the system each time.
+    pub(crate) local: Option<SocketAddr>,
 }
 
 impl Service {
-    pub(crate) fn new(
-        poll: Arc<PollShared>,
-        callbacks: Arc<dyn Callbacks>,
-        hint: Arc<Hint>,
-        quota: Option<Arc<Quota>>,
-    ) -> Service {
-        Service { poll, callbacks, hint, quota }
-    }
-
     /// Counts a new connection, and numbers it; `None` when the event loop has as many as it may.
     pub(crate) fn enter(&self) -> Option<u64> {
         let id = self.poll.enter()?;

@@ -5,7 +5,7 @@ mod support;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -351,4 +351,89 @@ fn the_queue_is_as_long_as_it_was_told() {
     check(true, ListenOptions::new().backlog(7), 8);
     check(true, ListenOptions::new(), 4);
     check(false, ListenOptions::new(), 20);
+}
+
+/// A listener with a user in its queue, who has said `question` already.
+fn queued(question: &[u8]) -> (TcpListener, TcpStream) {
+    let listener = tcp();
+    let mut user = connect(listener.local_addr().expect("bound"));
+    user.write_all(question).expect("taken by the kernel");
+    (listener, user)
+}
+
+// proves L-01, L-03, L-14, L-22 for a connection that is over before it was ever waited for
+#[test]
+fn who_has_spoken_is_read_and_answered_at_once() {
+    for deferred in [false, true] {
+        let event_loop = event_loop();
+        let (listener, mut user) = queued(b"all that I have to say");
+        let addr = listener.local_addr().expect("bound");
+        user.shutdown(Shutdown::Write).expect("the end of it");
+        let (probe, log) = Probe::echo().start();
+        event_loop.serve_with(listener, ListenOptions::new().deferred(deferred), probe).expect("served");
+        assert_eq!(read_all(&mut user), b"all that I have to say");
+        log.expect(&[At::Prepare, At::Connect, At::Request]);
+        let closed = log.closed();
+        assert_eq!((closed.reason, closed.bytes_in, closed.bytes_out), (Reason::Peer, 22, 22));
+        assert_eq!(closed.local, Some(addr));
+        wait_until_none(&event_loop);
+    }
+}
+
+// proves L-23: what the first turn could not send leaves later, whether the connection goes on or has been closed
+#[test]
+fn a_first_turn_may_leave_output_behind() {
+    const LEN: usize = 16 << 20;
+    for close in [false, true] {
+        let event_loop = one_poll();
+        let (listener, mut user) = queued(b"much");
+        let (probe, log) = Probe::new(move |at, conn| {
+            if at == At::Request && !conn.input_ended() {
+                conn.output().write_bytes(bytes::Bytes::from(vec![7; LEN]));
+                if close {
+                    conn.close();
+                }
+            }
+            Ok(())
+        })
+        .start();
+        event_loop.serve(listener, probe).expect("served");
+        let mut answer = vec![0; LEN];
+        user.read_exact(&mut answer).expect("all of it");
+        drop(user);
+        let closed = log.closed();
+        assert_eq!(closed.reason, if close { Reason::User } else { Reason::Peer });
+        assert_eq!((closed.bytes_out, closed.unsent), (LEN as u64, 0));
+    }
+}
+
+// proves L-10: a handler that blocks in the first turn of its connection holds up neither its poll nor its listener
+#[test]
+fn a_first_turn_that_blocks_holds_up_no_accepting() {
+    let event_loop = one_poll();
+    let (listener, mut first) = queued(b"b");
+    let addr = listener.local_addr().expect("bound");
+    let (go, wait) = crossbeam_channel::bounded::<()>(1);
+    let (probe, log) = Probe::new(move |at, conn| {
+        if at == At::Request && conn.input().peek(1).is_ok_and(|first| first == b"b") {
+            poller::blocking(|| wait.recv_timeout(PATIENCE))?;
+        }
+        echo(at, conn)
+    })
+    .start();
+    event_loop.serve(listener, probe).expect("served");
+    log.expect(&[At::Prepare, At::Connect]);
+    ask(&mut connect(addr), b"while it blocks");
+    go.send(()).expect("waited for");
+    first.read_exact(&mut [0]).expect("answered");
+}
+
+// Bad input: an option that the socket has not
+#[test]
+fn deferred_is_for_tcp_alone() {
+    let place = Place::new("deferred");
+    let (probe, _log) = Probe::echo().start();
+    let options = ListenOptions::new().deferred(true);
+    let error = one_poll().serve_with(place.listener(), options, probe).expect_err("no TCP");
+    assert_eq!(error.to_string(), "only TCP accepts deferred: leave it out for a Unix socket");
 }
