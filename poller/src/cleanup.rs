@@ -74,7 +74,7 @@ impl Owner<'_> {
         let info = Arc::new(Closed {
             reason: busy.details.reason(close.closer),
             id: shared.id,
-            peer: shared.peer.addr(),
+            peer: shared.peer_addr(),
             local,
             bytes_in: shared.bytes_in.load(Relaxed),
             bytes_out: shared.bytes_out.load(Relaxed),

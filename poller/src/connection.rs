@@ -78,7 +78,7 @@ impl Connection<'_> {
     /// The other end.
     #[doc(alias = "RemoteAddr")]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared.peer.addr()
+        self.shared.peer_addr()
     }
 
     /// This end.

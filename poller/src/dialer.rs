@@ -1,11 +1,24 @@
 //! Dialed connections: the same life cycle as accepted ones, with a connect limit in front.
+//!
+//! ```text
+//!   on_prepare ──▶ first address ──▶ connected ──▶ on_connect, once, with the address that worked
+//!                     │   ▲
+//!        failed, or its share of the time passed
+//!                     ▼   │ as long as there is one
+//!                  next address              none left ──▶ on_close, with what the last one came to
+//! ```
+//! Each address gets an equal share of the time that is left. Every attempt has a socket and a token of its own, so no
+//! late event of one is taken for another's.
 
+use crate::sync::Mutex;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::close::Fault;
 use crate::handle::{Handle, Phase, Shared};
@@ -17,21 +30,185 @@ use crate::state::{Closer, News};
 use crate::timer;
 use crate::watch;
 
+/// What to dial: an address, several that are tried in turn, or the path of a Unix socket.
+#[derive(Clone, Debug)]
+pub struct Targets(VecDeque<Target>);
+
+#[derive(Clone, Debug)]
+enum Target {
+    Ip(SocketAddr),
+    Path(PathBuf),
+}
+
+impl From<SocketAddr> for Targets {
+    fn from(addr: SocketAddr) -> Targets {
+        Targets([Target::Ip(addr)].into())
+    }
+}
+
+impl From<&[SocketAddr]> for Targets {
+    fn from(addrs: &[SocketAddr]) -> Targets {
+        Targets(addrs.iter().copied().map(Target::Ip).collect())
+    }
+}
+
+impl From<Vec<SocketAddr>> for Targets {
+    fn from(addrs: Vec<SocketAddr>) -> Targets {
+        addrs.as_slice().into()
+    }
+}
+
+impl From<&Path> for Targets {
+    fn from(path: &Path) -> Targets {
+        Targets([Target::Path(path.to_owned())].into())
+    }
+}
+
+type Configure = Arc<dyn Fn(&Socket) -> io::Result<()> + Send + Sync>;
+
+/// How to dial; see [`dial_with`](crate::Remote::dial_with).
+#[derive(Clone)]
+pub struct DialOptions {
+    pub(crate) timeout: Duration,
+    pub(crate) near: Option<Handle>,
+    bind: Option<SocketAddr>,
+    configure: Option<Configure>,
+}
+
+impl DialOptions {
+    /// Gives up after `timeout`, which the addresses share.
+    pub fn new(timeout: Duration) -> DialOptions {
+        DialOptions { timeout, near: None, bind: None, configure: None }
+    }
+
+    /// On the poll of `near`: bytes that go from one to the other then cross no thread.
+    pub fn near(mut self, near: &Handle) -> DialOptions {
+        self.near = Some(near.clone());
+        self
+    }
+
+    /// From this address (port 0 for any port). A target of another family fails then.
+    pub fn bind(mut self, local: SocketAddr) -> DialOptions {
+        self.bind = Some(local);
+        self
+    }
+
+    /// Sets options on the socket of each attempt before it connects. What
+    /// [`on_prepare`](crate::Handler::on_prepare) sets holds for the first address alone.
+    pub fn configure(
+        mut self,
+        configure: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static,
+    ) -> DialOptions {
+        self.configure = Some(Arc::new(configure));
+        self
+    }
+}
+
+impl std::fmt::Debug for DialOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (timeout, bind) = (self.timeout, self.bind);
+        f.debug_struct("DialOptions").field("timeout", &timeout).field("bind", &bind).finish_non_exhaustive()
+    }
+}
+
+/// A dial that has addresses left.
+pub(crate) struct Dialing {
+    targets: VecDeque<Target>,
+    until: Instant,
+    bind: Option<SocketAddr>,
+    configure: Option<Configure>,
+    /// The address that is tried, or that worked.
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+impl Dialing {
+    pub(crate) fn is_over(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// When the attempt that has begun has used up its share of the time.
+    pub(crate) fn share(&self) -> Instant {
+        let now = Instant::now();
+        let attempts = u32::try_from(self.targets.len() + 1).unwrap_or(u32::MAX);
+        now + self.until.saturating_duration_since(now) / attempts
+    }
+
+    /// Takes the next target for which there is a socket.
+    fn open(&mut self) -> io::Result<(Socket, Target)> {
+        loop {
+            let Some(target) = self.targets.pop_front() else {
+                let text = "there is no address to dial: give at least one";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            };
+            match self.socket(&target) {
+                Err(_) if !self.is_over() => {}
+                opened => return opened.map(|socket| (socket, target)),
+            }
+        }
+    }
+
+    fn socket(&mut self, target: &Target) -> io::Result<Socket> {
+        self.peer = None;
+        let socket = match target {
+            Target::Ip(addr) => {
+                self.peer = Some(*addr);
+                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
+                socket.set_tcp_nodelay(true)?;
+                socket
+            }
+            Target::Path(_) => Socket::new(Domain::UNIX, Type::STREAM, None)?,
+        };
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// Begins to connect; whether it is connected already.
+    fn connect(&self, socket: &Socket, target: &Target) -> io::Result<bool> {
+        if let Some(configure) = &self.configure {
+            configure(socket)?;
+        }
+        if let Some(local) = self.bind {
+            socket.bind(&local.into())?;
+        }
+        let addr = match target {
+            Target::Ip(addr) => SockAddr::from(*addr),
+            Target::Path(path) => SockAddr::unix(path)?,
+        };
+        match socket.connect(&addr) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Begins with the next target that does not fail at once; the error is that of the last.
+    pub(crate) fn next(&mut self) -> io::Result<(Socket, bool)> {
+        loop {
+            let (socket, target) = self.open()?;
+            match self.connect(&socket, &target) {
+                Err(_) if !self.is_over() => {}
+                begun => return begun.map(|connected| (socket, connected)),
+            }
+        }
+    }
+}
+
 /// Starts to connect. What goes wrong after `on_prepare` reaches `on_close`, at once or later.
 pub(crate) fn dial<H: Handler>(
     poll: &Arc<PollShared>,
-    addr: SocketAddr,
-    timeout: Duration,
+    targets: Targets,
+    options: DialOptions,
     handler: &Arc<H>,
 ) -> io::Result<Handle> {
-    watch::nanos(Some(timeout))?;
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
+    watch::nanos(Some(options.timeout))?;
+    let DialOptions { timeout, bind, configure, .. } = options;
+    let mut dialing =
+        Dialing { targets: targets.0, until: timer::later(timeout), bind, configure, peer: None };
+    let (socket, target) = dialing.open()?;
     let id = poll.enter().ok_or_else(|| {
         io::Error::other(format!("there are {} connections already", poll.live.connections_max))
     })?;
-    let mut conn = Prepare::new(&socket, Some(addr));
+    let mut conn = Prepare::new(&socket, dialing.peer);
     let context = match prepare(&**handler, &mut conn) {
         Ok(context) => context,
         Err(reject) => {
@@ -40,17 +217,28 @@ pub(crate) fn dial<H: Handler>(
         }
     };
     let wishes = conn.wishes;
-    let connected = socket.connect(&SockAddr::from(addr));
+    let (socket, begun) = match dialing.connect(&socket, &target) {
+        Err(_) if !dialing.is_over() => match dialing.next() {
+            Ok((socket, connected)) => (socket, Ok(connected)),
+            Err(error) => (socket, Err(error)),
+        },
+        begun => (socket, begun),
+    };
+    let (share, more) = (dialing.share(), !dialing.is_over());
+    // While there are more, who the peer is stands beside them.
+    let peer = dialing.peer.filter(|_| !more);
     let (callbacks, hint) = (handler.clone(), poll.dialed.hint::<H>());
-    let service = Arc::new(Service { poll: poll.clone(), callbacks, hint, quota: None, local: None });
-    let shared = Shared::create(id, (socket, Some(addr), wishes), service, context, Phase::Dialing);
-    match connected {
+    let dialing = more.then(|| Mutex::new(dialing));
+    let service =
+        Arc::new(Service { poll: poll.clone(), callbacks, hint, quota: None, local: None, dialing });
+    let shared = Shared::create(id, (socket, peer, wishes), service, context, Phase::Dialing);
+    match begun {
         // Some systems connect at once on loopback: the first turn then finds no error and goes on.
-        Ok(()) => {
+        Ok(true) => {
             shared.state.note_as_owner(News::WRITABLE);
         }
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-            shared.core.lock().busy().deadlines.connect = poll.clock.at(timer::later(timeout));
+        Ok(false) => {
+            shared.core.lock().busy().deadlines.connect = poll.clock.at(share);
         }
         Err(error) => {
             shared.core.lock().busy().details.fault = Some(Fault::from(&error));

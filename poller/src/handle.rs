@@ -105,6 +105,8 @@ impl Core {
 pub(crate) enum Phase {
     /// A dial waits for the kernel's verdict.
     Dialing,
+    /// A dial has gone on to its next address, whose socket is not registered yet.
+    Redialing,
     /// TLS is being agreed upon.
     #[cfg(feature = "tls")]
     Handshaking,
@@ -195,6 +197,11 @@ impl Shared {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
         })
+    }
+
+    /// The other end: of a dial the address that is tried, or that worked.
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer.addr().or_else(|| self.service.dialing.as_ref()?.lock().peer)
     }
 
     pub(crate) fn poll(&self) -> &Arc<PollShared> {
@@ -397,7 +404,7 @@ impl Handle {
 
     /// The other end.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.0.peer.addr()
+        self.0.peer_addr()
     }
 
     /// Bytes that the kernel took so far.

@@ -130,8 +130,16 @@ impl Lead {
 
     /// Gives a new connection its slot and registers it. What goes wrong closes the connection, like any error.
     fn open(&mut self, poll: &PollShared, shared: &Arc<Shared>) -> News {
-        let token = self.operators.insert(Operator::Connection(shared.clone()));
         let mut core = shared.core.lock();
+        let mut early = News::NONE;
+        if core.kept.phase == Phase::Redialing {
+            // What the former socket told is not about this one.
+            let readiness = News::READABLE.with(News::WRITABLE).with(News::HUP);
+            early = shared.state.take().without(readiness);
+            self.operators.remove(core.kept.token);
+            core.kept.phase = Phase::Dialing;
+        }
+        let token = self.operators.insert(Operator::Connection(shared.clone()));
         core.kept.token = token;
         let dialing = core.kept.phase == Phase::Dialing;
         // The first turn may have sent less than it wanted to.
@@ -152,7 +160,7 @@ impl Lead {
         if self.killing {
             shared.state.close_as_owner(Closer::Shutdown, true);
         }
-        let news = shared.state.take();
+        let news = shared.state.take().with(early);
         if self.stopping { news.with(News::SHUTDOWN) } else { news }
     }
 }

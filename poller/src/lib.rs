@@ -207,6 +207,7 @@ mod worker;
 pub use builder::Builder;
 pub use close::{Closed, Fault, Limit, Reason};
 pub use connection::Connection;
+pub use dialer::{DialOptions, Targets};
 pub use event_loop::EventLoop;
 pub use handle::{Handle, SendError};
 pub use handler::{Error, Handler, Prepare, Reject, Result};

@@ -19,6 +19,7 @@ use crate::job::Job;
 use crate::limits;
 use crate::listener::ListenerShared;
 use crate::state::{Close, Closer, News, OnRelease};
+use crate::transport::Transport;
 use crate::udp::UdpShared;
 
 /// A registered descriptor and whom its readiness concerns.
@@ -37,6 +38,8 @@ pub(crate) enum Turn {
     Closing(Close),
     /// The budget is used up and there is more.
     Budget,
+    /// There is a new socket to register.
+    Redial,
     Closed,
 }
 
@@ -47,6 +50,7 @@ impl Shared {
             let turn = self.turn(news, scratch);
             let released = match turn {
                 Turn::Closed => return,
+                Turn::Redial => return self.poll().push(Job::Open(self.clone())),
                 Turn::Budget => {
                     news = News::NONE;
                     break;
@@ -73,7 +77,7 @@ impl Shared {
             Turn::Closed => return,
             Turn::Budget => self.state.note_as_owner(News::REST),
             // What comes from now on makes an event when it is registered.
-            Turn::Rest | Turn::Closing(_) => {}
+            Turn::Rest | Turn::Closing(_) | Turn::Redial => {}
         }
         scratch.jobs.push(Job::Open(self.clone()));
     }
@@ -117,7 +121,11 @@ impl Owner<'_> {
             return self.close(close);
         }
         self.conn.arm();
-        if budget_used { Turn::Budget } else { Turn::Rest }
+        match budget_used {
+            _ if self.conn.kept.phase == Phase::Redialing => Turn::Redial,
+            true => Turn::Budget,
+            false => Turn::Rest,
+        }
     }
 
     /// Everything but the end; says whether the budget was used up.
@@ -307,17 +315,46 @@ impl Owner<'_> {
                     self.conn.busy.deadlines.connect = self.conn.kept.connected(&self.shared.poll().clock);
                     return true;
                 }
-                Ok(Some(error)) | Err(error) => self.fail(&error),
+                Ok(Some(error)) | Err(error) => {
+                    if !self.redial() {
+                        self.fail(&error);
+                    }
+                    return false;
+                }
             }
         }
         if news.has(News::TIMER) {
             let now = self.shared.poll().clock.look();
             self.conn.busy.deadlines.fired(now);
-            if Deadlines::due(&mut self.conn.busy.deadlines.connect, now) {
+            if Deadlines::due(&mut self.conn.busy.deadlines.connect, now) && !self.redial() {
                 self.conn.pass(Limit::Connect);
             }
         }
         false
+    }
+
+    /// Goes on to the next address of a dial, if there is one. That no later one could be tried is what the dial came to.
+    fn redial(&mut self) -> bool {
+        let Some(dialing) = &self.shared.service.dialing else { return false };
+        let mut dialing = dialing.lock();
+        if dialing.is_over() {
+            return false;
+        }
+        match dialing.next() {
+            Ok((socket, _)) => {
+                // Its registration tells when it is connected, also when it is already. The former socket closes here.
+                self.conn.kept.transport = Some(Transport::new(socket));
+                self.conn.kept.flags.clear(Flags::HUP.with(Flags::READABLE));
+                self.conn.kept.phase = Phase::Redialing;
+                self.conn.kept.flags.set(Flags::KEEPS);
+                self.conn.busy.deadlines.connect = self.shared.poll().clock.at(dialing.share());
+            }
+            Err(error) => {
+                drop(dialing);
+                self.fail(&error);
+            }
+        }
+        true
     }
 
     pub(crate) fn flush(&mut self) {

@@ -1,13 +1,12 @@
 //! An event loop as its users see it: what can be asked of it from anywhere.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::dialer;
+use crate::dialer::{self, DialOptions, Targets};
 use crate::handle::Handle;
 use crate::handler::Handler;
 use crate::insight::{PollStats, WorkerStats};
@@ -152,16 +151,24 @@ impl Remote {
         Ok(Listener { shared, addr })
     }
 
-    /// Connects to `addr`. The handle is there at once; `on_connect` or `on_close` says how it went, the latter
-    /// with `connected: false` and the errno, or [`Reason::Timeout`](crate::Reason::Timeout) after `timeout`.
+    /// Connects to an address, to the first of several that works, or to the path of a Unix socket. The handle is there
+    /// at once; `on_connect` or `on_close` says how it went, the latter with `connected: false` and the errno that the
+    /// last address came to, or [`Reason::Timeout`](crate::Reason::Timeout) after `timeout`.
+    ///
+    /// Several addresses share the timeout: each gets an equal part of what is left when its turn comes, and
+    /// `on_prepare` runs once, before the first.
     ///
     /// # Errors
-    /// When `timeout` is zero, there is no socket to be had, too many connections are open, `on_prepare` refuses, or the
-    /// event loop is stopping.
+    /// When `timeout` is zero, there is no address, no socket to be had, too many connections are open, `on_prepare` refuses, or the event
+    /// loop is stopping.
     #[doc(alias = "DialConnection")]
-    pub fn dial(&self, addr: SocketAddr, timeout: Duration, handler: impl IntoHandler) -> io::Result<Handle> {
-        self.check_running()?;
-        dialer::dial(self.next_poll(), addr, timeout, &handler.into_handler())
+    pub fn dial(
+        &self,
+        targets: impl Into<Targets>,
+        timeout: Duration,
+        handler: impl IntoHandler,
+    ) -> io::Result<Handle> {
+        self.dial_with(targets, DialOptions::new(timeout), handler)
     }
 
     /// As [`dial`](Remote::dial), on the poll of `near`: bytes that go from one to the other then cross no thread.
@@ -171,12 +178,27 @@ impl Remote {
     pub fn dial_near(
         &self,
         near: &Handle,
-        addr: SocketAddr,
+        targets: impl Into<Targets>,
         timeout: Duration,
         handler: impl IntoHandler,
     ) -> io::Result<Handle> {
+        self.dial_with(targets, DialOptions::new(timeout).near(near), handler)
+    }
+
+    /// As [`dial`](Remote::dial), with a say in where it lives, where it comes from and the options of its sockets.
+    ///
+    /// # Errors
+    /// As [`dial`](Remote::dial).
+    pub fn dial_with(
+        &self,
+        targets: impl Into<Targets>,
+        options: DialOptions,
+        handler: impl IntoHandler,
+    ) -> io::Result<Handle> {
         self.check_running()?;
-        dialer::dial(near.shared().poll(), addr, timeout, &handler.into_handler())
+        let poll = options.near.as_ref().map_or_else(|| self.next_poll(), |near| near.shared().poll());
+        let poll = poll.clone();
+        dialer::dial(&poll, targets.into(), options, &handler.into_handler())
     }
 
     /// Receives what comes to a UDP socket, connected or not: a `UdpSocket`, or an `OwnedFd` that is one.

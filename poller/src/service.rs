@@ -1,9 +1,11 @@
 //! What the connections of one handler on one poll have in common: one of these stands for it in each of them.
 
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
+use crate::dialer::Dialing;
 use crate::handler::Callbacks;
 use crate::hint::Hint;
 use crate::listener::ListenerShared;
@@ -20,6 +22,8 @@ pub(crate) struct Service {
     pub(crate) quota: Option<Arc<Quota>>,
     /// This end of all its connections, where that is known without asking the system each time.
     pub(crate) local: Option<SocketAddr>,
+    /// That of a dial that began with several addresses.
+    pub(crate) dialing: Option<Mutex<Dialing>>,
 }
 
 impl Service {

@@ -2,11 +2,11 @@
 
 mod support;
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use poller::{EventLoop, Fault, Limit, Reason};
+use poller::{DialOptions, EventLoop, Fault, Limit, Reason};
 use support::*;
 
 // proves L-01, L-02, L-03 for dialed connections
@@ -198,4 +198,135 @@ fn a_target_that_resets_at_once_was_connected() {
     let fault = Fault { kind: std::io::ErrorKind::ConnectionReset, errno: Some(libc::ECONNRESET) };
     assert_eq!((closed.reason, closed.bytes_in, closed.connected), (Reason::Error(fault), 5, true));
     log.expect(&[At::Dropped]);
+}
+
+// proves L-01, L-18, L-32 for several addresses: one life, and the address that worked
+#[test]
+fn a_dial_goes_on_to_the_address_that_works() {
+    let event_loop = event_loop();
+    let (addr, _server_log) = Probe::echo().serve(&event_loop);
+    let targets = vec![closed_port(), closed_port(), addr, closed_port()];
+    let (probe, log) = Probe::echo().start();
+    let handle = event_loop.dial(targets, PATIENCE, probe).expect("begun");
+    log.expect(&[At::Prepare, At::Connect]);
+    assert_eq!(handle.peer_addr(), Some(addr));
+    handle.close();
+    let closed = log.expect(&[At::Close]).closed.expect("told");
+    assert_eq!((closed.reason, closed.peer, closed.connected), (Reason::User, Some(addr), true));
+    log.expect(&[At::Dropped]);
+    assert!(log.rest().is_empty());
+    wait_until_none(&event_loop);
+}
+
+// proves L-11, L-32 for several addresses: one that does not answer takes no more than its share, and what was sent meanwhile is kept
+#[test]
+fn a_dial_gives_each_address_its_share_of_the_time() {
+    let event_loop = event_loop();
+    let (addr, _server_log) = Probe::echo().serve(&event_loop);
+    let (silent, _listener, _streams) = full_listener();
+    let (probe, log) = Probe::new(|_, _| Ok(())).start();
+    let start = Instant::now();
+    let handle = event_loop.dial(&[silent, addr][..], Duration::from_secs(1), probe).expect("begun");
+    assert_eq!(handle.peer_addr(), Some(silent));
+    handle.send(Bytes::from_static(b"early")).expect("kept");
+    log.expect(&[At::Prepare, At::Connect]);
+    assert!(start.elapsed() >= Duration::from_millis(500), "half of it is the first one's");
+    log.find(|event| event.at == At::Request && event.input == 5);
+    assert_eq!(handle.peer_addr(), Some(addr));
+}
+
+// proves L-32, L-18 for several addresses: one end, with what the last one came to
+#[test]
+fn a_dial_that_finds_no_address_that_works_ends_once() {
+    let event_loop = event_loop();
+    let timeout = Duration::from_millis(60);
+    let (silent, _listener, _streams) = full_listener();
+    let refused =
+        Reason::Error(Fault { kind: std::io::ErrorKind::ConnectionRefused, errno: Some(libc::ECONNREFUSED) });
+    let cases =
+        [(vec![closed_port(), closed_port()], refused.clone()), (vec![silent, closed_port()], refused)];
+    for (targets, reason) in cases {
+        let last = targets.last().copied();
+        let (probe, log) = Probe::echo().start();
+        event_loop.dial(targets, timeout, probe).expect("begun");
+        log.expect(&[At::Prepare]);
+        let closed = log.expect(&[At::Close]).closed.expect("told");
+        assert_eq!((closed.reason, closed.peer, closed.connected), (reason, last, false));
+        log.expect(&[At::Dropped]);
+    }
+    let start = Instant::now();
+    let (probe, log) = Probe::echo().start();
+    event_loop.dial(vec![closed_port(), silent], timeout, probe).expect("begun");
+    let closed = log.closed();
+    assert!(matches!(closed.reason, Reason::Timeout(_)), "{:?}", closed.reason);
+    assert!(start.elapsed() >= timeout);
+    wait_until_none(&event_loop);
+}
+
+// proves L-12, L-29 for several addresses: given up, or stopped, while the second is tried
+#[test]
+fn a_dial_can_be_given_up_at_any_address() {
+    for stop in [false, true] {
+        let event_loop = event_loop();
+        let (silent, _listener, _streams) = full_listener();
+        let (probe, log) = Probe::echo().start();
+        let handle = event_loop.dial(vec![closed_port(), silent], PATIENCE, probe).expect("begun");
+        wait_until("the second is tried", || handle.peer_addr() == Some(silent));
+        match stop {
+            false => handle.abort(),
+            true => assert!(event_loop.shutdown(PATIENCE)),
+        }
+        let reason = if stop { Reason::Shutdown } else { Reason::User };
+        assert_eq!(log.closed().reason, reason);
+        log.expect(&[At::Dropped]);
+    }
+}
+
+// Bad input: no address at all
+#[test]
+fn a_dial_wants_an_address() {
+    let event_loop = event_loop();
+    let (probe, log) = Probe::echo().start();
+    let error = event_loop.dial(vec![], PATIENCE, probe).expect_err("nowhere");
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert!(log.rest().is_empty() && event_loop.connections() == 0);
+}
+
+// proves L-01, L-32 for Unix sockets
+#[test]
+fn a_unix_socket_is_dialed_by_its_path() {
+    let event_loop = event_loop();
+    let path = std::env::temp_dir().join(format!("poller-{}-dialed", std::process::id()));
+    std::fs::remove_file(&path).ok();
+    let (probe, log) = Probe::new(|_, _| Ok(())).start();
+    event_loop.dial(path.as_path(), PATIENCE, probe.clone()).expect("begun");
+    let fault = Fault { kind: std::io::ErrorKind::NotFound, errno: Some(libc::ENOENT) };
+    assert_eq!(log.closed().reason, Reason::Error(fault));
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("a path of our own");
+    event_loop.serve(listener, Probe::echo().start().0).expect("served");
+    let handle = event_loop.dial(path.as_path(), PATIENCE, probe).expect("begun");
+    handle.send(Bytes::from_static(b"hello")).expect("open");
+    log.find(|event| event.at == At::Request && event.input == 5);
+    assert_eq!(handle.peer_addr(), None);
+    std::fs::remove_file(&path).expect("ours");
+}
+
+// Options hold for each attempt: where it comes from, and what its socket is told before it connects.
+#[test]
+fn a_dial_comes_from_where_it_was_told() {
+    let event_loop = event_loop();
+    let (addr, server_log) = Probe::echo().serve(&event_loop);
+    let attempts = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = attempts.clone();
+    let options =
+        DialOptions::new(PATIENCE).bind(SocketAddr::from(([127, 0, 0, 2], 0))).configure(move |_| {
+            counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Ok(())
+        });
+    let (probe, log) = Probe::echo().start();
+    event_loop.dial_with(vec![closed_port(), addr], options, probe).expect("begun");
+    log.until(At::Connect);
+    let seen = server_log.handle().peer_addr().expect("TCP");
+    assert_eq!(seen.ip().to_string(), "127.0.0.2");
+    assert_eq!(attempts.load(std::sync::atomic::Ordering::SeqCst), 2);
 }
