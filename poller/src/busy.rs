@@ -125,8 +125,6 @@ pub(crate) struct Scratch {
     node: Option<Node>,
     busy: Option<Box<Busy>>,
     datagram: Vec<u8>,
-    #[cfg(feature = "tls")]
-    records: Vec<u8>,
     /// What the work that runs on this thread leaves for the leader, which is this thread again unless the lead was lost.
     pub(crate) jobs: Vec<Job>,
 }
@@ -153,13 +151,6 @@ impl Scratch {
         if let Some(node) = input.reclaim() {
             self.node = Some(node);
         }
-    }
-
-    /// Space for records: those that wait for the rest of one, and what one read brings.
-    #[cfg(feature = "tls")]
-    pub(crate) fn records(&mut self) -> &mut [u8] {
-        self.records.resize(limits::TLS_BACKLOG_BYTES_MAX + limits::READ_BYTES_MAX, 0);
-        &mut self.records
     }
 
     /// Space for the largest datagram.

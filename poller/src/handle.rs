@@ -75,6 +75,13 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    pub(crate) fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     /// The socket is connected. What comes before `on_connect` has a limit.
     #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "nothing comes before it"))]
     pub(crate) fn connected(&mut self, clock: &Clock) -> u64 {

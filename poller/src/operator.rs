@@ -141,7 +141,7 @@ impl Owner<'_> {
             return self.put_off(news);
         }
         #[cfg(feature = "tls")]
-        if self.conn.kept.phase == Phase::Handshaking && !self.shake_hands(news, scratch) {
+        if self.conn.kept.phase == Phase::Handshaking && !self.shake_hands(news) {
             return self.put_off(news);
         }
         let news = news.with(std::mem::take(&mut self.conn.busy.early));
@@ -240,7 +240,7 @@ impl Owner<'_> {
     fn read(&mut self, scratch: &mut Scratch, woken: &mut bool) -> usize {
         #[cfg(feature = "tls")]
         if self.conn.kept.tls.is_some() {
-            return self.read_records(scratch, woken);
+            return self.read_records(woken);
         }
         scratch.lend_to(&mut self.conn.busy.input);
         let outcome = self.conn.read();

@@ -213,7 +213,7 @@ impl Connection<'_> {
             self.shared.tell_unsent(self.kept, self.busy);
             let reached = match goal {
                 Goal::Input(n) => self.busy.input.len() >= n,
-                Goal::Sent => flushed.is_ok() && self.busy.output.is_empty(),
+                Goal::Sent => flushed.is_ok() && self.busy.unsent() == 0,
             };
             if reached {
                 return Some(Ok(()));
@@ -238,12 +238,17 @@ impl Connection<'_> {
             if !self.kept.flags.has(Flags::READABLE) {
                 return flushed.err().map(Err);
             }
-            if self.busy.input.inputs().is_empty() {
+            if !self.kept.has_tls() && self.busy.input.inputs().is_empty() {
                 let wanted =
                     (n - self.busy.input.len()).clamp(limits::WAIT_READ_BYTES_MIN, limits::READ_BYTES_MAX);
                 self.busy.input.lend(Node::take(wanted));
             }
-            if let Err(error) = self.read() {
+            #[cfg(feature = "tls")]
+            let outcome =
+                if self.kept.has_tls() { self.open_records().map(drop) } else { self.read().map(drop) };
+            #[cfg(not(feature = "tls"))]
+            let outcome = self.read();
+            if let Err(error) = outcome {
                 self.kept.flags.set(Flags::KEEPS);
                 let fault = self.busy.broken.unwrap_or(Fault::from(&error));
                 self.busy.details.fault.get_or_insert(fault);

@@ -8,10 +8,11 @@
 //! ```
 
 use crate::sync::atomic::Ordering::Relaxed;
+use std::cell::Cell;
 use std::io;
 
 use super::{Engine, Error};
-use crate::busy::{Busy, Deadlines, Scratch};
+use crate::busy::{Busy, Deadlines};
 use crate::close::Limit;
 use crate::connection::{self, Connection};
 use crate::flags::Flags;
@@ -22,8 +23,13 @@ use crate::state::{Closer, News};
 use crate::transport::Transport;
 use crate::watch::NEVER;
 
+thread_local! {
+    /// Where records arrive and are opened.
+    static SPACE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// What one read of records brought.
-struct Taken {
+pub(crate) struct Taken {
     /// From the kernel.
     bytes: usize,
     /// Plaintext, or the end of the stream: the handler is to know.
@@ -67,7 +73,34 @@ impl Connection<'_> {
         }
     }
 
-    /// One read, behind what waits for the rest of its record, and what it opens; `None` when there was nothing.
+    /// One read, and what it opens; `None` when there was nothing. After an error the alert that says why was sent, as far
+    /// as the kernel takes it at once.
+    #[cold]
+    pub(crate) fn open_records(&mut self) -> io::Result<Option<Taken>> {
+        // Out of its place while it is used: rustls calls what the user has configured.
+        let mut space = SPACE.take();
+        space.resize(limits::TLS_BACKLOG_BYTES_MAX + limits::READ_BYTES_MAX, 0);
+        let outcome = self.read_tls(&mut space);
+        SPACE.set(space);
+        if let Err(error) = &outcome {
+            self.end_with(error);
+        }
+        outcome
+    }
+
+    fn end_with(&mut self, error: &io::Error) {
+        self.kept.flags.set(Flags::KEEPS);
+        if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<Error>())
+            && *error != Error::Truncated
+        {
+            self.busy.details.tls.get_or_insert(error.to_string());
+        }
+        if self.flush().is_err() {
+            debug_assert!(self.busy.broken.is_some(), "a flush that fails breaks the connection");
+        }
+    }
+
+    /// Reads behind what waits for the rest of its record.
     fn read_tls(&mut self, space: &mut [u8]) -> io::Result<Option<Taken>> {
         let Some((transport, engine)) = self.kept.transport.as_ref().zip(self.kept.tls.as_mut()) else {
             return Ok(None);
@@ -122,8 +155,8 @@ impl Connection<'_> {
 impl Owner<'_> {
     /// As `read`, with TLS.
     #[cold]
-    pub(crate) fn read_records(&mut self, scratch: &mut Scratch, woken: &mut bool) -> usize {
-        match self.conn.read_tls(scratch.records()) {
+    pub(crate) fn read_records(&mut self, woken: &mut bool) -> usize {
+        match self.conn.open_records() {
             Ok(None) => 0,
             Ok(Some(taken)) => {
                 if taken.is_news {
@@ -136,7 +169,7 @@ impl Owner<'_> {
                 taken.bytes
             }
             Err(error) => {
-                self.fail_tls(&error);
+                self.fail(&error);
                 0
             }
         }
@@ -144,7 +177,7 @@ impl Owner<'_> {
 
     /// Works on the handshake, and says whether it is over. It is a part of connecting: what ends it, ends it at once.
     #[cold]
-    pub(crate) fn shake_hands(&mut self, news: News, scratch: &mut Scratch) -> bool {
+    pub(crate) fn shake_hands(&mut self, news: News) -> bool {
         if self.shared.state.closing().is_some() {
             return false;
         }
@@ -160,11 +193,11 @@ impl Owner<'_> {
                 return false;
             }
         }
-        match self.try_to_shake_hands(scratch) {
+        match self.try_to_shake_hands() {
             Ok(false) => return false,
             Ok(true) => {}
             Err(error) => {
-                self.fail_tls(&error);
+                self.fail(&error);
                 return false;
             }
         }
@@ -181,7 +214,7 @@ impl Owner<'_> {
         true
     }
 
-    fn try_to_shake_hands(&mut self, scratch: &mut Scratch) -> io::Result<bool> {
+    fn try_to_shake_hands(&mut self) -> io::Result<bool> {
         loop {
             if let Some(engine) = &mut self.conn.kept.tls {
                 engine.begin(&mut self.conn.busy.sealed)?;
@@ -196,18 +229,7 @@ impl Owner<'_> {
             if !self.conn.kept.flags.has(Flags::READABLE) {
                 return Ok(false);
             }
-            self.conn.read_tls(scratch.records())?;
+            self.conn.open_records()?;
         }
-    }
-
-    /// The connection cannot go on: the alert that says why is sent, as far as the kernel takes it at once.
-    fn fail_tls(&mut self, error: &io::Error) {
-        self.flush();
-        if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<Error>())
-            && *error != Error::Truncated
-        {
-            self.conn.busy.details.tls.get_or_insert(error.to_string());
-        }
-        self.fail(error);
     }
 }
