@@ -22,6 +22,13 @@ fn examples() -> &'static PathBuf {
         if cfg!(feature = "tls") {
             cargo.args(["--features", "tls"]);
         }
+        // What this package is says nothing of others: ring would be built again because of it.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                cargo.env_remove(&name);
+            }
+        }
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
@@ -169,6 +176,53 @@ fn talk_http() {
     // It is to be measured and has no end of its own: the drop ends it.
 }
 
+#[cfg(feature = "tls")]
+fn talk_tls() {
+    use poller::tls::rustls::pki_types::{CertificateDer, ServerName};
+    use poller::tls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+    let mut echo = Example::start("tls", &[ANY_PORT]);
+    let addr = echo.addr;
+    let mut open = Vec::new();
+    for question in [b"first".as_slice(), b"second"] {
+        let mut line = String::new();
+        while !line.starts_with("certificate ") {
+            line.clear();
+            assert_ne!(echo.output.read_line(&mut line).expect("a line"), 0, "a certificate is announced");
+        }
+        let digits = line.trim_start_matches("certificate ").trim();
+        let byte = |i| u8::from_str_radix(&digits[i..i + 2], 16).expect("a byte");
+        let cert: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(cert)).expect("a certificate");
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        // The announcement comes before the certificate is in use, so the first try may meet the former one.
+        let mut user = loop {
+            let conn = ClientConnection::new(config.clone().into(), name.clone()).expect("a client");
+            let mut user = StreamOwned::new(conn, connect(addr));
+            match user.write_all(question) {
+                Ok(()) => break user,
+                Err(error) => assert!(error.to_string().contains("invalid peer certificate"), "{error}"),
+            }
+        };
+        let mut answer = vec![0; question.len()];
+        user.read_exact(&mut answer).expect("answered");
+        assert_eq!(answer, question);
+        // Another certificate, and this connection lives on.
+        echo.input.as_mut().expect("open").write_all(b"\n").expect("written");
+        open.push(user);
+    }
+    for mut user in open {
+        user.conn.send_close_notify();
+        assert_eq!(user.read_to_end(&mut Vec::new()).expect("a proper end"), 0);
+    }
+    assert!(echo.end().contains("closed by the peer after "));
+}
+
+/// The example is not built without the feature.
+#[cfg(not(feature = "tls"))]
+fn talk_tls() {}
+
 /// What is done with each example.
 fn talks() -> BTreeMap<&'static str, fn()> {
     BTreeMap::from([
@@ -178,6 +232,7 @@ fn talks() -> BTreeMap<&'static str, fn()> {
         ("proxy", talk_proxy),
         ("shutdown", talk_shutdown),
         ("timer", talk_timer),
+        ("tls", talk_tls),
     ])
 }
 
