@@ -26,7 +26,9 @@
 //! # What it costs
 //! A record is opened where it arrived; rustls copies the plaintext out, and it is copied once more, into the input. Sealing
 //! reads from the output and writes through rustls into the memory that is sent. An idle connection holds its keys and
-//! rustls' state, no buffer.
+//! rustls' state, about 5 KiB for each end, and no buffer. Each thread that reads keeps 128 KiB for records.
+//! Without the feature nothing of this is compiled; with it a plain connection looks once before each read and each send
+//! whether it has TLS.
 
 use std::fmt;
 use std::sync::Arc;
