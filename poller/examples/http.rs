@@ -6,14 +6,13 @@ use std::{error::Error, net::TcpListener, thread, time::Duration};
 
 use poller::{Connection, EventLoop, Handler, Prepare, Reject};
 
-const HEAD_BYTES_MAX: usize = 8 * 1024;
 const HELLO: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: poller\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!";
-const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
-const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const HELLO_LAST: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 13\r\n\r\nHello, World!";
+const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 struct Http {
-    hint: bool,
+    slow: fn(),
 }
 
 impl Handler for Http {
@@ -30,19 +29,20 @@ impl Handler for Http {
         let received = input.len();
         let (mut rest, mut last) = (input.peek(received)?, false);
         while let Some((request, close, behind)) = split_request(rest).filter(|_| !last) {
-            // Requests with a body are not for this server: it would take the body for the next request.
-            last = close || !request.starts_with(b"GET ");
-            output.write(match request {
-                _ if request.starts_with(b"GET /plaintext ") => HELLO,
-                _ if request.starts_with(b"GET /slow ") => slow(self.hint),
-                _ if request.starts_with(b"GET ") => NOT_FOUND,
-                _ => BAD_REQUEST,
-            });
+            let slow = request.starts_with(b"GET /slow ");
+            if slow {
+                (self.slow)();
+            }
+            let known = slow || request.starts_with(b"GET /plaintext ");
+            // Anything else ends the connection: it might have a body, which is not to be taken for the next request.
+            last = close || !known;
+            let hello = if close { HELLO_LAST } else { HELLO };
+            output.write(if known { hello } else { NOT_FOUND });
             rest = behind;
         }
         let left = rest.len();
         input.skip(received - left)?;
-        if last || left > HEAD_BYTES_MAX {
+        if last || left > 8 * 1024 {
             conn.close();
         }
         Ok(())
@@ -69,16 +69,12 @@ fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     bytes.split_at_checked(if bytes[at] == b'\r' { at + 2 } else { at + 1 })
 }
 
-fn slow(hint: bool) -> &'static [u8] {
-    let answer = || {
-        thread::sleep(Duration::from_millis(5));
-        HELLO
-    };
-    if hint { poller::blocking(answer) } else { answer() }
+fn sleep() {
+    thread::sleep(Duration::from_millis(5));
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (mut port, mut threads, mut hint) = (8081, 1, false);
+    let (mut port, mut threads, mut slow) = (8081, 1, sleep as fn());
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{name} needs a value"));
@@ -86,12 +82,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--port" => port = value()?.parse()?,
             "--threads" => threads = value()?.parse()?,
             "--proto" if value()? == "http" => {}
-            "--hint" => hint = true,
+            "--hint" => slow = || poller::blocking(sleep),
             _ => return Err(format!("{name}: there are --port P --proto http --threads N --hint").into()),
         }
     }
     let event_loop = EventLoop::builder().polls(threads).build()?;
-    let listener = event_loop.serve(TcpListener::bind(("127.0.0.1", port))?, Http { hint })?;
+    let listener = event_loop.serve(TcpListener::bind(("127.0.0.1", port))?, Http { slow })?;
     println!("http://{}/plaintext", listener.local_addr());
     loop {
         thread::park();

@@ -11,14 +11,7 @@ const MESSAGE_BYTES_MAX: usize = INPUT_HIGH_BYTES - LENGTH_BYTES;
 const LENGTH_BYTES: usize = 4;
 
 struct Rpc {
-    hint: bool,
-}
-
-impl Rpc {
-    fn slow(&self) {
-        let sleep = || thread::sleep(Duration::from_millis(5));
-        if self.hint { poller::blocking(sleep) } else { sleep() }
-    }
+    slow: fn(),
 }
 
 impl Handler for Rpc {
@@ -39,7 +32,7 @@ impl Handler for Rpc {
         while rest.len() >= LENGTH_BYTES {
             let Some((message, behind)) = rest.split_at_checked(whole_len(rest)?) else { break };
             if message.get(LENGTH_BYTES) == Some(&b'S') {
-                self.slow();
+                (self.slow)();
             }
             rest = behind;
         }
@@ -60,8 +53,12 @@ fn whole_len(bytes: &[u8]) -> Result<usize, Box<dyn Error + Send + Sync>> {
     Ok(LENGTH_BYTES + length)
 }
 
+fn sleep() {
+    thread::sleep(Duration::from_millis(5));
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let (mut port, mut threads, mut hint) = (8082, 1, false);
+    let (mut port, mut threads, mut slow) = (8082, 1, sleep as fn());
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{name} needs a value"));
@@ -69,12 +66,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--port" => port = value()?.parse()?,
             "--threads" => threads = value()?.parse()?,
             "--proto" if value()? == "rpc" => {}
-            "--hint" => hint = true,
+            "--hint" => slow = || poller::blocking(sleep),
             _ => return Err(format!("{name}: there are --port P --proto rpc --threads N --hint").into()),
         }
     }
     let event_loop = EventLoop::builder().polls(threads).build()?;
-    let listener = event_loop.serve(TcpListener::bind(("127.0.0.1", port))?, Rpc { hint })?;
+    let listener = event_loop.serve(TcpListener::bind(("127.0.0.1", port))?, Rpc { slow })?;
     println!("rpc on {}", listener.local_addr());
     loop {
         thread::park();

@@ -176,6 +176,12 @@ fn talk_http() {
     // It is to be measured and has no end of its own: the drop ends it.
 }
 
+fn talk_rpc() {
+    let rpc = Example::start("rpc", &["--port", "0", "--proto", "rpc"]);
+    let mut user = connect(rpc.addr);
+    ask(&mut user, b"\0\0\0\x05hello");
+}
+
 #[cfg(feature = "tls")]
 fn talk_tls() {
     use poller::tls::rustls::pki_types::{CertificateDer, ServerName};
@@ -230,6 +236,7 @@ fn talks() -> BTreeMap<&'static str, fn()> {
         ("echo", talk_echo),
         ("http", talk_http),
         ("proxy", talk_proxy),
+        ("rpc", talk_rpc),
         ("shutdown", talk_shutdown),
         ("timer", talk_timer),
         ("tls", talk_tls),
