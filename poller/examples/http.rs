@@ -63,9 +63,12 @@ fn split_request(bytes: &[u8]) -> Option<(&[u8], bool, &[u8])> {
     }
 }
 
-/// Takes a whole line off. It ends in two bytes, so that every second byte tells where.
+/// Takes a whole line off. It ends in two bytes, so every second one tells where, nearly always by the first comparison.
 fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = 1 + 2 * bytes.chunks_exact(2).position(|pair| matches!(pair[1], b'\r' | b'\n'))?;
+    let mut at = 1;
+    while *bytes.get(at)? > b'\r' || !matches!(bytes[at], b'\r' | b'\n') {
+        at += 2;
+    }
     bytes.split_at_checked(if bytes[at] == b'\r' { at + 2 } else { at + 1 })
 }
 
