@@ -188,14 +188,15 @@ fn the_last_callbacks_never_meet_a_handler() {
     .after(move |_, _| ends())
     .close_callbacks(2)
     .serve(&event_loop);
-    for _ in 0..100 {
+    for _ in 0..30 {
         let user = connect(addr);
         let handle = log.handle();
         std::thread::scope(|scope| {
-            for _ in 0..3 {
+            for _ in 0..2 {
                 scope.spawn(|| {
                     while !handle.is_closed() {
                         handle.wake();
+                        std::thread::yield_now();
                     }
                 });
             }

@@ -15,6 +15,7 @@ mod support;
 use std::io::Read;
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use log::Level;
@@ -159,6 +160,7 @@ fn check_stale(stage: &Stage, handle: &Handle, closed: &Closed) {
     handle.close();
     handle.abort();
     handle.wake_on_drain(handle);
+    assert!(handle.set_timer(Duration::ZERO).is_err(), "nobody would be told");
     let (told, late) = crossbeam_channel::bounded(1);
     handle.add_close_callback(move |info| told.send(info.reason.clone()).expect("listened to"));
     assert_eq!(late.try_recv().as_ref(), Ok(&closed.reason), "a late callback runs at once");
@@ -210,6 +212,12 @@ fn the_event_loop_stops() {
 #[test]
 fn it_ends_while_a_writer_waits() {
     check_all(scenario::while_a_writer_waits());
+}
+
+// proves L-11, L-12, L-18: a limit in time passes
+#[test]
+fn a_limit_passes() {
+    check_all(scenario::limits_in_time());
 }
 
 // proves L-01, L-11, L-12, L-18, L-32

@@ -7,10 +7,10 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use poller::{Connection, Handle};
+use poller::{Connection, Handle, Limit};
 use socket2::Socket;
 
-use crate::scenario::{BYTES, Deed, Dial, Leave, WORDS, Way};
+use crate::scenario::{BYTES, Deed, Dial, LIMIT, Leave, WORDS, Way};
 use crate::stage::{Bystander, Situation, Stage};
 use crate::support::gate::{Gate, Stop, gate};
 use crate::support::*;
@@ -88,6 +88,11 @@ impl Subject {
                     let due = Instant::now() + Duration::from_millis(2);
                     *self.due.lock().expect("no panic") = Some(due);
                     conn.set_timer_at(due);
+                }
+                match self.deed {
+                    Deed::Limit(Limit::WriteStall) => conn.set_write_stall_timeout(Some(LIMIT))?,
+                    Deed::Limit(_) => conn.set_idle_timeout(Some(LIMIT))?,
+                    _ => {}
                 }
                 if first && self.deed.is_outside() && self.situation == Situation::TakenOver {
                     self.stop.wait_announced();
@@ -267,6 +272,11 @@ impl Scene<'_> {
                 self.cast.user = Some(user);
             }
             Deed::WaiterPeer(how) => leave(user, how),
+            Deed::Limit(_) => {
+                let begun = Instant::now();
+                wait_until("the limit has passed", || begun.elapsed() > 2 * LIMIT);
+                self.cast.user = Some(user);
+            }
             Deed::Peer(how) => {
                 user.write_all(WORDS).expect("written");
                 leave(user, how);
@@ -309,6 +319,10 @@ impl Scene<'_> {
             self.gate.open();
         }
         self.stage.release_queue();
+        if matches!(self.subject.deed, Deed::Limit(_)) {
+            // Who reads before would set it off again.
+            wait_until("the limit ends it", || handle.is_closed());
+        }
     }
 
     /// Dials, and lets it come to nothing.

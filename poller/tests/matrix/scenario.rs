@@ -1,11 +1,16 @@
 //! The closing scenarios: who ends the connection, when and how, and what must follow.
 
+use std::time::Duration;
+
 use poller::{Limit, Reason};
 
 use crate::support::At;
 
 /// Bytes that a scenario with output that waits writes: more than the kernel takes of a peer that does not read.
 pub const BYTES: usize = 8 << 20;
+
+/// A limit that is to pass.
+pub const LIMIT: Duration = Duration::from_millis(10);
 
 /// What a peer says before it leaves.
 pub const WORDS: &[u8] = b"last words";
@@ -50,6 +55,8 @@ pub enum Deed {
     /// As `Handle` and `Peer`, while another connection waits for room in this one's output.
     Waiter(Way),
     WaiterPeer(Leave),
+    /// Time passes: a limit that the first request sets.
+    Limit(Limit),
     /// A dial comes to nothing.
     Dial(Dial),
 }
@@ -68,7 +75,7 @@ pub enum Dial {
 impl Deed {
     /// The connection is to have output that waits.
     pub fn fills(self) -> bool {
-        matches!(self, Deed::In(At::Drain, _)) || self.has_waiter()
+        matches!(self, Deed::In(At::Drain, _) | Deed::Limit(Limit::WriteStall)) || self.has_waiter()
     }
 
     pub fn has_waiter(self) -> bool {
@@ -90,7 +97,7 @@ pub enum Why {
     Peer,
     Reset,
     Refused,
-    Timeout,
+    Timeout(Limit),
     Shutdown,
     Handler,
     Panic,
@@ -111,7 +118,7 @@ impl Why {
             Why::Peer => *reason == Reason::Peer,
             Why::Reset => is_reset,
             Why::Refused => errno == Some(libc::ECONNREFUSED),
-            Why::Timeout => *reason == Reason::Timeout(Limit::Connect),
+            Why::Timeout(limit) => *reason == Reason::Timeout(limit),
             Why::Shutdown => *reason == Reason::Shutdown,
             Why::Handler => *reason == Reason::Handler("on purpose".into()),
             Why::Panic => *reason == Reason::Panic,
@@ -276,7 +283,7 @@ pub fn while_a_writer_waits() -> Vec<Scenario> {
 pub fn dials() -> Vec<Scenario> {
     let ways = [
         (Dial::Refused, Why::Refused),
-        (Dial::TimedOut, Why::Timeout),
+        (Dial::TimedOut, Why::Timeout(Limit::Connect)),
         (Dial::GivenUp(Way::HandleClose), Why::User),
         (Dial::GivenUp(Way::HandleAbort), Why::User),
         (Dial::Stopped, Why::Shutdown),
@@ -288,4 +295,10 @@ pub fn dials() -> Vec<Scenario> {
         rows.push(row);
     }
     rows
+}
+
+pub fn limits_in_time() -> Vec<Scenario> {
+    let limit =
+        |limit, sees| row(Deed::Limit(limit), Why::Timeout(limit), sees, after_connect(&[At::Request]));
+    vec![limit(Limit::Idle, Sees::End), limit(Limit::WriteStall, Sees::Reset)]
 }
