@@ -2,6 +2,7 @@
 //!
 //! A line that begins with `slow` asks a database that takes a second; every other line is answered at once, also while the
 //! other user waits, although one poll serves both. The handler says that it blocks, and another thread leads the poll meanwhile.
+//! So does one that waits for more: `store 5` is followed by five bytes, which the handler reads as if they were there.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -26,13 +27,16 @@ impl Handler for Library {
     fn on_request(&self, _: &mut (), conn: &mut Connection) -> poller::Result {
         while let Some(line) = conn.input().until(b'\n') {
             let question = String::from_utf8_lossy(line).trim().to_owned();
-            let answer = match question.starts_with("slow") {
-                true => {
-                    // What was answered before does not wait for this.
-                    conn.flush()?;
-                    poller::blocking(|| ask_the_database(&question))
-                }
-                false => format!("everybody knows {question:?}\n"),
+            let answer = if let Some(length) = question.strip_prefix("store ") {
+                let length = length.parse()?;
+                conn.wait_for(length)?;
+                format!("stored {:?}\n", String::from_utf8_lossy(conn.input().next(length)?))
+            } else if question.starts_with("slow") {
+                // What was answered before does not wait for this.
+                conn.flush()?;
+                poller::blocking(|| ask_the_database(&question))
+            } else {
+                format!("everybody knows {question:?}\n")
             };
             conn.output().write(answer.as_bytes());
         }

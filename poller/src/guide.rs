@@ -4,7 +4,9 @@
 //! # Which thread runs what
 //! Each poll is led by one worker at a time. The leader waits for events, reads, and runs the handlers itself: nothing is queued
 //! and nobody is woken for a request. When a handler announces with [`blocking`](crate::blocking) that it is going to block,
-//! another worker takes the lead and goes on with the next event; the first one finishes its connection and stands by.
+//! or waits in [`wait_for`](crate::Connection::wait_for), another worker takes the lead and goes on with the next event; the
+//! first one finishes its connection and stands by. A callback that blocks without a word is found by a monitor, later than one
+//! that says so, and its listener is remembered ([`PollStats::hinted`](crate::PollStats::hinted)).
 //!
 //! ```text
 //!   worker 1   lead ── A's request ── B's request (blocks ················) ── B's answer ── stands by
@@ -25,11 +27,17 @@
 //!
 //! So a callback may find itself on another thread each time, and never on two at once.
 //!
-//! # How many polls, how many standby workers
+//! # Settings: polls, standby workers, placement
 //! * `polls`: one per core that the process may use, which is the default. More does not make anything faster. One poll is enough
 //!   where handlers are short and the traffic is not, and makes every connection share one thread's cache.
 //! * `standby_max`: as many handlers as may block at the same time. A thread is started when it is needed for the first time and
-//!   costs its stack then. When all are busy, connections that are ready wait until one is free; one WARN line says so.
+//!   costs its stack then. When all are busy, connections that are ready wait until one is free; one WARN line says so, and
+//!   [`WorkerStats::starved`](crate::WorkerStats::starved) counts it.
+//! * [`Placement`](crate::Placement), for each listener: in turn, unless connections live long and unequally
+//!   (`LeastConnections`). Two connections that talk to each other belong on one poll
+//!   ([`dial_near`](crate::Remote::dial_near)).
+//! * [`Remote::polls`](crate::Remote::polls) and [`workers`](crate::Remote::workers) show how it goes: a `longest_turn` of many
+//!   milliseconds is a handler that blocks, `queued` that stays above nothing is a poll with too much to do.
 //! * What blocks for seconds, or cannot be bounded, belongs to [`Remote::spawn_blocking`](crate::Remote::spawn_blocking) with a
 //!   [`Handle`](crate::Handle) to answer through: a queue of its own fills up and says no, and the polls do not notice.
 //!
@@ -43,6 +51,8 @@
 //!   [`pause`](crate::Connection::pause) on its own side, and asks the other for
 //!   [`wake_on_drain`](crate::Handle::wake_on_drain); `examples/proxy.rs` is one. While reading is paused the peer's end or reset
 //!   is not seen; a timer bounds that.
+//! * How long a peer may stand still is a limit of its own: `set_read_timeout` for a message that was begun,
+//!   `set_write_stall_timeout` for output of which nothing is taken, `set_idle_timeout` for silence. None is set by itself.
 //! * A handler that waits for a whole message bounds its length: input of which nothing is consumed is not read on above
 //!   [`INPUT_HIGH_BYTES`](crate::limits::INPUT_HIGH_BYTES), so a longer message would never be whole.
 //!
@@ -66,7 +76,7 @@
 //! | netpoll | here |
 //! |---|---|
 //! | `NewEventLoop(onRequest, options...)`, `Serve`, `Shutdown` | [`EventLoop::builder`](crate::EventLoop::builder), [`serve`](crate::Remote::serve), [`shutdown`](crate::EventLoop::shutdown) |
-//! | `CreateListener`, `ConvertListener` | a `std::net::TcpListener` |
+//! | `CreateListener`, `ConvertListener` | a listener of the standard library, TCP or Unix, or a passed descriptor ([`Listen`](crate::Listen)) |
 //! | `NewDialer`, `DialConnection`, `DialTimeout` | [`Remote::dial`](crate::Remote::dial): the handle at once, `on_connect` later |
 //! | `OnPrepare`, `OnConnect`, `OnRequest`, `OnDisconnect` | the methods of [`Handler`](crate::Handler) |
 //! | `context.Context` with values | [`Handler::Context`](crate::Handler::Context), typed, made before any other callback |
@@ -74,9 +84,12 @@
 //! | `Reader()`: `Next`, `Peek`, `Skip`, `Until`, `Slice`, `ReadBinary`, `Len` | [`input()`](crate::Connection::input): the same words in lower case |
 //! | `Reader().Release()` | nothing to call |
 //! | `Writer()`: `Malloc`, `MallocAck`, `WriteBinary`, `WriteDirect`, `Append` | [`output()`](crate::Connection::output): `reserve`, `commit`, `write`, `insert`, `append` |
-//! | `Flush` | at the end of each callback by itself; [`flush`](crate::Connection::flush) for earlier |
+//! | `Next(n)` that waits | [`wait_for(n)`](crate::Connection::wait_for), then `next(n)` |
+//! | `Flush` | at the end of each callback by itself; [`flush`](crate::Connection::flush) for earlier; [`flush_all`](crate::Connection::flush_all) waits |
+//! | `SetReadTimeout`, `SetWriteTimeout`, `SetIdleTimeout` | [`set_read_timeout`](crate::Connection::set_read_timeout), [`set_write_stall_timeout`](crate::Connection::set_write_stall_timeout), [`set_idle_timeout`](crate::Connection::set_idle_timeout) |
 //! | `IsActive` | [`Handle::is_closed`](crate::Handle::is_closed), the other way round |
 //! | `SetNumLoops` | [`Builder::polls`](crate::Builder::polls) |
+//! | `SetLoadBalance` | [`ListenOptions::placement`](crate::ListenOptions::placement) |
 //! | `SetRunner`, gopool | [`Builder::standby_max`](crate::Builder::standby_max), [`blocking`](crate::blocking) |
 //! | `ErrConnClosed`, `ErrEOF`, `ErrDialTimeout` | [`Reason`](crate::Reason), one for each connection |
 //! | `FDOperator`, `Poll` | inside |
@@ -85,7 +98,8 @@
 //!
 //! * The worker that found the event runs the handler. netpoll's pollers hand connections to a pool of goroutines.
 //! * A handler is called for news only: new bytes, the end of the stream, a wake. netpoll calls again while input is left.
-//! * What has not come is an error value. netpoll's `Next(n)` waits for it.
+//! * What has not come is an error value, unless one waits for it: a handler that does not costs no thread.
+//! * An idle limit ends the connection. netpoll's sets TCP keep-alive.
 //! * Writing is nobody's to race for: other threads have a handle whose sends stand in line.
 //! * The end of the peer is a request, so what it had sent before is handed over first and can be answered.
 //! * A close sends what is queued while that moves; what is cut off ends in a reset, never in an orderly end.

@@ -82,7 +82,7 @@
 //!
 //! ## Blocking in a handler
 //! It holds up this connection, whose bytes wait in the kernel, and no other: the handler says that it is going to block, and
-//! another worker leads the poll. `a_handler_that_blocks_stops_its_connection_only` in `tests/leaders.rs` and `examples/blocking.rs` show it on one poll.
+//! another worker leads the poll. One that does not say so is found a little later. `a_handler_that_blocks_stops_its_connection_only` in `tests/leaders.rs` and `examples/blocking.rs` show it on one poll.
 //! ```
 //! fn on_request(conn: &mut poller::Connection) -> poller::Result {
 //!     let answer = poller::blocking(|| std::fs::read("/etc/hostname"))?;
@@ -156,6 +156,7 @@
 //! | unsent output of a connection | [`OUTPUT_HIGH_BYTES`](limits::OUTPUT_HIGH_BYTES), 256 KiB | it is not read, `send` says `WouldBlock` |
 //! | bytes that a connection reads before others have their turn | [`TURN_BYTES_MAX`](limits::TURN_BYTES_MAX), 256 KiB | it goes on in its next turn |
 //! | a close that waits for output of which nothing moves | `close_stall`, 30 s | what is left is dropped, the peer sees a reset |
+//! | a handler that waits in `wait_for` or `flush_all` | the connection's limits, or `wait_limit`, 30 s | the connection closes |
 //! | connections | `connections_max`, about a million | closed at once, or not dialed |
 //! | handlers that block at the same time | `standby_max`, 32 | connections that are ready wait |
 //! | blocking tasks that wait | [`TASK_QUEUE_MAX`](limits::TASK_QUEUE_MAX), 4,096 | `spawn_blocking` is an error |

@@ -120,6 +120,10 @@ fn talk_blocking() {
     quick.shutdown(Shutdown::Write).expect("shut down");
     assert_eq!(read_all(&mut quick), b"everybody knows \"quick\"\n");
     assert_eq!(next(), "the database knows \"slow one\"");
+    slow.write_all(b"early\nstore 5\nby").expect("written");
+    assert_eq!(next(), "everybody knows \"early\"");
+    slow.write_all(b"tes").expect("written");
+    assert_eq!(next(), "stored \"bytes\"");
     library.end();
 }
 
