@@ -66,6 +66,14 @@ impl Example {
         Example { child, input, output, addr }
     }
 
+    /// The next line that it says.
+    #[track_caller]
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("a line");
+        line
+    }
+
     /// Ends the standard input, waits for the end, and gives what was said meanwhile.
     #[track_caller]
     fn end(mut self) -> String {
@@ -136,9 +144,7 @@ fn talk_shutdown() {
     assert_eq!(&counts, b"1\n2\n");
     // Those who are in the middle of a line may finish it.
     counter.input.as_mut().expect("open").write_all(b"\n").expect("written");
-    let mut line = String::new();
-    counter.output.read_line(&mut line).expect("a line");
-    assert_eq!(line, "stopping, 1 connections\n");
+    assert_eq!(counter.line(), "stopping, 1 connections\n");
     user.write_all(b"ee\n").expect("written");
     assert_eq!(read_all(&mut user), b"3\n3 lines in all\n");
     assert_eq!(counter.end(), "all had finished\n");
@@ -183,7 +189,8 @@ fn talk_http() {
 fn talk_rpc() {
     let rpc = Example::start("rpc", &["--port", "0", "--proto", "rpc"]);
     let mut user = connect(rpc.addr);
-    ask(&mut user, b"\0\0\0\x05hello");
+    ask(&mut user, b"\0\0\0\x05hello\0\0\0\0\0\0\0\x01S");
+    // As `http`, it has no end of its own.
 }
 
 #[cfg(feature = "tls")]
@@ -268,7 +275,8 @@ fn sources() -> Vec<(String, String)> {
 #[test]
 fn no_example_is_forgotten_and_each_is_short() {
     for (name, text) in sources() {
-        assert!(talks().contains_key(name.as_str()), "nobody talks to {name}");
+        let is_built = name != "tls" || cfg!(feature = "tls");
+        assert!(!is_built || talks().contains_key(name.as_str()), "nobody talks to {name}");
         assert!(text.lines().count() < 100, "{name} is no first contact any more");
     }
 }
