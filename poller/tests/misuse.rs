@@ -29,10 +29,12 @@ fn check_refused(what: &str, outcome: std::io::Result<()>, says: &str) {
 #[test]
 fn settings_of_zero_are_refused() {
     type Zero = fn(Builder) -> Builder;
-    let zeros: [(&str, Zero); 3] = [
-        ("at least one poll", |builder| builder.polls(0)),
-        ("one task thread", |builder| builder.tasks_max(0)),
-        ("one connection", |builder| builder.connections_max(0)),
+    let zeros: [(&str, Zero); 5] = [
+        ("leave it out for one per core", |builder| builder.polls(0)),
+        ("say 1", |builder| builder.tasks_max(0)),
+        ("leave it out, or do not serve", |builder| builder.connections_max(0)),
+        ("abort the connection", |builder| builder.close_stall(Duration::ZERO)),
+        ("give it time", |builder| builder.wait_limit(Duration::ZERO)),
     ];
     for (says, zero) in zeros {
         check_refused(says, zero(EventLoop::builder()).build().map(drop), says);
