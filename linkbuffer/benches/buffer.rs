@@ -1,25 +1,31 @@
 //! The buffer beside what one would use instead, in one run: `cargo bench -p linkbuffer --bench buffer`.
 //!
 //! Every row does the same work on each queue: bytes come in by a copy, as the kernel would make one, are looked at where
-//! they lie, and go out without one. The rounds of the queues are interleaved, because the machine is shared with whatever
-//! else runs on it; figures are nanoseconds for one unit of the row, best and median of the rounds.
+//! they lie, and go out without one. The rounds of the queues are short and interleaved, because the machine is shared with
+//! whatever else runs on it, and the queues are made anew now and then, because addresses decide how quick a copy is. Figures
+//! are nanoseconds for one unit of the row, best and median of the rounds.
 
 use bytes::{Buf, Bytes, BytesMut};
 use linkbuffer::{LinkBuffer, Node};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 9;
-const ROUND_TIME: Duration = Duration::from_millis(20);
+/// Queues made anew: how quick a copy is also depends on how its two addresses lie to each other.
+const PLACES: usize = 24;
+const ROUNDS: usize = 12;
+/// Short beside the slice that the scheduler gives, so that some rounds of each queue run undisturbed.
+const ROUND_TIME: Duration = Duration::from_micros(300);
 
 fn main() {
     // `cargo test --benches` runs it too: once around is enough to see that it works.
     let is_short = std::env::args().any(|arg| arg == "--test");
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     println!(
-        "| ns, best (median) of {ROUNDS} | LinkBuffer | BytesMut | VecDeque | Vec, drain | LinkBuffer : best other |"
+        "| ns, best (median) of {} | LinkBuffer | BytesMut | VecDeque | Vec, drain | LinkBuffer : best other |",
+        PLACES * ROUNDS
     );
     println!("|---|---:|---:|---:|---:|---:|");
     for row in ROWS.iter().filter(|row| row.name.contains(&filter)) {
@@ -68,19 +74,22 @@ const ROWS: &[Row] = &[
 
 impl Row {
     fn run(&self, round_time: Duration) {
-        let mut work: Vec<_> = self.queues.iter().map(|make| make()).collect();
-        let counts: Vec<usize> = work.iter_mut().map(|work| calibrate(work, round_time)).collect();
         let mut figures = [const { Vec::new() }; 4];
-        for _ in 0..ROUNDS {
-            for ((work, &count), figures) in work.iter_mut().zip(&counts).zip(&mut figures) {
-                figures.push(time(work, count).as_secs_f64() * 1e9 / count as f64);
+        for place in 0..PLACES {
+            PLACE.set(place);
+            let mut work: Vec<_> = self.queues.iter().map(|make| make()).collect();
+            let counts: Vec<usize> = work.iter_mut().map(|work| calibrate(work, round_time)).collect();
+            for _ in 0..ROUNDS {
+                for ((work, &count), figures) in work.iter_mut().zip(&counts).zip(&mut figures) {
+                    figures.push(time(work, count).as_secs_f64() * 1e9 / count as f64);
+                }
             }
         }
         figures.iter_mut().for_each(|figures| figures.sort_by(f64::total_cmp));
         let best_other = figures[1..].iter().map(|figures| figures[0]).fold(f64::MAX, f64::min);
         print!("| {} ", self.name);
         for figures in &figures {
-            print!("| {:.1} ({:.1}) ", figures[0], figures[ROUNDS / 2]);
+            print!("| {:.1} ({:.1}) ", figures[0], figures[figures.len() / 2]);
         }
         println!("| {:.2} |", figures[0][0] / best_other);
     }
@@ -90,6 +99,26 @@ fn time(work: &mut dyn FnMut(), count: usize) -> Duration {
     let start = Instant::now();
     (0..count).for_each(|_| work());
     start.elapsed()
+}
+
+thread_local! {
+    static PLACE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// `len` bytes to be copied from, at another place within a page each time.
+fn source(len: usize) -> Bytes {
+    Bytes::from(vec![b'x'; place() + len]).slice(place()..)
+}
+
+fn place() -> usize {
+    PLACE.get() * (4096 / PLACES) / 16 * 16
+}
+
+/// The same, every `every`th byte a newline.
+fn lines(len: usize, every: usize) -> Bytes {
+    let mut bytes = vec![b'x'; place() + len];
+    bytes[place()..].chunks_mut(every).for_each(|line| line[line.len() - 1] = b'\n');
+    Bytes::from(bytes).slice(place()..)
 }
 
 /// How often the work fits into a round; it is warm afterwards.
@@ -289,7 +318,7 @@ impl Queue for Vec<u8> {
 
 /// One message goes in and one comes out, with another always between them.
 fn append_consume<Q: Queue>(len: usize) -> Work {
-    let bytes = vec![b'x'; len];
+    let bytes = source(len);
     let mut queue = Q::default();
     queue.append(&bytes);
     Box::new(move || {
@@ -299,13 +328,8 @@ fn append_consume<Q: Queue>(len: usize) -> Work {
 }
 
 fn find_delimiter<Q: Queue>() -> Work {
-    let pieces: Vec<Bytes> = (0..16)
-        .map(|n| {
-            let mut piece = vec![b'x'; 1024];
-            piece[1023] = if n == 15 { b'\n' } else { b'x' };
-            Bytes::from(piece)
-        })
-        .collect();
+    let pieces: Vec<Bytes> =
+        (0..16).map(|n| if n == 15 { lines(1024, 1024) } else { source(1024) }).collect();
     let mut queue = Q::default();
     Box::new(move || {
         pieces.iter().for_each(|piece| queue.append_owned(black_box(piece.clone())));
@@ -314,8 +338,7 @@ fn find_delimiter<Q: Queue>() -> Work {
 }
 
 fn messages_of_a_read<Q: Queue>() -> Work {
-    let mut bytes = vec![b'x'; 1600];
-    bytes.chunks_mut(100).for_each(|message| message[99] = b'\n');
+    let bytes = lines(1600, 100);
     let mut queue = Q::default();
     Box::new(move || {
         queue.receive(black_box(&bytes));
@@ -325,7 +348,7 @@ fn messages_of_a_read<Q: Queue>() -> Work {
 }
 
 fn gather<Q: Queue>(len: usize) -> Work {
-    let piece = Bytes::from(vec![b'x'; len]);
+    let piece = source(len);
     let mut queue = Q::default();
     Box::new(move || {
         (0..64).for_each(|_| queue.append_owned(black_box(piece.clone())));
@@ -334,7 +357,7 @@ fn gather<Q: Queue>(len: usize) -> Work {
 }
 
 fn relay<Q: Queue>() -> Work {
-    let bytes = vec![b'x'; 16_384];
+    let bytes = source(16_384);
     let (mut input, mut output) = (Q::default(), Q::default());
     Box::new(move || {
         input.receive(black_box(&bytes));
@@ -346,7 +369,7 @@ fn relay<Q: Queue>() -> Work {
 
 /// The kernel takes less than it is offered: there is always something left when more comes.
 fn relay_behind<Q: Queue>() -> Work {
-    let bytes = vec![b'x'; 16_384];
+    let bytes = source(16_384);
     let (mut input, mut output) = (Q::default(), Q::default());
     output.append(&bytes);
     Box::new(move || {
@@ -358,7 +381,7 @@ fn relay_behind<Q: Queue>() -> Work {
 }
 
 fn relay_framed<Q: Queue>() -> Work {
-    let bytes = vec![b'x'; 16_384];
+    let bytes = source(16_384);
     let (mut input, mut output) = (Q::default(), Q::default());
     Box::new(move || {
         input.receive(black_box(&bytes));
@@ -370,8 +393,7 @@ fn relay_framed<Q: Queue>() -> Work {
 }
 
 fn crossing_lines<Q: Queue>() -> Work {
-    let mut bytes = vec![b'x'; 1000 * 4096];
-    bytes.chunks_mut(1000).for_each(|message| message[999] = b'\n');
+    let bytes = lines(1000 * 4096, 1000);
     let mut queue = Q::default();
     let mut at = 0;
     Box::new(move || {
@@ -384,7 +406,7 @@ fn crossing_lines<Q: Queue>() -> Work {
 
 /// Sixteen messages out of forty reads or so: the unit is a read.
 fn crossing_taken<Q: Queue>() -> Work {
-    let bytes = vec![b'x'; 16_384];
+    let bytes = source(16_384);
     let mut queue = Q::default();
     Box::new(move || {
         queue.receive(black_box(&bytes));

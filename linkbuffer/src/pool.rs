@@ -194,6 +194,7 @@ impl Shelf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::cut;
 
     #[track_caller]
     fn check_class(capacity: usize, want: Option<usize>) {
@@ -289,9 +290,10 @@ mod tests {
     #[test]
     fn regular_use_trims_by_itself() {
         on_new_thread(|| {
-            let burst: Vec<_> = (0..8).map(|_| take(NODE_BYTES_MIN)).collect();
+            let rounds = cut(8, 2);
+            let burst: Vec<_> = (0..rounds).map(|_| take(NODE_BYTES_MIN)).collect();
             burst.into_iter().for_each(give);
-            for _ in 0..POOL_TRIM_TAKES * 8 {
+            for _ in 0..POOL_TRIM_TAKES as usize * rounds {
                 give(take(NODE_BYTES_MIN));
             }
             POOL.with(|pool| assert_eq!(pool.borrow().shelf.bytes, NODE_BYTES_MIN));

@@ -9,6 +9,12 @@ mod reactor;
 mod reading;
 mod writing;
 
+/// How much of something a test does: less under Miri, which is some hundred times slower and looks at each access, not at
+/// how many there are. What remains goes the same ways: over the edges of nodes, from one size of node to the next.
+pub(crate) const fn cut(full: usize, under_miri: usize) -> usize {
+    if cfg!(miri) { under_miri } else { full }
+}
+
 /// `len` bytes that tell their place.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at % 251) as u8).collect()

@@ -3,13 +3,13 @@
 //!
 //! A plain `cargo test` does some; `MODEL_OPERATIONS=1000000` does as many as it says.
 
-use super::ops;
+use super::{cut, ops};
 use crate::LinkBuffer;
 use fastrand::Rng;
 
-const OPERATIONS: usize = if cfg!(miri) { 2_000 } else { 100_000 };
-/// Bytes of one run: about 800 operations from an empty buffer on.
-const RUN_SIZE: usize = 4096;
+const OPERATIONS: usize = cut(100_000, 300);
+/// Bytes of one run: about 800 operations from an empty buffer on, 100 under Miri.
+const RUN_SIZE: usize = cut(4096, 512);
 
 fn one_run(seed: u64) -> usize {
     let mut rng = Rng::with_seed(seed);

@@ -168,7 +168,9 @@ struct Machine {
 impl Machine {
     fn fresh(&mut self, len: Fresh) -> Vec<u8> {
         self.stamp = self.stamp.wrapping_add(1);
-        (0..len.0).map(|at| (at % 251) as u8 ^ self.stamp).collect()
+        let mut bytes = Vec::from_iter((0..251).map(|at| at ^ self.stamp)).repeat(len.0 / 251 + 1);
+        bytes.truncate(len.0);
+        bytes
     }
 
     /// What the first `n` bytes should be, or what the call should say.
@@ -176,7 +178,9 @@ impl Machine {
         if n > self.queue.len() {
             return Err(Short { wanted: n, available: self.queue.len() });
         }
-        Ok(self.queue.range(..n).copied().collect())
+        let (front, back) = self.queue.as_slices();
+        let in_front = n.min(front.len());
+        Ok([&front[..in_front], &back[..n - in_front]].concat())
     }
 
     fn expected_consumed(&mut self, n: usize) -> Result<Vec<u8>, Short> {
@@ -228,12 +232,14 @@ impl Machine {
     }
 
     fn compare(&self) {
-        let mut queue = self.queue.iter();
+        let (front, back) = self.queue.as_slices();
+        let queue = [front, back].concat();
+        let mut left = &queue[..];
         for chunk in self.buffer.chunks() {
             assert!(!chunk.is_empty());
-            assert!(chunk.iter().eq(queue.by_ref().take(chunk.len())), "the bytes differ");
+            left = left.strip_prefix(chunk).expect("the bytes differ");
         }
-        assert_eq!(queue.len(), 0);
+        assert!(left.is_empty(), "bytes are missing");
     }
 
     fn finish(self) {

@@ -102,12 +102,12 @@ fn a_reservation_survives_a_cut_through_its_node() {
 #[test]
 fn many_small_buffers_share_nodes() {
     let mut buffer = LinkBuffer::new();
-    for _ in 0..1000 {
+    for _ in 0..cut(1000, 60) {
         let mut small = LinkBuffer::new();
         small.write(b"ten bytes.");
         buffer.append(small);
     }
-    assert_eq!(buffer.len(), 10_000);
+    assert_eq!(buffer.len(), cut(10_000, 600));
     assert!(buffer.chunks().count() <= 3, "{buffer:?}");
 }
 
@@ -119,6 +119,9 @@ fn the_most_that_can_be_reserved() {
     assert_eq!(buffer.try_reserve(most + 1).err(), Some(short(most + 1, most)));
     assert_eq!(buffer.try_reserve(usize::MAX).err(), Some(short(usize::MAX, most)));
     assert_eq!(buffer.reserved_len(), 10, "what was reserved stays so");
+    if cfg!(miri) {
+        return; // There the gigabyte would be touched.
+    }
     // The system gives the memory when it is touched, and it is not.
     assert_eq!(buffer.try_reserve(most).map(|space| space.len()), Ok(most));
     assert_eq!(buffer.try_reserve(1).err(), Some(short(1, 0)));
@@ -134,7 +137,7 @@ fn the_most_that_can_be_reserved() {
 fn a_queue_that_moves_along_keeps_its_node() {
     let mut buffer = LinkBuffer::new();
     buffer.write(&[b'x'; 100]);
-    for _ in 0..1000 {
+    for _ in 0..cut(1000, 100) {
         buffer.write(&[b'x'; 100]);
         assert_eq!(buffer.next(100), Ok(&[b'x'; 100][..]));
     }
