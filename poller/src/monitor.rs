@@ -22,14 +22,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crate::handover::{Call, Run};
 use crate::limits;
 use crate::poll::PollShared;
 use crate::pool::{Work, contain};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::park_timeout;
+use crate::sync::thread::{self, JoinHandle, Thread};
 
 /// What leaders know of the monitor.
 #[derive(Default)]
@@ -78,7 +79,7 @@ impl Monitor {
             states: States::default(),
             pace: Pace::default(),
         };
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let thread = thread::Builder::new().name(name).spawn(move || {
             be_patient();
             contain(|| rounds.run());
         })?;
@@ -97,7 +98,7 @@ impl Monitor {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(poller_shuttle)))]
 fn be_patient() {
     use rustix::process::{getpriority_process, setpriority_process};
     // Of this thread alone: Linux keeps both per thread.
@@ -109,7 +110,8 @@ fn be_patient() {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+// Nor in a checker, whose threads are all one to the system.
+#[cfg(not(all(target_os = "linux", not(poller_shuttle))))]
 fn be_patient() {}
 
 /// The monitor's own thread.
@@ -139,7 +141,7 @@ impl Rounds {
                 // The pause tells nothing about how often callbacks block.
                 last = Instant::now();
             } else {
-                std::thread::park_timeout(self.pace.tick());
+                park_timeout(self.pace.tick());
             }
         }
     }
@@ -150,7 +152,7 @@ impl Rounds {
             self.watch.parked.store(false, Ordering::SeqCst);
         }
         while self.watch.parked.load(Ordering::SeqCst) && !self.watch.stopping.load(Ordering::SeqCst) {
-            std::thread::park();
+            thread::park();
         }
     }
 }
@@ -247,7 +249,7 @@ struct States {
 impl States {
     /// The state of the thread with this number in the system; zero for a number that is not known.
     fn of(&mut self, thread: u32) -> ThreadState {
-        if !cfg!(target_os = "linux") || thread == 0 {
+        if !cfg!(target_os = "linux") || cfg!(poller_shuttle) || thread == 0 {
             return ThreadState::Unknown;
         }
         let file = match self.files.entry(thread) {

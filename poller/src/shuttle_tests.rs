@@ -4,6 +4,8 @@
 //! a few random places (PCT), which finds what needs few but well-placed changes. A schedule that fails is printed and
 //! can be replayed. A thread that waits for what nobody will do is a deadlock or a model without end, and said as such.
 //!
+//! Shuttle's atomics are sequentially consistent; what weaker orders allow is loom's business, beside each algorithm.
+//!
 //! `SHUTTLE_ITERATIONS` is the number of schedules of each kind; `SHUTTLE_RANDOM_SEED` chooses others.
 
 use std::io::{ErrorKind, Read, Write};
@@ -15,11 +17,13 @@ use bytes::Bytes;
 use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 
-use crate::handle::{Handle, Phase, SendError, Service, Shared};
+use crate::handle::{Handle, Phase, SendError, Shared};
 use crate::handler::prepare;
 use crate::job::Job;
+use crate::service::Service;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, thread};
+use crate::watch::Watches;
 use crate::{Closed, Connection, EventLoop, Handler, Prepare, Reason, Reject};
 
 /// Schedules of each kind when nothing else is asked for.
@@ -139,14 +143,15 @@ fn open(event_loop: &EventLoop, watch: &Arc<Watch>) -> (Handle, UnixStream) {
     near.set_nonblocking(true).expect("a socket");
     far.set_nonblocking(true).expect("a socket");
     let poll = &event_loop.remote.runtime.polls[0];
-    let id = poll.live.enter().expect("room for a connection");
-    let socket = socket2::Socket::from(near);
-    let peer = ([127, 0, 0, 1], 1).into();
-    let mut preparing = Prepare { socket: &socket, peer: Some(peer), half_close: false };
     let handler = Arc::new(Watched(watch.clone()));
+    let service = Arc::new(Service::new(poll.clone(), handler.clone(), Arc::default(), None));
+    let id = service.enter().expect("room for a connection");
+    let socket = socket2::Socket::from(near);
+    let limits = Watches::default();
+    let mut preparing = Prepare { socket: &socket, peer: None, half_close: false, limits };
     let context = prepare(&*handler, &mut preparing).expect("prepared");
-    let service = Arc::new(Service { poll: poll.clone(), callbacks: handler });
-    let shared = Shared::create(id, (socket, Some(peer), false), service, context, Phase::Connecting);
+    let prepared = (socket, None, false, Watches::default());
+    let shared = Shared::create(id, prepared, service, context, Phase::Connecting);
     poll.push(Job::Open(shared.clone()));
     (Handle::new(shared), far)
 }
@@ -164,11 +169,11 @@ fn received(mut far: UnixStream) -> Vec<u8> {
     }
 }
 
-/// Sends two bytes, and says how many were taken.
-fn send_two(handle: &Handle) -> u64 {
+/// Sends two bytes, one by one, and says how many were taken.
+fn send_two(handle: &Handle, two: &'static [u8; 2]) -> u64 {
     let mut taken = 0;
-    for _ in 0..2 {
-        match handle.send(Bytes::from_static(b"a")) {
+    for byte in two.chunks(1) {
+        match handle.send(Bytes::from_static(byte)) {
             Ok(()) => taken += 1,
             Err(SendError::Closed(bytes)) => assert_eq!(bytes.len(), 1, "the bytes come back"),
             Err(SendError::WouldBlock(_)) => panic!("two bytes are no flood"),
@@ -188,13 +193,13 @@ fn wake_close_reuse() {
     let (handle, mut far) = open(&event_loop, &first);
     let sender = {
         let handle = handle.clone();
-        thread::spawn(move || send_two(&handle))
+        thread::spawn(move || send_two(&handle, b"ab"))
     };
     let closer = {
         let handle = handle.clone();
         thread::spawn(move || {
             handle.wake();
-            let taken = send_two(&handle);
+            let taken = send_two(&handle, b"cd");
             match shuttle::rand::thread_rng().r#gen::<bool>() {
                 true => handle.close(),
                 false => handle.abort(),
@@ -230,7 +235,15 @@ fn wake_close_reuse() {
     let info = &log.closes[0];
     assert_eq!((&info.reason, log.connects), (&Reason::User, usize::from(info.connected)));
     assert_eq!(info.bytes_out + info.unsent, taken, "taken is sent or counted as unsent");
-    assert_eq!(received(far).len() as u64, info.bytes_out);
+    let received_first = received(far);
+    assert_eq!(received_first.len() as u64, info.bytes_out);
+    for two in [b"ab", b"cd"] {
+        let from_one = received_first.iter().copied().filter(|byte| two.contains(byte));
+        assert!(
+            two.starts_with(&from_one.collect::<Vec<_>>()),
+            "{received_first:?}: each sender's bytes in order"
+        );
+    }
     let log = second.log.lock();
     assert_eq!((log.connects, log.requests, log.closes.len()), (1, 1, 1));
     assert_eq!((&log.closes[0].reason, log.closes[0].unsent), (&Reason::User, 0));

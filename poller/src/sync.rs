@@ -35,6 +35,7 @@ mod system {
     pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
     pub(crate) use std::sync::atomic;
     pub(crate) use std::thread;
+    pub(crate) use std::thread::park_timeout;
     pub(crate) use std::thread_local;
 
     /// Waits for readiness.

@@ -144,6 +144,43 @@ fn loom_a_sender_gives_back_the_news_that_it_took() {
     });
 }
 
+// proves L-04, L-07: who takes the connection only if it is idle leaves everybody else's news to be found on release
+#[test]
+fn loom_an_owner_without_news_loses_nobody_elses() {
+    explore(|| {
+        let model = Model::idle();
+        let sender = {
+            let model = model.clone();
+            loom::thread::spawn(move || {
+                if model.state.own() {
+                    model.touch(News::SENT.0);
+                    if let OnRelease::Again = model.state.release() {
+                        model.run(model.state.take());
+                    }
+                    return true;
+                }
+                false
+            })
+        };
+        let event = {
+            let model = model.clone();
+            loom::thread::spawn(move || {
+                if let Some(news) = model.state.acquire(News::READABLE) {
+                    model.run(news);
+                }
+            })
+        };
+        if let OnNotify::Own = model.state.close(Closer::User, false) {
+            model.run(model.state.take());
+        }
+        let sent = sender.join().expect("no panic");
+        event.join().expect("no panic");
+        assert_eq!(model.seen() & News::SENT.0 != 0, sent);
+        assert_eq!(model.cleaned.load(Ordering::Relaxed), 1);
+        assert!(model.state.is_done());
+    });
+}
+
 /// A connection that closes gracefully and has output which leaves when the kernel says WRITABLE.
 struct Closing {
     model: Model,

@@ -86,6 +86,12 @@ impl WaitTimeoutResult {
     }
 }
 
+impl Default for Condvar {
+    fn default() -> Condvar {
+        Condvar::new()
+    }
+}
+
 impl Condvar {
     pub(crate) fn new() -> Condvar {
         Condvar(checker::sync::Condvar::new())
@@ -154,6 +160,11 @@ impl<T: 'static> LocalRefCell<T> for thread::LocalKey<RefCell<T>> {
     fn with_borrow<R>(&'static self, look: impl FnOnce(&T) -> R) -> R {
         self.with(|cell| look(&cell.borrow()))
     }
+}
+
+/// Any time is a possible one: others run meanwhile.
+pub(crate) fn park_timeout(_timeout: Duration) {
+    thread::yield_now();
 }
 
 /// Waits for readiness, while others run.
