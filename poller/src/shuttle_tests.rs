@@ -139,11 +139,14 @@ fn start() -> EventLoop {
 
 /// A connection on the loop's poll, as a listener opens it, and its other end.
 fn open(event_loop: &EventLoop, watch: &Arc<Watch>) -> (Handle, UnixStream) {
+    open_with(event_loop, Arc::new(Watched(watch.clone())))
+}
+
+fn open_with<H: Handler>(event_loop: &EventLoop, handler: Arc<H>) -> (Handle, UnixStream) {
     let (near, far) = UnixStream::pair().expect("two sockets");
     near.set_nonblocking(true).expect("a socket");
     far.set_nonblocking(true).expect("a socket");
     let poll = &event_loop.remote.runtime.polls[0];
-    let handler = Arc::new(Watched(watch.clone()));
     let service = Arc::new(Service::new(poll.clone(), handler.clone(), Arc::default(), None));
     let id = service.enter().expect("room for a connection");
     let socket = socket2::Socket::from(near);
@@ -300,14 +303,13 @@ fn shuttle_three_closers() {
     explore("three closers", three_closers);
 }
 
-/// A handler that blocks until another connection of the same poll was served, which needs another leader; then the other
-/// way round.
-fn lead() {
+/// A handler that blocks until another connection of the same poll was served, which needs another leader.
+fn block_and_serve(block: impl Fn(&Watch) + Send + Sync + 'static) {
     let event_loop = start();
     let served = Watch::new(|| ());
     let blocked = {
         let served = served.clone();
-        Watch::new(move || crate::blocking(|| served.wait(|log| log.requests > 0)))
+        Watch::new(move || block(&served))
     };
     let (blocker, blockers_far) = open(&event_loop, &blocked);
     let (other, others_far) = open(&event_loop, &served);
@@ -335,8 +337,84 @@ fn lead() {
     }
 }
 
+fn lead() {
+    block_and_serve(|other| crate::blocking(|| other.wait(|log| log.requests > 0)));
+}
+
 // proves L-04, L-10, L-29
 #[test]
 fn shuttle_lead() {
     explore("lead", lead);
+}
+
+/// A handler that waits for a message of three bytes, while they come one by one, handles send and wake, and perhaps the
+/// connection is closed from elsewhere.
+fn wait_for() {
+    struct Messages(Arc<Watch>);
+    impl Handler for Messages {
+        type Context = ();
+
+        fn on_prepare(&self, _: &mut Prepare<'_>) -> Result<(), Reject> {
+            Ok(())
+        }
+
+        fn on_connect(&self, (): &mut (), _: &mut Connection) -> crate::Result {
+            self.0.callback(|log| log.connects += 1);
+            Ok(())
+        }
+
+        fn on_request(&self, (): &mut (), conn: &mut Connection) -> crate::Result {
+            if conn.input().is_empty() {
+                return Ok(());
+            }
+            conn.wait_for(3)?;
+            let bytes = conn.input().read_bytes(3)?;
+            self.0.callback(|log| log.read.extend_from_slice(&bytes));
+            Ok(())
+        }
+
+        fn on_close(&self, (): &mut (), info: &Closed) {
+            self.0.callback(|log| log.closes.push(info.clone()));
+        }
+    }
+    let event_loop = start();
+    let watch = Watch::new(|| ());
+    let (handle, mut far) = open_with(&event_loop, Arc::new(Messages(watch.clone())));
+    let closes = shuttle::rand::thread_rng().r#gen::<bool>();
+    let other = {
+        let handle = handle.clone();
+        thread::spawn(move || {
+            let taken = send_two(&handle, b"ab");
+            handle.wake();
+            if closes {
+                handle.close();
+            }
+            taken
+        })
+    };
+    for _ in 0..3 {
+        if let Err(error) = far.write_all(b"p") {
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        }
+        thread::yield_now();
+    }
+    if !closes {
+        watch.wait(|log| log.read == b"ppp");
+    }
+    let taken = other.join().expect("no panic");
+    handle.close();
+    watch.wait(|log| !log.closes.is_empty());
+    assert!(event_loop.shutdown(Duration::from_secs(3600)));
+    let log = watch.log.lock();
+    assert_eq!(log.closes.len(), 1);
+    let info = &log.closes[0];
+    assert!(matches!(info.reason, Reason::User), "{:?}", info.reason);
+    assert_eq!(info.bytes_out + info.unsent, taken);
+    assert_eq!(received(far).len() as u64, info.bytes_out);
+}
+
+// proves L-04, L-12, L-13 (waiting handlers)
+#[test]
+fn shuttle_handler_that_waits() {
+    explore("a handler that waits", wait_for);
 }
