@@ -131,8 +131,8 @@ impl Builder {
         workers: &Arc<Pool>,
         polls: &[Arc<PollShared>],
     ) -> io::Result<Option<Monitor>> {
-        // A checker would run it for ever: it takes ticks for steps. What it calls is checked with the hand-over.
-        if self.standby_max == 0 || cfg!(any(poller_loom, poller_shuttle)) {
+        // Loom would run it for ever: it takes ticks for steps. What it calls is checked with the hand-over.
+        if self.standby_max == 0 || cfg!(poller_loom) {
             return Ok(None);
         }
         workers.ensure_standby();

@@ -347,6 +347,16 @@ fn shuttle_lead() {
     explore("lead", lead);
 }
 
+fn lead_unannounced() {
+    block_and_serve(|other| other.wait(|log| log.requests > 0));
+}
+
+// proves L-10 (the monitor finds who does not say so)
+#[test]
+fn shuttle_unannounced_lead() {
+    explore("lead, unannounced", lead_unannounced);
+}
+
 /// A handler that waits for a message of three bytes, while they come one by one, handles send and wake, and perhaps the
 /// connection is closed from elsewhere.
 fn wait_for() {
