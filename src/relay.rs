@@ -101,7 +101,7 @@ impl Relay {
             Reason::Shutdown => self.stream.abandon(ResetCode::Stopping),
             Reason::Timeout(_) => self.stream.abandon(ResetCode::Timeout),
             Reason::Handler(_) | Reason::Panic => self.stream.abandon(ResetCode::Internal),
-            Reason::User => self.stream.abandon(ResetCode::Reset),
+            Reason::User | Reason::Detached => self.stream.abandon(ResetCode::Reset),
             // What it had sent before it broke off may be a whole answer.
             Reason::Peer | Reason::Error(_) | Reason::Tls(_) => self.stream.abandon_behind(ResetCode::Reset),
         }

@@ -28,6 +28,11 @@ impl Owner<'_> {
                 #[cfg(feature = "tls")]
                 self.conn.end_tls();
                 self.flush();
+            } else if self.conn.kept.phase == Phase::Connecting && !close.abort {
+                // What an `on_connect` that failed has written to say so (L-23).
+                #[cfg(feature = "tls")]
+                self.conn.end_tls();
+                self.flush();
             }
             self.conn.busy.deadlines.close = self.shared.poll().close_stalled();
             self.conn.kept.flags.set(Flags::KEEPS);
@@ -35,7 +40,7 @@ impl Owner<'_> {
         // The flush may have found the connection broken.
         let close = self.shared.state.closing().unwrap_or(close);
         let waits = self.conn.busy.unsent() > 0 && !close.abort;
-        if waits && matches!(self.conn.kept.phase, Phase::Working | Phase::Closing) {
+        if waits && matches!(self.conn.kept.phase, Phase::Connecting | Phase::Working | Phase::Closing) {
             self.conn.kept.phase = Phase::Closing;
             let now = self.shared.poll().clock.look();
             let deadlines = &mut self.conn.busy.deadlines;
@@ -54,9 +59,9 @@ impl Owner<'_> {
     fn clean_up(&mut self, close: Close) {
         let shared = self.shared;
         let (kept, busy) = (&mut *self.conn.kept, &mut *self.conn.busy);
-        let connected = matches!(kept.phase, Phase::Working | Phase::Closing);
+        let connected = kept.flags.has(Flags::CONNECTED);
         kept.phase = Phase::Closed;
-        let asked = || kept.transport.as_ref().and_then(|transport| transport.local_addr());
+        let asked = || kept.transport.as_ref().map_or(busy.details.local, |transport| transport.local_addr());
         let local = shared.service.local.or_else(asked);
         let unsent = busy.dropped + busy.unsent() + shared.uncollected();
         let cut_off = unsent > 0 || close.closer == Closer::Panic;
@@ -81,6 +86,7 @@ impl Owner<'_> {
             unsent: unsent as u64,
             connected,
             lifetime: shared.poll().clock.since(shared.opened),
+            quiet: shared.quiet(),
         });
         // A lent node stays, so the thread keeps its read buffer.
         busy.input.clear();

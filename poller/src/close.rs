@@ -28,6 +28,8 @@ pub enum Reason {
     Handler(String),
     /// A handler panicked.
     Panic,
+    /// A handler took the descriptor: [`Connection::detach`](crate::Connection::detach).
+    Detached,
 }
 
 impl fmt::Display for Reason {
@@ -41,6 +43,7 @@ impl fmt::Display for Reason {
             Reason::Shutdown => f.write_str("the event loop stopped"),
             Reason::Handler(error) => write!(f, "the handler said: {error}"),
             Reason::Panic => f.write_str("the handler panicked"),
+            Reason::Detached => f.write_str("handed over"),
         }
     }
 }
@@ -126,6 +129,8 @@ pub struct Closed {
     pub connected: bool,
     /// From creation to close.
     pub lifetime: Duration,
+    /// From the last byte that was read or sent, or from creation, to close; to within about ten milliseconds.
+    pub quiet: Duration,
 }
 
 /// What the owner learnt about an end before it is decided whose reason counts.
@@ -134,16 +139,26 @@ pub(crate) struct Details {
     pub(crate) fault: Option<Fault>,
     pub(crate) handler: Option<String>,
     pub(crate) limit: Option<Limit>,
+    /// The descriptor was handed over.
+    pub(crate) detached: bool,
+    /// This end's address, of a descriptor that was handed over.
+    pub(crate) local: Option<SocketAddr>,
     pub(crate) tls: Option<String>,
 }
 
 impl Details {
     pub(crate) fn is_empty(&self) -> bool {
-        self.fault.is_none() && self.handler.is_none() && self.limit.is_none() && self.tls.is_none()
+        self.fault.is_none()
+            && self.handler.is_none()
+            && self.limit.is_none()
+            && !self.detached
+            && self.tls.is_none()
     }
 
     pub(crate) fn reason(&mut self, closer: Closer) -> Reason {
         match closer {
+            // Whoever came first: the connection lives on elsewhere.
+            _ if self.detached => Reason::Detached,
             Closer::User => Reason::User,
             Closer::Peer => Reason::Peer,
             Closer::Error if self.tls.is_some() => Reason::Tls(self.tls.take().unwrap_or_default()),

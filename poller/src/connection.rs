@@ -121,6 +121,9 @@ impl Connection<'_> {
     }
 
     /// Stops reading; the kernel's buffer fills and TCP slows the peer. Costs no system call.
+    ///
+    /// The peer's end waits behind what was not read, and is told after it. A connection that breaks is paused no longer:
+    /// what came before is handed over, and then it closes.
     pub fn pause(&mut self) {
         self.kept.flags.set(Flags::PAUSED);
     }
@@ -313,6 +316,8 @@ impl Connection<'_> {
     pub(crate) fn break_off(&mut self, fault: Fault) {
         self.busy.broken = Some(fault);
         self.kept.flags.set(Flags::KEEPS.with(Flags::READABLE).with(Flags::HUP));
+        // There is nobody to slow down any more, and what is left to read is what the kernel holds.
+        self.kept.flags.clear(Flags::PAUSED);
         self.drop_output();
     }
 
@@ -324,6 +329,7 @@ impl Connection<'_> {
     fn note_sent(&mut self, sent: usize) {
         let total = self.shared.bytes_out.load(Relaxed) + sent as u64;
         self.shared.bytes_out.store(total, Relaxed);
+        self.shared.note_moved();
         if self.busy.deadlines.close != NEVER {
             self.busy.deadlines.close = self.shared.poll().close_stalled();
         }
@@ -387,6 +393,7 @@ impl Connection<'_> {
                     flags.clear(Flags::READABLE);
                 }
                 self.shared.bytes_in.store(self.shared.bytes_in.load(Relaxed) + n as u64, Relaxed);
+                self.shared.note_moved();
                 Ok(Some(n))
             }
             Err(error) => {

@@ -31,6 +31,8 @@ impl Flags {
     pub(crate) const UNSENT_TOLD: Flags = Flags(1 << 12);
     /// `Busy` holds something beside bytes, so it stays with the connection.
     pub(crate) const KEEPS: Flags = Flags(1 << 13);
+    /// `on_connect` ran and said Ok.
+    pub(crate) const CONNECTED: Flags = Flags(1 << 14);
 
     pub(crate) const fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)

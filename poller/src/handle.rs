@@ -15,7 +15,7 @@ use linkbuffer::LinkBuffer;
 use socket2::Socket;
 
 use crate::busy::{self, Busy};
-use crate::clock::Clock;
+use crate::clock::{Clock, tick};
 use crate::close::Closed;
 use crate::connection::Connection;
 use crate::flags::Flags;
@@ -27,8 +27,8 @@ use crate::poll::PollShared;
 use crate::service::Service;
 use crate::state::{Closer, News, OnNotify, OnRelease, State};
 use crate::sync::Mutex;
-use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::timer;
 use crate::token::Token;
 use crate::transport::Transport;
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) service: Arc<Service>,
     /// When it was made, on the poll's clock.
     pub(crate) opened: u64,
+    /// The [`tick`] at which a byte was last read or sent. Written by the owner alone.
+    moved: AtomicU32,
     /// The owner's part. Never contended: `state` names the one thread that may lock it.
     pub(crate) core: Mutex<Core>,
     /// `None` while there is nothing in it.
@@ -199,6 +201,7 @@ impl Shared {
             peer: Peer::from(peer),
             service,
             opened,
+            moved: AtomicU32::new(tick(opened)),
             core: Mutex::new(core),
             outbox: Mutex::new(None),
             bytes_in: AtomicU64::new(0),
@@ -259,6 +262,15 @@ impl Shared {
         if let Some(parker) = parked {
             parker.wake();
         }
+    }
+
+    pub(crate) fn note_moved(&self) {
+        self.moved.store(tick(self.poll().now()), Relaxed);
+    }
+
+    /// For how long no byte has moved.
+    pub(crate) fn quiet(&self) -> Duration {
+        self.poll().clock.since_tick(self.moved.load(Relaxed))
     }
 
     /// From the owner to itself: `on_request` is wanted once more.
@@ -424,6 +436,23 @@ impl Handle {
         self.0.bytes_in.load(Relaxed)
     }
 
+    /// For how long it has been there; after the close, since it was opened.
+    pub fn lifetime(&self) -> Duration {
+        self.0.poll().clock.since(self.0.opened)
+    }
+
+    /// For how long no byte was read or sent; to within about ten milliseconds.
+    pub fn quiet(&self) -> Duration {
+        self.0.quiet()
+    }
+
+    /// What the last callbacks are told; `None` before the close.
+    pub fn closed(&self) -> Option<Arc<Closed>> {
+        // The lock is not asked for while the connection lives.
+        self.0.state.closing()?;
+        self.0.outbox.lock().as_ref()?.closed.clone()
+    }
+
     /// Whether clean-up is over, or a close was asked for.
     #[doc(alias = "IsActive")]
     pub fn is_closed(&self) -> bool {
@@ -519,20 +548,29 @@ impl Handle {
 
     /// Adds a close callback: last in, first out, before the handler's `on_close`. After the close it runs at
     /// once, on the calling thread.
-    #[doc(alias = "AddCloseCallback")]
-    pub fn add_close_callback(&self, callback: impl FnOnce(&Closed) + Send + 'static) {
+    ///
+    /// # Errors
+    /// When there are [`CLOSE_CALLBACKS_MAX`](limits::CLOSE_CALLBACKS_MAX) already.
+    pub fn add_close_callback(&self, callback: impl FnOnce(&Closed) + Send + 'static) -> io::Result<()> {
         let closed = {
             let mut slot = self.0.outbox.lock();
             let outbox = slot.get_or_insert_default();
             match &outbox.closed {
+                None if outbox.callbacks.len() >= limits::CLOSE_CALLBACKS_MAX => {
+                    let max = limits::CLOSE_CALLBACKS_MAX;
+                    let what =
+                        format!("{max} close callbacks wait already: let one of them do what this one would");
+                    return Err(io::Error::new(io::ErrorKind::QuotaExceeded, what));
+                }
                 None => {
                     outbox.callbacks.push(Box::new(callback));
-                    return;
+                    return Ok(());
                 }
                 Some(closed) => closed.clone(),
             }
         };
         callback(&closed);
+        Ok(())
     }
 }
 

@@ -76,7 +76,8 @@
 //! The reason, the addresses and the byte counts are there:
 //! ```
 //! fn on_connect(conn: &mut poller::Connection) {
-//!     conn.handle().add_close_callback(|closed| println!("{} after {} bytes", closed.reason, closed.bytes_in));
+//!     let tell = |closed: &poller::Closed| println!("{} after {} bytes", closed.reason, closed.bytes_in);
+//!     conn.handle().add_close_callback(tell).expect("room for one");
 //! }
 //! ```
 //!
@@ -171,6 +172,7 @@ mod clock;
 mod close;
 mod connection;
 mod defer;
+mod detach;
 mod dialer;
 mod event_loop;
 mod flags;
@@ -208,6 +210,7 @@ mod worker;
 pub use builder::Builder;
 pub use close::{Closed, Fault, Limit, Reason};
 pub use connection::Connection;
+pub use detach::Detached;
 pub use dialer::{DialOptions, Targets};
 pub use event_loop::EventLoop;
 pub use handle::{Handle, SendError};

@@ -100,6 +100,9 @@ pub const DATAGRAMS_TURN_MAX: usize = 64;
 /// Handles that wait for one connection's output to drain; one more is woken at once instead.
 pub const DRAIN_WAITERS_MAX: usize = 1024;
 
+/// Close callbacks of one connection; one more is refused.
+pub const CLOSE_CALLBACKS_MAX: usize = 1024;
+
 /// Timers that are not tied to a connection (`Remote::after`); one more is refused.
 pub const TASK_TIMERS_MAX: usize = 65_536;
 

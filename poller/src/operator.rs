@@ -130,12 +130,12 @@ impl Owner<'_> {
 
     /// Everything but the end; says whether the budget was used up.
     fn work(&mut self, news: News, scratch: &mut Scratch) -> bool {
+        if news.has(News::READABLE.with(News::HUP)) {
+            self.conn.kept.flags.set(Flags::READABLE);
+        }
         if news.has(News::HUP) {
             self.conn.kept.flags.set(Flags::HUP);
             self.look_for_reset();
-        }
-        if news.has(News::READABLE.with(News::HUP)) {
-            self.conn.kept.flags.set(Flags::READABLE);
         }
         if self.conn.kept.phase == Phase::Dialing && !self.dialed(news) {
             return self.put_off(news);
@@ -150,6 +150,7 @@ impl Owner<'_> {
                 return false;
             }
             self.conn.kept.phase = Phase::Working;
+            self.conn.kept.flags.set(Flags::CONNECTED);
             self.flush();
         }
         if news.has(News::SENT) {
@@ -207,9 +208,10 @@ impl Owner<'_> {
         false
     }
 
-    /// A half-closed connection is not read any more, so a reset has to be asked for.
+    /// A connection that is not read, because it is half-closed, paused, or full, has to ask for a reset.
     fn look_for_reset(&mut self) {
-        if self.conn.input_ended()
+        if self.conn.kept.phase == Phase::Working
+            && !self.conn.wants_read()
             && self.conn.busy.broken.is_none()
             && let Some(transport) = &self.conn.kept.transport
             && let Ok(Some(error)) | Err(error) = transport.take_error()

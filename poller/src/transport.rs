@@ -59,6 +59,11 @@ impl Transport {
         self.0.set_linger(Some(Duration::ZERO))
     }
 
+    /// The socket itself, for others.
+    pub(crate) fn into_socket(self) -> Socket {
+        self.0
+    }
+
     pub(crate) fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }

@@ -25,8 +25,9 @@ fn a_panic_in_the_last_callbacks_leaves_the_others_their_turn() {
             move |at, conn| {
                 if at == At::Connect {
                     let told = told.clone();
-                    conn.handle().add_close_callback(move |_| told.send("first").expect("listened to"));
-                    conn.handle().add_close_callback(|_| panic!("on purpose, in a close callback"));
+                    let handle = conn.handle();
+                    handle.add_close_callback(move |_| told.send("first").expect("listened to"))?;
+                    handle.add_close_callback(|_| panic!("on purpose, in a close callback"))?;
                     *kept.lock().expect("no panic") = Some(conn.handle());
                 }
                 echo(at, conn)
@@ -270,7 +271,7 @@ fn close_callbacks_run_last_in_first_out_and_a_late_one_at_once() {
                         assert_eq!((info.reason.clone(), info.bytes_in), (Reason::Peer, 4));
                         order.lock().expect("no panic").push(format!("callback {n}"));
                     };
-                    conn.handle().add_close_callback(add);
+                    conn.handle().add_close_callback(add)?;
                 }
             }
             conn.input().clear();
@@ -291,10 +292,12 @@ fn close_callbacks_run_last_in_first_out_and_a_late_one_at_once() {
     assert_eq!(*order.lock().expect("no panic"), want);
     let (told, late) = crossbeam_channel::unbounded();
     let here = std::thread::current().id();
-    handle.add_close_callback(move |info| {
-        assert_eq!(std::thread::current().id(), here);
-        told.send(info.reason.clone()).expect("listened to");
-    });
+    handle
+        .add_close_callback(move |info| {
+            assert_eq!(std::thread::current().id(), here);
+            told.send(info.reason.clone()).expect("listened to");
+        })
+        .expect("after the close it runs");
     assert_eq!(late.try_recv(), Ok(Reason::Peer));
 }
 

@@ -173,7 +173,7 @@ fn closers(weather: &Weather, mut random: fastrand::Rng) {
             0 => handle.close(),
             1 => handle.abort(),
             2 => handle.wake(),
-            3 => handle.add_close_callback(|info| assert!(info.id > 0)),
+            3 => handle.add_close_callback(|info| assert!(info.id > 0)).expect("room"),
             4 => {
                 if let Some(waiter) = weather.handle(&mut random) {
                     handle.wake_on_drain(&waiter);

@@ -130,6 +130,7 @@ impl Connection<'_> {
             }
             Ok(bytes) => {
                 self.shared.bytes_in.store(self.shared.bytes_in.load(Relaxed) + bytes as u64, Relaxed);
+                self.shared.note_moved();
                 let had = self.busy.input.len();
                 let arrived = &mut space[..before + bytes];
                 let outcome = engine.receive(arrived, &mut self.busy.input, &mut self.busy.sealed);

@@ -162,7 +162,8 @@ fn check_stale(stage: &Stage, handle: &Handle, closed: &Closed) {
     handle.wake_on_drain(handle);
     assert!(handle.set_timer(Duration::ZERO).is_err(), "nobody would be told");
     let (told, late) = crossbeam_channel::bounded(1);
-    handle.add_close_callback(move |info| told.send(info.reason.clone()).expect("listened to"));
+    let tell = move |info: &poller::Closed| told.send(info.reason.clone()).expect("listened to");
+    handle.add_close_callback(tell).expect("room");
     assert_eq!(late.try_recv().as_ref(), Ok(&closed.reason), "a late callback runs at once");
     if let Some(next) = &mut next {
         stage.release();

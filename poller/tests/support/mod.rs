@@ -157,10 +157,11 @@ impl Probe {
         cx.id = conn.id();
         for _ in 0..if at == At::Connect { self.close_callbacks } else { 0 } {
             let (events, after) = (self.events.clone(), self.after.clone());
-            conn.handle().add_close_callback(move |info| {
+            let callback = move |info: &Closed| {
                 events.send(Event::end(At::Callback, info)).ok();
                 after(At::Callback, info);
-            });
+            };
+            conn.handle().add_close_callback(callback).expect("room");
         }
         struct Told<'a, 'b, 'c>(&'a Probe, At, &'b mut Connection<'c>);
         impl Drop for Told<'_, '_, '_> {

@@ -214,7 +214,7 @@ pub(crate) fn closed_end(reason: &poller::Reason, phase: Phase) -> End {
         poller::Reason::Tls(_) => End::new(Who::UserReset, phase, "tls"),
         poller::Reason::Timeout(_) => End::new(Who::UserTimeout, phase, "timeout"),
         poller::Reason::Shutdown => End::new(Who::Killed, phase, "drain"),
-        poller::Reason::User => End::new(Who::Local, phase, "closed"),
+        poller::Reason::User | poller::Reason::Detached => End::new(Who::Local, phase, "closed"),
         poller::Reason::Handler(_) | poller::Reason::Panic => End::new(Who::Internal, phase, "internal"),
     }
 }

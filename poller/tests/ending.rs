@@ -1,0 +1,137 @@
+//! Ends that come while nobody reads, answers of an `on_connect` that fails, and what is known of a connection afterwards.
+
+mod support;
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::time::Duration;
+
+use bytes::Bytes;
+use poller::{Reason, limits};
+use support::*;
+
+// proves L-15, L-14: a reset ends a pause; what came before it is handed over first
+#[test]
+fn a_reset_is_noticed_while_reading_is_paused() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Connect {
+            conn.pause();
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    log.until(At::Connect);
+    user.write_all(b"12345").expect("written");
+    reset(user);
+    assert_eq!(log.until(At::Request).input, 5);
+    log.until(At::Disconnect);
+    let closed = log.closed();
+    let Reason::Error(fault) = closed.reason else { panic!("{}", closed.reason) };
+    assert_eq!((fault.errno, closed.bytes_in), (Some(libc::ECONNRESET), 5));
+}
+
+// proves L-15, L-09: also while the input is full and nobody consumes it
+#[test]
+fn a_reset_is_noticed_while_the_input_is_full() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|_, _| Ok(())).serve(&event_loop);
+    let mut user = connect(addr);
+    user.write_all(&vec![1; limits::INPUT_HIGH_BYTES + limits::READ_BYTES_MAX]).expect("taken");
+    log.find(|event| event.input >= limits::INPUT_HIGH_BYTES);
+    reset(user);
+    log.until(At::Disconnect);
+    assert!(matches!(log.closed().reason, Reason::Error(_)));
+}
+
+// proves L-14, L-09: the peer's end waits behind what a pause left unread
+#[test]
+fn the_peers_end_waits_for_the_end_of_a_pause() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        match at {
+            At::Connect => conn.pause(),
+            At::Timer => conn.resume(),
+            _ => {}
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    let handle = log.handle();
+    user.write_all(b"123").expect("written");
+    user.shutdown(Shutdown::Write).expect("shut down");
+    // The same poll serves both, so when this is answered, the news of the first has been looked at.
+    let (other, _log) = Probe::echo().serve(&event_loop);
+    ask(&mut connect(other), b"barrier");
+    assert!(!handle.is_closed() && log.rest().is_empty());
+    handle.set_timer(Duration::ZERO).expect("open");
+    log.expect(&[At::Timer, At::Request]);
+    assert_eq!(log.closed().reason, Reason::Peer);
+}
+
+// proves L-08, L-23: who refuses in on_connect may say why, however much that is
+#[test]
+fn what_an_on_connect_that_fails_has_written_is_sent() {
+    const TOTAL: usize = 8 << 20;
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Connect {
+            conn.output().write_bytes(Bytes::from(vec![4; TOTAL]));
+            return Err("too many".into());
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    assert_eq!(read_all(&mut connect(addr)).len(), TOTAL);
+    log.expect(&[At::Prepare, At::Connect]);
+    let closed = log.expect(&[At::Close]).closed.expect("told");
+    assert_eq!(closed.reason, Reason::Handler("too many".into()));
+    assert_eq!((closed.connected, closed.unsent, closed.bytes_out), (false, 0, TOTAL as u64));
+}
+
+// proves CLOSE_CALLBACKS_MAX: as many as there may be all run, one more is refused
+#[test]
+fn close_callbacks_are_bounded() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::echo().serve(&event_loop);
+    let user = connect(addr);
+    let handle = log.handle();
+    let (told, ran) = crossbeam_channel::unbounded();
+    let mut added = 0;
+    let refused = loop {
+        let told = told.clone();
+        match handle.add_close_callback(move |_| told.send(()).expect("listened to")) {
+            Ok(()) => added += 1,
+            Err(error) => break error,
+        }
+    };
+    let free = limits::CLOSE_CALLBACKS_MAX - added;
+    assert!(free <= 1, "but for one of the handler's own: {added}");
+    assert_eq!(refused.kind(), std::io::ErrorKind::QuotaExceeded);
+    drop((user, told));
+    log.until(At::Dropped);
+    assert_eq!(ran.iter().count(), added);
+}
+
+// proves what a handle knows of its connection, while it lives and afterwards
+#[test]
+fn a_handle_knows_the_life_of_its_connection() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::echo().serve(&event_loop);
+    let mut user = connect(addr);
+    let handle = log.handle();
+    assert!(handle.closed().is_none());
+    wait_until("it has been quiet for a while", || handle.quiet() >= Duration::from_millis(50));
+    assert!(handle.lifetime() >= handle.quiet() - Duration::from_millis(10));
+    let before = handle.quiet();
+    ask(&mut user, b"12345");
+    wait_until("a byte has moved", || handle.quiet() < before);
+    assert_eq!((handle.bytes_in(), handle.bytes_out()), (5, 5));
+    drop(user);
+    log.until(At::Dropped);
+    let closed = handle.closed().expect("it is over");
+    assert_eq!((&closed.reason, closed.bytes_in), (&Reason::Peer, 5));
+    assert!(closed.quiet <= closed.lifetime + Duration::from_millis(10));
+}
