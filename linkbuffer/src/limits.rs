@@ -2,7 +2,8 @@
 //!
 //! Below each stands what was measured for it: best of nine rounds on one core of a server's processor, by
 //! `cargo bench -p linkbuffer --bench buffer` with the limit changed, unless another way is named. There a copy of 16 KiB within
-//! the cache costs 120 ns. Figures of one sentence come from one series of runs.
+//! the cache costs 120 ns. Figures of one sentence come from one series of runs; they were taken before pieces had boxes of their
+//! own, and not again since.
 //!
 //! ```
 //! use linkbuffer::limits::{LINK_BYTES_MIN, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX};
@@ -68,13 +69,13 @@ pub const POOL_SHARED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// a thousandth of a burst is left.
 pub const POOL_TRIM_TAKES: u32 = 1024;
 
-/// Spare shells (what a linked `Bytes` hangs in) that one thread keeps: 32 KiB of them.
+/// Spare shells (what a linked `Bytes` hangs in, 88 bytes each) that one thread keeps.
 ///
 /// Chosen as a bound on memory, several times what one send takes.
 pub const SHELLS_LEN_MAX: usize = 256;
 
-/// The list of pieces behind a first one stays with it when it goes back to the pool, unless it grew beyond this many: 512
-/// bytes a node at most.
+/// The list of the pieces behind a first one stays with that when it goes back to the pool, unless it grew beyond this many:
+/// at most 512 bytes beside a node or in a shell, on top of what the other limits count.
 pub const REST_PIECES_MAX: usize = 64;
 
 /// Owned reads of at least this many bytes share the node's memory; smaller ones are copied. A `Bytes` therefore keeps at most

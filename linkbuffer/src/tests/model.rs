@@ -7,9 +7,9 @@ use super::{cut, ops};
 use crate::LinkBuffer;
 use fastrand::Rng;
 
-const OPERATIONS: usize = cut(100_000, 300);
-/// Bytes of one run: about 800 operations from an empty buffer on, 100 under Miri.
-const RUN_SIZE: usize = cut(4096, 512);
+const OPERATIONS: usize = cut(100_000, 100);
+/// Bytes of one run: about 800 operations from an empty buffer on, 50 under Miri.
+const RUN_SIZE: usize = cut(4096, 256);
 
 fn one_run(seed: u64) -> usize {
     let mut rng = Rng::with_seed(seed);

@@ -9,8 +9,8 @@ use linkbuffer::{LinkBuffer, Node, ReadStringError, Short};
 use std::collections::VecDeque;
 use std::io::{BufRead, IoSlice, Read, Write};
 
-/// Beyond this much the queue is emptied, so that the runs stay quick.
-const LEN_HIGH: usize = 200_000;
+/// Beyond this much the queue is emptied, so that the runs stay quick; Miri searches it byte by byte.
+const LEN_HIGH: usize = if cfg!(miri) { 5_000 } else { 200_000 };
 /// How many owned bytes are kept and looked at again.
 const OWNED_LEN_MAX: usize = 16;
 
