@@ -23,6 +23,8 @@
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
+use crate::limits;
+
 const LENT: u64 = 1 << 0;
 const HINTED: u64 = 1 << 1;
 const FLAGS: u64 = LENT | HINTED;
@@ -70,8 +72,9 @@ pub(crate) struct Handover<T> {
     run: AtomicU64,
     /// The run for which a stand-in is on its way, or zero.
     wanted: AtomicU64,
-    /// The last run that the monitor found to block.
-    suspect: AtomicU64,
+    /// The runs that the monitor found to block, each in the place that its number gives it: many may block at once. One that
+    /// another pushes out is not told that it was found.
+    suspects: [AtomicU64; limits::SUSPECTS_MAX],
 }
 
 impl<T> Handover<T> {
@@ -83,7 +86,7 @@ impl<T> Handover<T> {
             slot,
             run: AtomicU64::new(LENT),
             wanted: AtomicU64::new(LENT),
-            suspect: AtomicU64::new(Run::NONE.0),
+            suspects: std::array::from_fn(|_| AtomicU64::new(Run::NONE.0)),
         }
     }
 
@@ -108,7 +111,7 @@ impl<T> Handover<T> {
         {
             return Reclaim::Kept(lead);
         }
-        Reclaim::Lost { suspected: self.suspect.load(Ordering::Acquire) == run.0 }
+        Reclaim::Lost { suspected: self.suspect_at(run).load(Ordering::Acquire) == run.0 }
     }
 
     /// The callback is going to block, or to take long.
@@ -127,7 +130,7 @@ impl<T> Handover<T> {
         }
         if blocks {
             // Before the call, so that the callback that loses the lead finds why.
-            self.suspect.store(run.0, Ordering::Release);
+            self.suspect_at(run).store(run.0, Ordering::Release);
         }
         match self.wanted.compare_exchange(0, run.0, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => Call::Ask,
@@ -151,6 +154,10 @@ impl<T> Handover<T> {
     /// Callbacks that have been run with the lead in the slot.
     pub(crate) fn runs(&self) -> u64 {
         self.run.load(Ordering::Relaxed) / ONE
+    }
+
+    fn suspect_at(&self, run: Run) -> &AtomicU64 {
+        &self.suspects[(run.0 / ONE) as usize % limits::SUSPECTS_MAX]
     }
 
     fn take(&self) -> Option<Box<T>> {
@@ -230,6 +237,25 @@ mod tests {
         assert_eq!(handover.reclaim(run), Reclaim::Lost { suspected: false });
         assert_eq!(handover.look(), Some(next), "the lead of another callback stays where it is");
         assert_eq!(handover.reclaim(next), Reclaim::Kept(Box::new(7)));
+    }
+
+    #[test]
+    fn callbacks_that_block_at_once_are_each_told_that_they_were_found() {
+        let (handover, mut lead) = held();
+        let mut blocked = Vec::new();
+        for _ in 0..limits::SUSPECTS_MAX {
+            let run = handover.lend(lead, true);
+            assert_eq!(handover.suspect(run, true), Call::Ask);
+            blocked.push(run);
+            lead = handover.stand_in().expect("it is wanted");
+        }
+        for run in blocked {
+            assert_eq!(handover.reclaim(run), Reclaim::Lost { suspected: true });
+        }
+        let busy = handover.lend(lead, true);
+        assert_eq!(handover.suspect(busy, false), Call::Ask);
+        assert!(handover.stand_in().is_some());
+        assert_eq!(handover.reclaim(busy), Reclaim::Lost { suspected: false }, "it only took long");
     }
 
     #[test]

@@ -48,8 +48,14 @@ pub const TICK_MAX_US: u64 = 1000;
 /// Microseconds between two looks of the monitor for blocked callbacks, at least: however many block.
 pub const TICK_MIN_US: u64 = 100;
 
-/// Microseconds that one look of the monitor is reckoned to cost a busy core.
-pub const MONITOR_COST_US: u64 = 40;
+/// Microseconds that one look of the monitor is reckoned to cost a busy core: little, because it waits for the core.
+pub const MONITOR_COST_US: u64 = 10;
+
+/// Milliseconds after which the monitor forgets how often callbacks blocked.
+pub const PACE_MS: u64 = 100;
+
+/// Blocked callbacks of one poll that are remembered to have been found, until they return.
+pub(crate) const SUSPECTS_MAX: usize = 32;
 
 /// Microseconds for which a callback that does not sleep keeps its poll before a standby worker takes over. Longer than
 /// a thread waits for its turn on a busy core.

@@ -10,7 +10,7 @@
 //!         its thread sleeps, or has run for long ──▶ a standby worker is called and takes the lead
 //! ```
 //! * **A tick** comes each millisecond while nothing blocks, and more often the more callbacks are found to block:
-//!   `T = sqrt(40 µs / (1.5 r))` for `r` a second, at least 100 µs. Below that a tick costs more than it saves.
+//!   `T = sqrt(10 µs / (1.5 r))` for `r` a second, at least 100 µs: below that a tick costs more than it saves.
 //! * **A look** touches no lead: the number of the callback says whether it is the same one as before. Linux says
 //!   whether its thread sleeps (`/proc/self/task/TID/stat`); a thread that runs, or waits for a core, gets ten
 //!   milliseconds. Elsewhere the number alone must do.
@@ -151,6 +151,8 @@ impl Rounds {
         if !self.polls.iter_mut().all(Watched::is_idle) {
             self.watch.parked.store(false, Ordering::SeqCst);
         }
+        // An idle process keeps no descriptors for it.
+        self.states.files.clear();
         while self.watch.parked.load(Ordering::SeqCst) && !self.watch.stopping.load(Ordering::SeqCst) {
             thread::park();
         }
@@ -209,17 +211,19 @@ impl Watched {
 /// How often callbacks block, and how often to look for it.
 #[derive(Default)]
 struct Pace {
-    /// Callbacks that were found to block, a second; forgotten with a time constant of one second.
+    /// Callbacks that were found to block, a second; forgotten with the time constant `PACE_MS`.
     rate: f64,
 }
 
 impl Pace {
+    const MEMORY: Duration = Duration::from_millis(limits::PACE_MS);
+
     fn pass(&mut self, time: Duration) {
-        self.rate *= (1.0 - time.as_secs_f64()).max(0.0);
+        self.rate *= (1.0 - time.as_secs_f64() / Pace::MEMORY.as_secs_f64()).max(0.0);
     }
 
     fn count(&mut self) {
-        self.rate += 1.0;
+        self.rate += 1.0 / Pace::MEMORY.as_secs_f64();
     }
 
     fn tick(&self) -> Duration {
@@ -323,11 +327,11 @@ mod tests {
     fn ticks_come_as_often_as_it_pays() {
         let mut pace = Pace::default();
         assert_eq!(pace.tick(), Duration::from_micros(limits::TICK_MAX_US));
-        for _ in 0..200 {
+        for _ in 0..20 {
             pace.count();
         }
-        // sqrt(40 µs / (1.5 * 200 / s)) = 365 µs
-        assert_eq!(pace.tick(), Duration::from_micros(365));
+        // 20 in a tenth of a second: sqrt(10 µs / (1.5 * 200 / s)) = 182 µs
+        assert_eq!(pace.tick(), Duration::from_micros(182));
         for _ in 0..1_000_000 {
             pace.count();
         }
