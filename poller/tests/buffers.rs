@@ -57,7 +57,8 @@ fn resident_kb() -> u64 {
 fn an_idle_connection_owns_no_buffer() {
     const CONNECTIONS: usize = 100;
     const EACH: usize = 512 * 1024;
-    let event_loop = one_poll();
+    // One thread, because what an allocator keeps for itself it keeps for each thread that has led.
+    let event_loop = poller::EventLoop::builder().polls(1).standby_max(0).build().expect("an event loop");
     let (addr, log) = Probe::new(|at, conn| {
         // Left lying until all of it is there, and then until the wake.
         if at == At::Request && conn.input().len() == EACH + 1 {
