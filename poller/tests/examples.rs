@@ -4,7 +4,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
@@ -50,8 +51,13 @@ impl Example {
     #[track_caller]
     fn start(name: &str, args: &[&str]) -> Example {
         let mut command = Command::new(examples().join(name));
+        command.args(args);
+        Example::run(name, command)
+    }
+
+    #[track_caller]
+    fn run(name: &str, mut command: Command) -> Example {
         let mut child = command
-            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -103,6 +109,45 @@ fn talk_echo() {
     user.shutdown(Shutdown::Write).expect("shut down");
     assert_eq!(read_all(&mut user), b"");
     assert!(echo.end().contains("closed by the peer (5 bytes in, 5 out)"));
+}
+
+fn ask_datagram(addr: SocketAddr, question: &[u8]) -> Vec<u8> {
+    let user = UdpSocket::bind(ANY_PORT).expect("a port");
+    user.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    user.send_to(question, addr).expect("sent");
+    let mut answer = vec![0; 100];
+    let n = user.recv(&mut answer).expect("answered");
+    answer.truncate(n);
+    answer
+}
+
+fn talk_udp() {
+    let udp = Example::start("udp", &[ANY_PORT]);
+    assert_eq!(ask_datagram(udp.addr, b"hello"), b"HELLO");
+    assert_eq!(udp.end(), "answered 1, lost 0\n");
+}
+
+/// As a service manager would: the socket is bound here and becomes descriptor 3 of the example.
+fn talk_socket_activation() {
+    let activate = |socket: OwnedFd, listen_pid: &str| {
+        let script = format!("export LISTEN_FDS=1 LISTEN_PID={listen_pid}; exec \"$0\" 3>&2 2>/dev/null");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(examples().join("socket_activation")).stderr(socket);
+        command
+    };
+    let tcp = TcpListener::bind(ANY_PORT).expect("a port");
+    // It waits in the queue, as while the program is replaced.
+    let mut early = connect(tcp.local_addr().expect("bound"));
+    let for_another = activate(tcp.try_clone().expect("a copy").into(), "1").status().expect("a shell");
+    assert!(!for_another.success(), "the descriptor was meant for another process");
+    let example = Example::run("socket_activation", activate(tcp.into(), "$$"));
+    ask(&mut early, b"I came before you");
+    drop(early);
+    assert_eq!(example.end(), "");
+    let udp = UdpSocket::bind(ANY_PORT).expect("a port");
+    let example = Example::run("socket_activation", activate(udp.into(), "$$"));
+    assert_eq!(ask_datagram(example.addr, b"hello"), b"hello");
+    example.end();
 }
 
 fn talk_timer() {
