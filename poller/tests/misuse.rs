@@ -191,3 +191,25 @@ fn a_lack_of_workers_is_one_warning() {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(warnings[0].value("max"), Some("1"));
 }
+
+// What `Closed::id` and `Handle::id` promise: no two connections of a process have the same number.
+#[test]
+fn connections_of_two_event_loops_have_different_numbers() {
+    let loops = [one_poll(), one_poll()];
+    let ids = loops.each_ref().map(|event_loop| {
+        let (addr, log) = Probe::echo().serve(event_loop);
+        let _user = connect(addr);
+        log.handle().id()
+    });
+    assert_ne!(ids[0], ids[1]);
+}
+
+// A handler cannot stop its own event loop, and any other one it can.
+#[test]
+fn a_handler_may_stop_another_event_loop() {
+    let (inner, outer) = (one_poll(), one_poll());
+    let (told, stopped) = crossbeam_channel::bounded(1);
+    let task = move || told.send(inner.shutdown(PATIENCE)).expect("listened to");
+    outer.after(Duration::ZERO, task).expect("a timer");
+    assert_eq!(stopped.recv_timeout(PATIENCE), Ok(true));
+}

@@ -270,13 +270,7 @@ pub fn while_a_writer_waits() -> Vec<Scenario> {
         // What is queued is still sent.
         row(Deed::Waiter(Way::HandleClose), Why::User, Sees::End, asked()),
         row(Deed::Waiter(Way::HandleAbort), Why::User, Sees::Reset, asked()),
-        // on_drain may be told of the room that the dropped output leaves.
-        row(
-            Deed::WaiterPeer(Leave::Reset),
-            Why::Reset,
-            Sees::Nothing,
-            [asked(), after_connect(&[At::Request, At::Drain])].concat(),
-        ),
+        row(Deed::WaiterPeer(Leave::Reset), Why::Reset, Sees::Nothing, asked()),
     ]
 }
 
