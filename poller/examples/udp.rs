@@ -36,8 +36,7 @@ fn main() -> std::io::Result<()> {
     let addr = std::env::args().nth(1).unwrap_or("127.0.0.1:7002".into());
     let event_loop = EventLoop::builder().polls(1).build()?;
     let counts = Arc::new(Counts::default());
-    let socket =
-        event_loop.datagrams(UdpSocket::bind(addr)?, Shout(counts.clone()))?;
+    let socket = event_loop.datagrams(UdpSocket::bind(addr)?, Shout(counts.clone()))?;
     println!("shouting back on {}; press return to stop", socket.local_addr());
     std::io::stdin().read_line(&mut String::new())?;
     event_loop.shutdown(Duration::ZERO);

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::busy::Deadlines;
 use crate::close::Closed;
 use crate::flags::Flags;
-use crate::handle::Phase;
+use crate::kept::Phase;
 use crate::operator::{Owner, Turn, report_panic};
 use crate::state::{Close, Closer};
 use crate::watch::NEVER;

@@ -12,13 +12,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use linkbuffer::LinkBuffer;
-use mio::Interest;
-use mio::unix::SourceFd;
 
 use crate::busy::Busy;
 use crate::close::{Fault, Limit};
 use crate::flags::Flags;
-use crate::handle::{Handle, Kept, Phase, Shared};
+use crate::handle::{Handle, Shared};
+use crate::kept::{Kept, Phase};
 use crate::limits;
 use crate::state::Closer;
 use crate::timer::{self, Due};
@@ -343,23 +342,15 @@ impl Connection<'_> {
         if self.busy.unsent() > limits::OUTPUT_HIGH_BYTES {
             self.kept.flags.set(Flags::ABOVE_HIGH);
         }
-        if self.kept.flags.has(Flags::INTEREST_WRITE) {
-            return Ok(());
-        }
-        if let Some((transport, token)) = self.kept.transport.as_ref().zip(self.kept.token()) {
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            let fd = transport.fd();
-            let mut source = SourceFd(&fd);
-            let poll = &self.shared.service.poll;
-            poll.registry(|registry| registry.reregister(&mut source, token.to_mio(), interest))?;
-            self.kept.flags.set(Flags::INTEREST_WRITE);
-        }
-        Ok(())
+        self.kept.want_write(self.shared.poll())
     }
 
     /// Whether the output has passed the high watermark and is below the low one again.
     pub(crate) fn is_drained(&self) -> bool {
-        self.kept.flags.has(Flags::ABOVE_HIGH) && self.busy.unsent() <= limits::OUTPUT_LOW_BYTES
+        // Output that was dropped has made no room.
+        self.kept.flags.has(Flags::ABOVE_HIGH)
+            && self.busy.unsent() <= limits::OUTPUT_LOW_BYTES
+            && self.busy.broken.is_none()
     }
 
     /// Whether a read should be tried now.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 
 use linkbuffer::LinkBuffer;
-use mio::unix::SourceFd;
 use socket2::Socket;
 
 use crate::connection::Connection;
@@ -78,6 +77,7 @@ impl Connection<'_> {
         // From here on handles send no more, so none of their bytes is left behind.
         self.shared.end_sends(self.kept, self.busy);
         self.flush()?;
+        self.kept.deregister(self.shared.poll())?;
         let Some(transport) = self.kept.transport.take() else {
             return Err(io::ErrorKind::NotConnected.into());
         };
@@ -85,8 +85,6 @@ impl Connection<'_> {
         self.busy.details.detached = true;
         self.busy.details.local = transport.local_addr();
         self.shared.state.close_as_owner(Closer::User, false);
-        let fd = transport.fd();
-        self.shared.poll().registry(|registry| registry.deregister(&mut SourceFd(&fd)))?;
         // What the thread had lent is not handed over.
         drop(self.busy.input.reclaim());
         Ok(Detached {

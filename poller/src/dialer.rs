@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::close::Fault;
-use crate::handle::{Handle, Phase, Shared};
+use crate::handle::{Handle, Shared};
 use crate::handler::{Handler, Prepare, prepare};
 use crate::job::Job;
+use crate::kept::Phase;
 use crate::poll::PollShared;
 use crate::service::Service;
 use crate::state::{Closer, News};

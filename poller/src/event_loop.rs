@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::builder::Builder;
 use crate::job::Job;
-use crate::remote::Remote;
+use crate::remote::{Remote, Runtime};
 use crate::sync::atomic::Ordering;
+use crate::sync::thread;
 use crate::timer;
 use crate::worker;
 
@@ -52,46 +53,58 @@ impl EventLoop {
     /// Blocking tasks that are still running after `grace` go on by themselves and are not waited for.
     ///
     /// # Panics
-    /// When a handler calls it: it would wait for itself.
+    /// When a handler or a blocking task of this event loop calls it: it would wait for itself. The event loop is dropped
+    /// then, as below. Two event loops that stop each other from their handlers do wait for each other.
     #[doc(alias = "Shutdown")]
     pub fn shutdown(self, grace: Duration) -> bool {
-        self.stop(grace)
+        assert!(!self.is_within(), "an event loop cannot be stopped from one of its own threads");
+        stop(&self.remote.runtime, grace)
     }
 
-    fn stop(&self, grace: Duration) -> bool {
+    /// Whether the calling thread is one of those that the stopping waits for.
+    fn is_within(&self) -> bool {
         let runtime = &self.remote.runtime;
-        if runtime.stopping.swap(true, Ordering::AcqRel) {
-            return true;
-        }
-        assert!(!worker::is_worker(), "an event loop cannot be stopped from one of its own threads");
-        let deadline = timer::later(grace);
-        let tell = |job: fn() -> Job| runtime.polls.iter().for_each(|poll| poll.push(job()));
-        tell(|| Job::Shutdown);
-        let graceful = runtime.live.wait_until_none(deadline);
-        tell(|| Job::Kill);
-        while !(runtime.live.wait_until_none(Instant::now() + Duration::from_secs(1)) && runtime.live.close())
-        {
-            // Connections that were still being opened meanwhile, and handlers that block.
-            log::warn!(event = "stop", conns = runtime.live.count(); "waiting for handlers to return");
-            tell(|| Job::Kill);
-        }
-        tell(|| Job::Stop);
-        runtime.workers.close(None);
-        // After the workers, whose callbacks it may have had to relieve.
-        let monitor = runtime.monitor.lock().take();
-        if let Some(monitor) = monitor {
-            monitor.stop();
-        }
-        let left = runtime.tasks.close(Some(deadline));
-        if left > 0 {
-            log::info!(event = "stop", tasks = left; "blocking tasks were left behind");
-        }
-        graceful
+        worker::is_in(&runtime.workers) || worker::is_in(&runtime.tasks)
     }
 }
 
+/// Stops for once and all; says whether all connections had ended by themselves.
+fn stop(runtime: &Runtime, grace: Duration) -> bool {
+    if runtime.stopping.swap(true, Ordering::AcqRel) {
+        return true;
+    }
+    let deadline = timer::later(grace);
+    let tell = |job: fn() -> Job| runtime.polls.iter().for_each(|poll| poll.push(job()));
+    tell(|| Job::Shutdown);
+    let graceful = runtime.live.wait_until_none(deadline);
+    tell(|| Job::Kill);
+    while !(runtime.live.wait_until_none(Instant::now() + Duration::from_secs(1)) && runtime.live.close()) {
+        // Connections that were still being opened meanwhile, and handlers that block.
+        log::warn!(event = "stop", conns = runtime.live.count(); "waiting for handlers to return");
+        tell(|| Job::Kill);
+    }
+    tell(|| Job::Stop);
+    runtime.workers.close(None);
+    // After the workers, whose callbacks it may have had to relieve.
+    let monitor = runtime.monitor.lock().take();
+    if let Some(monitor) = monitor {
+        monitor.stop();
+    }
+    let left = runtime.tasks.close(Some(deadline));
+    if left > 0 {
+        log::info!(event = "stop", tasks = left; "blocking tasks were left behind");
+    }
+    graceful
+}
+
 impl Drop for EventLoop {
+    /// Cuts off what is open. Where one of its own threads drops it, a thread is started to do so.
     fn drop(&mut self) {
-        self.stop(Duration::ZERO);
+        let runtime = self.remote.runtime.clone();
+        if !self.is_within() || runtime.stopping.load(Ordering::Acquire) {
+            stop(&runtime, Duration::ZERO);
+        } else if let Err(error) = thread::Builder::new().spawn(move || stop(&runtime, Duration::ZERO)) {
+            log::error!(event = "stop"; "no thread to stop an event loop that one of its own threads dropped: {error}");
+        }
     }
 }

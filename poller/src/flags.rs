@@ -33,6 +33,8 @@ impl Flags {
     pub(crate) const KEEPS: Flags = Flags(1 << 13);
     /// `on_connect` ran and said Ok.
     pub(crate) const CONNECTED: Flags = Flags(1 << 14);
+    /// The selector knows the socket.
+    pub(crate) const REGISTERED: Flags = Flags(1 << 15);
 
     pub(crate) const fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)

@@ -15,12 +15,13 @@ use linkbuffer::LinkBuffer;
 use socket2::Socket;
 
 use crate::busy::{self, Busy};
-use crate::clock::{Clock, tick};
+use crate::clock::tick;
 use crate::close::Closed;
 use crate::connection::Connection;
 use crate::flags::Flags;
 use crate::handler::{Context, Wishes};
 use crate::job::Job;
+use crate::kept::{Core, Kept, Phase};
 use crate::limits;
 use crate::peer::Peer;
 use crate::poll::PollShared;
@@ -55,76 +56,6 @@ pub(crate) struct Shared {
     pub(crate) bytes_in: AtomicU64,
     /// Bytes that the kernel took. Written by the owner alone.
     pub(crate) bytes_out: AtomicU64,
-}
-
-/// What only the owner touches.
-pub(crate) struct Core {
-    pub(crate) kept: Kept,
-    /// `None` after clean-up.
-    pub(crate) context: Option<Context>,
-    /// What a turn left. During a turn it is in the owner's hands.
-    pub(crate) busy: Option<Box<Busy>>,
-}
-
-/// What an idle connection keeps beside its context.
-pub(crate) struct Kept {
-    pub(crate) transport: Option<Transport>,
-    pub(crate) token: Token,
-    pub(crate) flags: Flags,
-    pub(crate) phase: Phase,
-    #[cfg(feature = "tls")]
-    pub(crate) tls: Option<Box<crate::tls::Engine>>,
-}
-
-impl Kept {
-    pub(crate) fn has_tls(&self) -> bool {
-        #[cfg(feature = "tls")]
-        return self.tls.is_some();
-        #[cfg(not(feature = "tls"))]
-        false
-    }
-
-    /// The socket is connected. What comes before `on_connect` has a limit.
-    #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "nothing comes before it"))]
-    pub(crate) fn connected(&mut self, clock: &Clock) -> u64 {
-        self.phase = Phase::Connecting;
-        #[cfg(feature = "tls")]
-        if let Some(engine) = &self.tls {
-            self.phase = Phase::Handshaking;
-            return clock.at(crate::timer::later(engine.handshake_timeout));
-        }
-        NEVER
-    }
-
-    pub(crate) fn token(&self) -> Option<Token> {
-        (self.token != Token::NONE).then_some(self.token)
-    }
-}
-
-impl Core {
-    /// What only a busy connection has, outside a turn. It stays.
-    pub(crate) fn busy(&mut self) -> &mut Busy {
-        self.kept.flags.set(Flags::KEEPS);
-        self.busy.get_or_insert_default()
-    }
-}
-
-/// The phases in which an owner meets a connection; creation and preparation come before there is an owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// A dial waits for the kernel's verdict.
-    Dialing,
-    /// A dial has gone on to its next address, whose socket is not registered yet.
-    Redialing,
-    /// TLS is being agreed upon.
-    #[cfg(feature = "tls")]
-    Handshaking,
-    /// `on_connect` has not run.
-    Connecting,
-    Working,
-    /// The close was seen; the output that is left is being sent.
-    Closing,
-    Closed,
 }
 
 pub(crate) type CloseCallback = Box<dyn FnOnce(&Closed) + Send>;

@@ -3,19 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mio::Interest;
-use mio::unix::SourceFd;
-
 use crate::close::Fault;
-use crate::flags::Flags;
-use crate::handle::{Phase, Shared};
+use crate::handle::Shared;
+use crate::kept::{Kept, Phase};
 use crate::listener::ListenerShared;
 use crate::operator::Operator;
 use crate::poll::{Lead, PollShared, Work};
 use crate::state::{Closer, News};
 use crate::timer::Due;
 use crate::token::Token;
-use crate::transport::Transport;
 use crate::udp::UdpShared;
 
 /// What other threads (or the leader itself) want done by the leader.
@@ -75,7 +71,10 @@ impl Lead {
                 let news = shared.state.take();
                 return Some(Work::Connection(shared, news));
             }
-            Job::First(shared) if !self.stopping && !self.killing => return Some(Work::First(shared)),
+            Job::First(shared) if !self.stopping && !self.killing => {
+                self.enter(&shared, &mut shared.core.lock().kept);
+                return Some(Work::First(shared));
+            }
             Job::First(shared) | Job::Open(shared) => {
                 let news = self.open(poll, &shared);
                 return Some(Work::Connection(shared, news));
@@ -128,31 +127,29 @@ impl Lead {
         None
     }
 
-    /// Gives a new connection its slot and registers it. What goes wrong closes the connection, like any error.
+    /// Gives a connection its slot, unless it has one.
+    fn enter(&mut self, shared: &Arc<Shared>, kept: &mut Kept) {
+        if kept.token().is_none() {
+            kept.token = self.operators.insert(Operator::Connection(shared.clone()));
+        }
+    }
+
+    /// Registers a connection. What goes wrong closes it, like any error.
     fn open(&mut self, poll: &PollShared, shared: &Arc<Shared>) -> News {
         let mut core = shared.core.lock();
         let mut early = News::NONE;
         if core.kept.phase == Phase::Redialing {
-            // What the former socket told is not about this one.
+            // What the former socket told is not about this one, which gets a slot of its own.
             let readiness = News::READABLE.with(News::WRITABLE).with(News::HUP);
             early = shared.state.take().without(readiness);
-            self.operators.remove(core.kept.token);
+            self.operators.remove(std::mem::replace(&mut core.kept.token, Token::NONE));
             core.kept.phase = Phase::Dialing;
         }
-        let token = self.operators.insert(Operator::Connection(shared.clone()));
-        core.kept.token = token;
-        let dialing = core.kept.phase == Phase::Dialing;
+        self.enter(shared, &mut core.kept);
         // The first turn may have sent less than it wanted to.
-        let writes = dialing || core.busy.as_ref().is_some_and(|busy| !busy.output.is_empty());
-        let interest = if writes { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        core.kept.flags.put(Flags::INTEREST_WRITE, writes);
-        let registered = match core.kept.transport.as_ref().map(Transport::fd) {
-            Some(fd) => {
-                poll.registry(|registry| registry.register(&mut SourceFd(&fd), token.to_mio(), interest))
-            }
-            None => Ok(()),
-        };
-        if let Err(error) = registered {
+        let unsent = core.busy.as_ref().is_some_and(|busy| busy.unsent() > 0);
+        let writes = core.kept.phase == Phase::Dialing || unsent;
+        if let Err(error) = core.kept.register(poll, writes) {
             core.busy().details.fault.get_or_insert(Fault::from(&error));
             // The job owns the connection, which is run next and finds this.
             shared.state.close_as_owner(Closer::Error, true);

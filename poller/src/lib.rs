@@ -183,6 +183,7 @@ mod handover;
 mod hint;
 mod insight;
 mod job;
+mod kept;
 pub mod limits;
 mod listener;
 mod live;

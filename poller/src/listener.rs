@@ -16,10 +16,11 @@ use socket2::Socket;
 
 use crate::busy::Scratch;
 use crate::defer::defer_accept;
-use crate::handle::{Phase, Shared};
+use crate::handle::Shared;
 use crate::handler::{Callbacks, Prepare, prepare};
 use crate::hint::Hint;
 use crate::job::Job;
+use crate::kept::Phase;
 use crate::limits;
 use crate::options::{ListenOptions, Places};
 use crate::poll::PollShared;

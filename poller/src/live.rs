@@ -1,13 +1,17 @@
 //! How many connections live, and the wait for the last to go.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
 /// Added to the count when no connection may come any more.
 const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// The next connection's number in this process. It orders nothing, so the checkers need not see it.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// How many connections live, and a way to wait for the last to go.
 pub(crate) struct Live {
@@ -18,7 +22,6 @@ pub(crate) struct Live {
     pub(crate) wait_limit: Duration,
     waits: AtomicUsize,
     connections: AtomicUsize,
-    next_id: AtomicU64,
     gone: (Mutex<()>, Condvar),
 }
 
@@ -30,7 +33,6 @@ impl Live {
             wait_limit,
             waits: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
-            next_id: AtomicU64::new(1),
             gone: (Mutex::new(()), Condvar::new()),
         })
     }
@@ -42,7 +44,7 @@ impl Live {
             self.leave();
             return None;
         }
-        Some(self.next_id.fetch_add(1, Ordering::Relaxed))
+        Some(NEXT_ID.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(crate) fn leave(&self) {

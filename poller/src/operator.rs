@@ -13,9 +13,10 @@ use crate::busy::{Deadlines, Scratch};
 use crate::close::{Fault, Limit};
 use crate::connection::Connection;
 use crate::flags::Flags;
-use crate::handle::{Core, Phase, Shared};
+use crate::handle::Shared;
 use crate::handler::{Callbacks, Context, panic_text};
 use crate::job::Job;
+use crate::kept::{Core, Phase};
 use crate::limits;
 use crate::listener::ListenerShared;
 use crate::state::{Close, Closer, News, OnRelease};
@@ -346,7 +347,8 @@ impl Owner<'_> {
             Ok((socket, _)) => {
                 // Its registration tells when it is connected, also when it is already. The former socket closes here.
                 self.conn.kept.transport = Some(Transport::new(socket));
-                self.conn.kept.flags.clear(Flags::HUP.with(Flags::READABLE));
+                let former = Flags::HUP.with(Flags::READABLE).with(Flags::REGISTERED);
+                self.conn.kept.flags.clear(former);
                 self.conn.kept.phase = Phase::Redialing;
                 self.conn.kept.flags.set(Flags::KEEPS);
                 self.conn.busy.deadlines.connect = self.shared.poll().clock.at(dialing.share());

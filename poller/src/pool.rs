@@ -195,7 +195,7 @@ impl Pool {
 
     /// The life of one thread.
     fn run(self: Arc<Pool>, number: usize) {
-        worker::enter();
+        worker::enter(&self);
         let mut scratch = Scratch::default();
         let mut state = self.state.lock();
         loop {

@@ -17,9 +17,10 @@ use bytes::Bytes;
 use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 
-use crate::handle::{Handle, Phase, SendError, Shared};
+use crate::handle::{Handle, SendError, Shared};
 use crate::handler::prepare;
 use crate::job::Job;
+use crate::kept::Phase;
 use crate::service::Service;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, thread};

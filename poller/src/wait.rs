@@ -18,7 +18,7 @@ use linkbuffer::Node;
 use crate::close::{Fault, Limit};
 use crate::connection::Connection;
 use crate::flags::Flags;
-use crate::handle::Phase;
+use crate::kept::Phase;
 use crate::limits;
 use crate::state::{Closer, News};
 use crate::sync::{Condvar, Mutex};
@@ -139,10 +139,14 @@ impl Connection<'_> {
             );
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
         }
-        let parker = Arc::new(Parker::default());
-        shared.park_at(Some(parker.clone()));
-        let outcome = worker::blocking(|| self.wait_at(goal, &parker));
-        shared.park_at(None);
+        // In its first turn the selector may not have been told of the connection.
+        let outcome = self.kept.register(shared.poll(), self.busy.unsent() > 0).and_then(|()| {
+            let parker = Arc::new(Parker::default());
+            shared.park_at(Some(parker.clone()));
+            let outcome = worker::blocking(|| self.wait_at(goal, &parker));
+            shared.park_at(None);
+            outcome
+        });
         live.end_wait();
         outcome
     }

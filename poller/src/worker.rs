@@ -6,13 +6,14 @@ use std::sync::Arc;
 use crate::busy::Scratch;
 use crate::handover::{Call, Reclaim, Run};
 use crate::poll::{self, PollShared};
-use crate::pool::{Work, contain};
+use crate::pool::{Pool, Work, contain};
 use crate::sync::{self, atomic::Ordering};
 #[cfg(any(poller_loom, poller_shuttle))]
 use crate::sync::{LocalCell, LocalRefCell};
 
 sync::thread_local! {
-    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+    /// The pool that this thread belongs to, by its address; zero outside of any.
+    static POOL: Cell<usize> = const { Cell::new(0) };
     /// The number that the system gave this thread, once it was asked for.
     static THREAD: Cell<u32> = const { Cell::new(0) };
     /// The poll that this thread leads.
@@ -21,9 +22,9 @@ sync::thread_local! {
     static LENT: Cell<Run> = const { Cell::new(Run::NONE) };
 }
 
-/// The calling thread belongs to an event loop from here on.
-pub(crate) fn enter() {
-    IS_WORKER.set(true);
+/// The calling thread belongs to `pool` from here on, to its end.
+pub(crate) fn enter(pool: &Arc<Pool>) {
+    POOL.set(Arc::as_ptr(pool).addr());
 }
 
 /// Leads `poll`, if its lead is still to be had.
@@ -61,9 +62,9 @@ pub(crate) fn thread_id() -> u32 {
     THREAD.get()
 }
 
-/// Whether the calling thread belongs to an event loop.
-pub(crate) fn is_worker() -> bool {
-    IS_WORKER.get()
+/// Whether the calling thread belongs to `pool`.
+pub(crate) fn is_in(pool: &Arc<Pool>) -> bool {
+    POOL.get() == Arc::as_ptr(pool).addr()
 }
 
 /// Runs a callback while the lead lies in the slot. A panic ends the leading, which then begins again.

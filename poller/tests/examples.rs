@@ -294,8 +294,10 @@ fn talks() -> BTreeMap<&'static str, fn()> {
         ("proxy", talk_proxy),
         ("rpc", talk_rpc),
         ("shutdown", talk_shutdown),
+        ("socket_activation", talk_socket_activation),
         ("timer", talk_timer),
         ("tls", talk_tls),
+        ("udp", talk_udp),
     ])
 }
 

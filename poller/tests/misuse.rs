@@ -73,10 +73,14 @@ fn a_stopped_event_loop_says_so() {
     }
 }
 
-// proves that stopping from within is refused in words, before anything waits for itself
+// proves that stopping from within is refused in words, before anything waits for itself; and that what was dropped by it
+// ends all the same
 #[test]
 fn a_handler_that_stops_its_own_event_loop_is_told() {
     let event_loop = named("stops itself");
+    let (addr, log) = Probe::echo().serve(&event_loop);
+    let mut user = connect(addr);
+    log.until(At::Connect);
     let remote = event_loop.remote();
     let (told, text) = crossbeam_channel::bounded(1);
     let task = move || {
@@ -87,6 +91,9 @@ fn a_handler_that_stops_its_own_event_loop_is_told() {
     remote.after(Duration::ZERO, task).expect("a timer");
     let text = text.recv_timeout(PATIENCE).expect("ran").expect("in words");
     assert!(text.contains("cannot be stopped from one of its own threads"), "{text}");
+    assert_eq!(log.closed().reason, Reason::Shutdown);
+    let error = user.read(&mut [0]).expect_err("cut off");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 // proves L-08, L-12: writing after one's own end breaks the connection, and that is its reason

@@ -16,7 +16,7 @@ use crate::busy::{Busy, Deadlines};
 use crate::close::Limit;
 use crate::connection::{self, Connection};
 use crate::flags::Flags;
-use crate::handle::Phase;
+use crate::kept::Phase;
 use crate::limits;
 use crate::operator::Owner;
 use crate::state::{Closer, News};
