@@ -140,7 +140,7 @@ impl ListenerShared {
     pub(crate) fn close(self: &Arc<ListenerShared>) {
         let notify = self.state.close(Closer::User, false);
         // After the state, so that whoever misses the socket finds why.
-        drop(self.socket.lock().0.take());
+        self.release();
         if let OnNotify::Own = notify {
             self.poll().push(Job::Accept(self.clone()));
         }
@@ -263,16 +263,27 @@ impl ListenerShared {
         Accepted::One
     }
 
+    /// Closes the socket, unless that was done. It is closed under the lock: whoever finds it gone may rely on that.
+    fn release(&self) {
+        let (held, token) = &mut *self.socket.lock();
+        if let Some(held) = held.take()
+            && token.is_some()
+        {
+            self.poll().forget(&held.socket);
+        }
+    }
+
     /// Gives the socket back without a poll to tell.
     pub(crate) fn discard(&self) {
-        self.socket.lock().0.take();
+        self.release();
         self.state.finish();
     }
 
     fn clean_up(&self) {
-        let (held, token) = std::mem::take(&mut *self.socket.lock());
-        drop(held);
+        self.release();
         self.state.finish();
+        // Bound first: the job is left with the lock off.
+        let token = self.socket.lock().1.take();
         if let Some(token) = token {
             self.poll().push(Job::Retire(token));
         }

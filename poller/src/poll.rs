@@ -12,9 +12,11 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mio::unix::SourceFd;
 use mio::{Events, Registry, Waker};
 
 use crate::busy::Scratch;
@@ -163,6 +165,15 @@ impl PollShared {
         match &*self.selector.read() {
             Some((registry, _)) => change(registry),
             None => Err(io::Error::other("the event loop has stopped")),
+        }
+    }
+
+    /// Takes a socket out of the selector that is closed next. A selector that looks at it in this moment would be the last
+    /// to let go of it, and its port would be free only then.
+    pub(crate) fn forget(&self, socket: &impl AsRawFd) {
+        let fd = socket.as_raw_fd();
+        if let Err(error) = self.registry(|registry| registry.deregister(&mut SourceFd(&fd))) {
+            log::debug!(event = "close", fd = fd; "was not with the selector: {error}");
         }
     }
 

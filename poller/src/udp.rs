@@ -87,7 +87,7 @@ impl UdpShared {
     pub(crate) fn close(self: &Arc<UdpShared>) {
         let notify = self.state.close(Closer::User, false);
         // After the state, so that whoever misses the socket finds why.
-        drop(self.socket.write().0.take());
+        self.release();
         if let OnNotify::Own = notify {
             self.poll.push(Job::RunUdp(self.clone()));
         }
@@ -127,16 +127,27 @@ impl UdpShared {
         self.poll.push(Job::RunUdp(self.clone()));
     }
 
+    /// Closes the socket, unless that was done. It is closed under the lock: whoever finds it gone may rely on that.
+    fn release(&self) {
+        let (held, token) = &mut *self.socket.write();
+        if let Some(held) = held.take()
+            && token.is_some()
+        {
+            self.poll.forget(&held.socket);
+        }
+    }
+
     /// Gives the socket back without a poll to tell.
     pub(crate) fn discard(&self) {
-        self.socket.write().0.take();
+        self.release();
         self.state.finish();
     }
 
     fn clean_up(&self) {
-        let (held, token) = std::mem::take(&mut *self.socket.write());
-        drop(held);
+        self.release();
         self.state.finish();
+        // Bound first: the job is left with the lock off.
+        let token = self.socket.write().1.take();
         if let Some(token) = token {
             self.poll.push(Job::Retire(token));
         }

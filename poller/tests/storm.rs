@@ -90,13 +90,15 @@ struct Weather {
     /// Connections that users hold at a time, and that they open at least.
     connections: u64,
     opened: AtomicU64,
+    /// Connections that the handler has heard of.
+    connected: AtomicU64,
     over: AtomicBool,
     handles: Mutex<Vec<Handle>>,
 }
 
 impl Weather {
     fn lasts(&self) -> bool {
-        let enough = self.opened.load(Ordering::Relaxed) >= 2 * self.connections;
+        let enough = self.connected.load(Ordering::Relaxed) >= self.connections;
         if enough && Instant::now() >= self.until {
             self.over.store(true, Ordering::Relaxed);
         }
@@ -298,12 +300,14 @@ fn storm(connections: u64, lasts: Duration, seed: u64) -> Kept {
         until: Instant::now() + lasts,
         connections,
         opened: AtomicU64::new(0),
+        connected: AtomicU64::new(0),
         over: AtomicBool::new(false),
         handles: Mutex::new(Vec::new()),
     };
     let audit = |auditor: &mut Auditor, random: &mut fastrand::Rng, event: Event| {
         auditor.look(&event);
         if event.at == At::Connect {
+            weather.connected.fetch_add(1, Ordering::Relaxed);
             weather.remember(event.handle.expect("on_connect has a connection"), random);
         }
     };
