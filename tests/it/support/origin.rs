@@ -116,6 +116,14 @@ impl Origin {
         })
     }
 
+    /// Says `greeting` and nothing more; reports how each connection ended.
+    pub(crate) fn greets(greeting: &'static str, sink: std::sync::mpsc::Sender<(Vec<u8>, Ended)>) -> Origin {
+        Origin::new(move |mut wire| {
+            wire.send(greeting);
+            sink.send(wire.read_to_end()).ok();
+        })
+    }
+
     /// Breaks off after `after` bytes have come.
     pub(crate) fn breaks(after: usize) -> Origin {
         Origin::new(move |mut wire| {
