@@ -1,11 +1,12 @@
 //! The least that answers `GET /plaintext` with keep-alive and pipelining, to be measured:
 //! `cargo run --release --example http -- --port 8081 --proto http --threads 1`.
-//! `GET /slow` takes 5 ms; with `--hint` the handler says so beforehand, and no other connection waits for it.
+//! `GET /slow` takes 5 ms; with `--hint` no other connection waits for it. `--defer` accepts who has something to say.
 
 use std::{error::Error, net::TcpListener, thread, time::Duration};
 
-use poller::{Connection, EventLoop, Handler, Prepare, Reject};
+use poller::{Connection, EventLoop, Handler, ListenOptions, Prepare, Reject};
 
+const FLAGS: &str = "--port P, --proto http, --threads N, --hint and --defer";
 const HELLO: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: poller\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!";
 const HELLO_LAST: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 13\r\n\r\nHello, World!";
@@ -26,8 +27,7 @@ impl Handler for Http {
     /// while the output stands above its high watermark, so that the output is bounded without a look at it here.
     fn on_request(&self, _: &mut (), conn: &mut Connection) -> poller::Result {
         let (input, output) = conn.buffers();
-        let received = input.len();
-        let (mut rest, mut last) = (input.peek(received)?, false);
+        let (mut rest, mut last) = (input.peek(input.len())?, false);
         while let Some((request, close, behind)) = split_request(rest).filter(|_| !last) {
             let slow = request.starts_with(b"GET /slow ");
             if slow {
@@ -41,7 +41,7 @@ impl Handler for Http {
             rest = behind;
         }
         let left = rest.len();
-        input.skip(received - left)?;
+        input.skip(input.len() - left)?;
         if last || left > 8 * 1024 {
             conn.close();
         }
@@ -77,7 +77,7 @@ fn sleep() {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (mut port, mut threads, mut slow) = (8081, 1, sleep as fn());
+    let (mut port, mut threads, mut slow, mut options) = (8081, 1, sleep as fn(), ListenOptions::new());
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{name} needs a value"));
@@ -86,11 +86,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--threads" => threads = value()?.parse()?,
             "--proto" if value()? == "http" => {}
             "--hint" => slow = || poller::blocking(sleep),
-            _ => return Err(format!("{name}: there are --port P --proto http --threads N --hint").into()),
+            "--defer" => options = options.deferred(true),
+            _ => return Err(format!("{name}: there are {FLAGS}").into()),
         }
     }
     let event_loop = EventLoop::builder().polls(threads).build()?;
-    let listener = event_loop.serve(TcpListener::bind(("127.0.0.1", port))?, Http { slow })?;
+    let listener = event_loop.serve_with(TcpListener::bind(("127.0.0.1", port))?, options, Http { slow })?;
     println!("http://{}/plaintext", listener.local_addr());
     loop {
         thread::park();

@@ -18,13 +18,12 @@ use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 
 use crate::handle::{Handle, SendError, Shared};
-use crate::handler::prepare;
+use crate::handler::{Wishes, prepare};
 use crate::job::Job;
 use crate::kept::Phase;
 use crate::service::Service;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, thread};
-use crate::watch::Watches;
 use crate::{Closed, Connection, EventLoop, Handler, Prepare, Reason, Reject};
 
 /// Schedules of each kind when nothing else is asked for.
@@ -148,15 +147,21 @@ fn open_with<H: Handler>(event_loop: &EventLoop, handler: Arc<H>) -> (Handle, Un
     near.set_nonblocking(true).expect("a socket");
     far.set_nonblocking(true).expect("a socket");
     let poll = &event_loop.remote.runtime.polls[0];
-    let service = Arc::new(Service::new(poll.clone(), handler.clone(), Arc::default(), None));
+    let service = Arc::new(Service {
+        poll: poll.clone(),
+        callbacks: handler.clone(),
+        hint: Arc::default(),
+        quota: None,
+        local: None,
+        dialing: None,
+    });
     let id = service.enter().expect("room for a connection");
     let socket = socket2::Socket::from(near);
-    let limits = Watches::default();
-    let mut preparing = Prepare { socket: &socket, peer: None, half_close: false, limits };
+    let mut preparing = Prepare::new(&socket, None);
     let context = prepare(&*handler, &mut preparing).expect("prepared");
-    let prepared = (socket, None, false, Watches::default());
+    let prepared = (socket, None, Wishes::default());
     let shared = Shared::create(id, prepared, service, context, Phase::Connecting);
-    poll.push(Job::Open(shared.clone()));
+    poll.push(Job::First(shared.clone()));
     (Handle::new(shared), far)
 }
 

@@ -222,7 +222,7 @@ fn talk_proxy() {
 }
 
 fn talk_http() {
-    let http = Example::start("http", &["--port", "0", "--proto", "http"]);
+    let http = Example::start("http", &["--port", "0", "--proto", "http", "--defer"]);
     let mut user = connect(http.addr);
     user.write_all(b"GET /plaintext HTTP/1.1\r\nHost: here\r\n\r\n").expect("written");
     let mut status = String::new();
