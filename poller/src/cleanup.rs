@@ -1,58 +1,110 @@
 //! The end of a connection: what is still sent, and the clean-up, once.
 //!
 //! ```text
-//!   close(who) ──▶ output left? ──▶ wait for it, while it moves ──▶ descriptor ──▶ on_disconnect, if the peer left
-//!                       │ no, or an abort                              ▲                  │
-//!                       └──────────────────────────────────────────────┘                  ▼
-//!                             slot, count ◀── context ◀── on_close ◀── close callbacks, last in first out
+//!   close(who) ──▶ output left? ──▶ wait for it, while it moves ──▶ peer still sending? ──▶ end our stream, drop its bytes
+//!                       │ abort                                           │ no                     │ its end, or a limit
+//!                       └─────────────────────────▶ descriptor ◀──────────┴────────────────────────┘
+//!                                                       ▼
+//!   slot, count ◀── context ◀── on_close ◀── close callbacks, last in first out ◀── on_disconnect, if the peer left
 //! ```
+//! A socket that is closed with bytes unread resets the connection, and what the peer has not received of the output by then
+//! is lost (RFC 2525, 2.17). So a graceful close reads on for a while where the peer is known to be sending (L-23).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use linkbuffer::Node;
 
 use crate::busy::Deadlines;
 use crate::close::Closed;
 use crate::flags::Flags;
 use crate::kept::Phase;
+use crate::limits;
 use crate::operator::{Owner, Turn, report_panic};
 use crate::state::{Close, Closer};
+use crate::timer;
 use crate::watch::NEVER;
 
+const LINGER: Duration = Duration::from_millis(limits::LINGER_MS);
+
 impl Owner<'_> {
-    /// A close was asked for: waits for unsent output, or cleans up.
+    /// A close was asked for: waits for unsent output, then for the peer to stop, or cleans up.
     pub(crate) fn close(&mut self, close: Close) -> Turn {
-        if self.conn.kept.phase != Phase::Closing {
-            if self.conn.kept.phase == Phase::Working && !close.abort {
-                self.shared.collect(self.conn.kept, self.conn.busy);
-                #[cfg(feature = "tls")]
-                self.conn.end_tls();
-                self.flush();
-            } else if self.conn.kept.phase == Phase::Connecting && !close.abort {
-                // What an `on_connect` that failed has written to say so (L-23).
-                #[cfg(feature = "tls")]
-                self.conn.end_tls();
-                self.flush();
-            }
+        let begins = self.conn.kept.phase.has_limits();
+        if begins && !close.abort {
+            // Also what an `on_connect` that failed has written to say so (L-23).
+            self.shared.collect(self.conn.kept, self.conn.busy);
+            #[cfg(feature = "tls")]
+            self.conn.end_tls();
+            self.flush();
+        }
+        if begins {
             self.conn.busy.deadlines.close = self.shared.poll().close_stalled();
             self.conn.kept.flags.set(Flags::KEEPS);
         }
         // The flush may have found the connection broken.
         let close = self.shared.state.closing().unwrap_or(close);
-        let waits = self.conn.busy.unsent() > 0 && !close.abort;
-        if waits && matches!(self.conn.kept.phase, Phase::Connecting | Phase::Working | Phase::Closing) {
+        if close.abort || !self.waits(begins, close.closer) {
+            self.clean_up(close);
+            return Turn::Closed;
+        }
+        self.conn.busy.deadlines.user = NEVER;
+        self.conn.arm();
+        Turn::Closing(close)
+    }
+
+    /// Whether there is something to wait for before the end, and time for it. `begins`: the close was just seen.
+    fn waits(&mut self, begins: bool, closer: Closer) -> bool {
+        let Some(transport) = &self.conn.kept.transport else { return false };
+        let now = self.shared.poll().clock.look();
+        self.conn.busy.deadlines.fired(now);
+        if self.conn.kept.phase == Phase::Lingering {
+            return !Deadlines::due(&mut self.conn.busy.deadlines.close, now) && self.lingers();
+        }
+        if !begins && self.conn.kept.phase != Phase::Closing {
+            return false;
+        }
+        if self.conn.busy.unsent() > 0 {
             self.conn.kept.phase = Phase::Closing;
-            let now = self.shared.poll().clock.look();
-            let deadlines = &mut self.conn.busy.deadlines;
-            deadlines.fired(now);
-            if !Deadlines::due(&mut deadlines.close, now) {
-                deadlines.user = NEVER;
-                self.conn.arm();
-                return Turn::Closing(close);
+            return !Deadlines::due(&mut self.conn.busy.deadlines.close, now);
+        }
+        let flags = self.conn.kept.flags;
+        let sends = flags.has(Flags::READABLE.with(Flags::PAUSED)) || !self.conn.busy.input.is_empty();
+        let ours = matches!(closer, Closer::User | Closer::Handler | Closer::Shutdown);
+        if !sends || !ours || flags.has(Flags::INPUT_ENDED) || self.conn.busy.broken.is_some() {
+            return false;
+        }
+        if !flags.has(Flags::END_SENT) && transport.shutdown_write().is_err() {
+            return false;
+        }
+        self.conn.kept.phase = Phase::Lingering;
+        self.conn.busy.lingered = 0;
+        self.conn.busy.deadlines.close = self.shared.poll().clock.at(timer::later(LINGER));
+        self.lingers()
+    }
+
+    /// Reads and drops what the peer is still sending, as far as it has come. Says whether there may be more.
+    fn lingers(&mut self) -> bool {
+        while self.conn.busy.lingered < limits::LINGER_BYTES_MAX {
+            if !self.conn.kept.flags.has(Flags::READABLE) {
+                return true;
+            }
+            let busy = &mut *self.conn.busy;
+            busy.input.clear();
+            if busy.input.inputs().is_empty() {
+                busy.input.lend(Node::take(limits::READ_BYTES_MAX));
+            }
+            match self.conn.read() {
+                Ok(None) => {}
+                Ok(Some(n)) if n > 0 => self.conn.busy.lingered += n,
+                // The peer has ended its stream, or left altogether.
+                Ok(Some(_)) | Err(_) => return false,
             }
         }
-        self.clean_up(close);
-        Turn::Closed
+        // It is slowed by what it finds unread, and has the rest of the time for what was sent.
+        !self.conn.kept.flags.has(Flags::HUP)
     }
 
     /// The end, once: descriptor, callbacks, buffers, slot.

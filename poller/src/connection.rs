@@ -17,7 +17,7 @@ use crate::busy::Busy;
 use crate::close::{Fault, Limit};
 use crate::flags::Flags;
 use crate::handle::{Handle, Shared};
-use crate::kept::{Kept, Phase};
+use crate::kept::Kept;
 use crate::limits;
 use crate::state::Closer;
 use crate::timer::{self, Due};
@@ -93,6 +93,10 @@ impl Connection<'_> {
 
     /// Closes when the output has left (L-23): what is queued is still sent, unless none of it moves for
     /// [`CLOSE_STALL_MS`](crate::limits::CLOSE_STALL_MS) (builder: `close_stall`). Takes effect when the handler returns.
+    ///
+    /// Where the peer is known to be sending still (input was left unconsumed or unread), our stream ends first and what it
+    /// sends is dropped, until it stops, for at most [`LINGER_MS`](crate::limits::LINGER_MS): otherwise the system
+    /// would reset the connection, and the end of the output be lost.
     #[doc(alias = "Close")]
     pub fn close(&mut self) {
         let stopping = self.kept.flags.has(Flags::STOPPING);
@@ -153,9 +157,11 @@ impl Connection<'_> {
         self.set_timer_at(timer::later(delay));
     }
 
-    /// As [`set_timer`](Connection::set_timer), at an instant.
+    /// As [`set_timer`](Connection::set_timer), at an instant; at once when it has passed.
     pub fn set_timer_at(&mut self, at: Instant) {
-        self.busy.deadlines.user = self.shared.poll().clock.at(at);
+        let clock = &self.shared.poll().clock;
+        // One that is past already is due after the events that wait, as one without delay is.
+        self.busy.deadlines.user = clock.at(at).max(clock.look() + 1);
         self.kept.flags.set(Flags::KEEPS);
     }
 
@@ -204,7 +210,7 @@ impl Connection<'_> {
 
     /// Takes note of what moved, and closes when a limit has passed. A handler that `waits` for input has begun a message.
     pub(crate) fn look_at_limits(&mut self, waits: bool) {
-        if self.busy.watches.is_empty() || self.kept.phase != Phase::Working {
+        if self.busy.watches.is_empty() || !self.kept.phase.has_limits() {
             return;
         }
         let bytes_in = self.shared.bytes_in.load(Relaxed);
@@ -246,10 +252,7 @@ impl Connection<'_> {
         if !self.kept.flags.has(Flags::KEEPS) {
             return;
         }
-        let limit = match self.kept.phase {
-            Phase::Working => self.busy.watches.next().0,
-            _ => NEVER,
-        };
+        let limit = if self.kept.phase.has_limits() { self.busy.watches.next().0 } else { NEVER };
         let deadlines = &mut self.busy.deadlines;
         let next = deadlines.next().min(limit);
         if next == NEVER || deadlines.armed.is_some_and(|armed| armed.at <= next) {

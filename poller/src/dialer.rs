@@ -210,7 +210,7 @@ pub(crate) fn dial<H: Handler>(
         io::Error::other(format!("there are {} connections already", poll.live.connections_max))
     })?;
     let mut conn = Prepare::new(&socket, dialing.peer);
-    let context = match prepare(&**handler, &mut conn) {
+    let context = match prepare(&**handler, id, &mut conn) {
         Ok(context) => context,
         Err(reject) => {
             poll.leave();

@@ -292,13 +292,14 @@ impl<H: Handler> Callbacks for H {
 /// A panic in it counts as a refusal: nothing has been registered yet, so nobody else can be hurt.
 pub(crate) fn prepare(
     callbacks: &dyn Callbacks,
+    id: u64,
     conn: &mut Prepare<'_>,
 ) -> std::result::Result<Context, Reject> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| callbacks.prepare(conn))) {
         Ok(prepared) => prepared,
         Err(panic) => {
             let text = panic_text(panic.as_ref());
-            log::error!(event = "panic", callback = "on_prepare"; "{text}");
+            log::error!(event = "panic", conn = id, callback = "on_prepare"; "a callback panicked: {text}");
             Err(Reject(format!("on_prepare panicked: {text}")))
         }
     }

@@ -99,9 +99,7 @@ impl Lead {
                 }
                 return Some(Work::Udp(socket));
             }
-            Job::Retire(token) => {
-                self.operators.remove(token);
-            }
+            Job::Retire(token) => return self.operators.remove(token).map(Work::Drop),
             Job::Shutdown => {
                 self.stopping = true;
                 for operator in self.operators.iter() {

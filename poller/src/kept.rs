@@ -126,5 +126,14 @@ pub(crate) enum Phase {
     Working,
     /// The close was seen; the output that is left is being sent.
     Closing,
+    /// All was sent and our stream has ended; what the peer is still sending is read and dropped.
+    Lingering,
     Closed,
+}
+
+impl Phase {
+    /// Whether read, write-stall and idle limits run: while the handler's callbacks may.
+    pub(crate) fn has_limits(self) -> bool {
+        matches!(self, Phase::Connecting | Phase::Working)
+    }
 }

@@ -82,6 +82,13 @@ pub const TASK_QUEUE_MAX: usize = 4096;
 /// Milliseconds that a graceful close waits for unsent output to leave while nothing of it moves (builder: `close_stall`).
 pub const CLOSE_STALL_MS: u64 = 30_000;
 
+/// Milliseconds for which a connection that is closed gracefully, and all of whose output has left, still takes what its peer
+/// is sending. A round trip to the other side of the earth, several times over.
+pub const LINGER_MS: u64 = 2_000;
+
+/// Bytes that are read and dropped meanwhile; the rest stays in the kernel, which slows the peer.
+pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
 /// Largest datagram that is received: the most that UDP can carry.
 pub const DATAGRAM_BYTES_MAX: usize = 65_535;
 

@@ -244,7 +244,7 @@ impl ListenerShared {
             self.warn("connections", &format!("a connection was closed, there are {max} already"));
             return Accepted::Exhausted;
         };
-        match prepare(&*service.callbacks, &mut conn) {
+        match prepare(&*service.callbacks, id, &mut conn) {
             Ok(context) => {
                 let wishes = conn.wishes;
                 let prepared = (socket, peer, wishes);

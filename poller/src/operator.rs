@@ -6,6 +6,7 @@
 //!   release ◀── arm the timer ◀── closing? clean up when the output has left ◀── on_drain ◀────────┘
 //! ```
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -101,7 +102,11 @@ impl Shared {
         }
         let mut busy = slot.take().unwrap_or_else(|| scratch.busy());
         let conn = Connection { shared: self, kept, busy: &mut busy };
-        let turn = Owner { shared: self, conn, context }.turn(news, scratch);
+        let mut owner = Owner { shared: self, conn, context };
+        let turn = match catch_unwind(AssertUnwindSafe(|| owner.turn(news, scratch))) {
+            Ok(turn) => turn,
+            Err(panic) => owner.end_at_once(panic.as_ref()),
+        };
         if busy.is_spent(&mut kept.flags) {
             scratch.take_back(busy);
         } else {
@@ -126,6 +131,18 @@ impl Owner<'_> {
             _ if self.conn.kept.phase == Phase::Redialing => Turn::Redial,
             true => Turn::Budget,
             false => Turn::Rest,
+        }
+    }
+
+    /// Callbacks contain their own panics. What else is not ours is called rarely, as the `Display` of a handler's error: such
+    /// a panic ends the connection too.
+    #[cold]
+    fn end_at_once(&mut self, panic: &(dyn Any + Send)) -> Turn {
+        report_panic(self.shared, "what a callback left", panic);
+        self.shared.state.close_as_owner(Closer::Panic, true);
+        match self.shared.state.closing() {
+            Some(close) if self.conn.kept.phase != Phase::Closed => self.close(close),
+            _ => Turn::Closed,
         }
     }
 
@@ -173,6 +190,8 @@ impl Owner<'_> {
             self.flush();
         }
         let mut woken = news.has(News::WOKEN);
+        // Whether the end that was announced has to be asked for, once nothing is read any more.
+        let mut unasked = news.has(News::HUP);
         let (mut read, mut drains) = (0, 0);
         let budget_used = loop {
             while read < limits::TURN_BYTES_MAX
@@ -191,7 +210,12 @@ impl Owner<'_> {
             }
             // A callback may have made room for reading, or filled the output and found it drained again.
             let more = self.conn.wants_read() || self.conn.is_drained();
-            if !more || self.shared.state.closing().is_some() {
+            if self.shared.state.closing().is_some() {
+                break false;
+            }
+            if !more && std::mem::take(&mut unasked) {
+                self.look_for_reset();
+            } else if !more {
                 break false;
             }
             if read >= limits::TURN_BYTES_MAX || drains >= limits::DRAINS_TURN_MAX {
@@ -351,6 +375,10 @@ impl Owner<'_> {
                 self.conn.kept.flags.clear(former);
                 self.conn.kept.phase = Phase::Redialing;
                 self.conn.kept.flags.set(Flags::KEEPS);
+                // What is armed for the former address may have fired, unseen.
+                if let Some(armed) = self.conn.busy.deadlines.armed.take() {
+                    self.shared.poll().disarm(armed);
+                }
                 self.conn.busy.deadlines.connect = self.shared.poll().clock.at(dialing.share());
             }
             Err(error) => {
@@ -407,6 +435,6 @@ impl Owner<'_> {
     }
 }
 
-pub(crate) fn report_panic(shared: &Shared, callback: &str, panic: &(dyn std::any::Any + Send)) {
+pub(crate) fn report_panic(shared: &Shared, callback: &str, panic: &(dyn Any + Send)) {
     log::error!(event = "panic", conn = shared.id, callback = callback; "a callback panicked: {}", panic_text(panic));
 }

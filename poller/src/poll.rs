@@ -89,6 +89,8 @@ pub(crate) enum Work {
     Listener(Arc<ListenerShared>),
     Udp(Arc<UdpShared>),
     Task(Box<dyn FnOnce() + Send>),
+    /// Let go of a tenant, perhaps as the last: its handler is dropped with it, which is the user's code.
+    Drop(Operator),
     Stop,
 }
 
@@ -307,6 +309,7 @@ pub(crate) fn lead(poll: &Arc<PollShared>, mut lead: Box<Lead>, scratch: &mut Sc
             Work::Listener(listener) => poll.lend(lead, Some(listener.hint()), || listener.run(scratch)),
             Work::Udp(socket) => poll.lend(lead, Some(&socket.hint), || socket.run(scratch)),
             Work::Task(task) => poll.lend(lead, None, task),
+            Work::Drop(tenant) => poll.lend(lead, None, || drop(tenant)),
         };
         match kept {
             Some(kept) => lead = kept,

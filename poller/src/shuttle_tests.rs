@@ -158,7 +158,7 @@ fn open_with<H: Handler>(event_loop: &EventLoop, handler: Arc<H>) -> (Handle, Un
     let id = service.enter().expect("room for a connection");
     let socket = socket2::Socket::from(near);
     let mut preparing = Prepare::new(&socket, None);
-    let context = prepare(&*handler, &mut preparing).expect("prepared");
+    let context = prepare(&*handler, id, &mut preparing).expect("prepared");
     let prepared = (socket, None, Wishes::default());
     let shared = Shared::create(id, prepared, service, context, Phase::Connecting);
     poll.push(Job::First(shared.clone()));

@@ -18,7 +18,6 @@ use linkbuffer::Node;
 use crate::close::{Fault, Limit};
 use crate::connection::Connection;
 use crate::flags::Flags;
-use crate::kept::Phase;
 use crate::limits;
 use crate::state::{Closer, News};
 use crate::sync::{Condvar, Mutex};
@@ -166,10 +165,7 @@ impl Connection<'_> {
             if self.moved(goal) != moved {
                 (moved, bounded) = (self.moved(goal), now.saturating_add(bound));
             }
-            let limit = match self.kept.phase {
-                Phase::Working => self.busy.watches.next().0,
-                _ => NEVER,
-            };
+            let limit = if self.kept.phase.has_limits() { self.busy.watches.next().0 } else { NEVER };
             if limit == NEVER && bounded <= now {
                 self.pass(if goal == Goal::Sent { Limit::WriteStall } else { Limit::Read });
                 continue;

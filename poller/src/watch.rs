@@ -78,6 +78,10 @@ impl Watches {
             Limit::Idle => self.idle.limit = nanos,
             Limit::Connect | Limit::Handshake => {}
         }
+        if self.is_empty() {
+            // What was seen goes too: nobody looks any more, and another connection may get this memory.
+            *self = Watches::default();
+        }
         Ok(())
     }
 

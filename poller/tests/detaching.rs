@@ -104,3 +104,24 @@ fn a_closing_connection_cannot_be_detached() {
     assert_eq!(read_all(&mut connect(addr)), b"");
     assert_eq!(log.closed().reason, Reason::User);
 }
+
+// proves L-28: who writes after the handing over is told of it at once, and holds nothing up
+#[test]
+fn what_is_written_after_the_handing_over_is_dropped() {
+    let event_loop = one_poll();
+    let (told, taken) = crossbeam_channel::unbounded();
+    let (addr, log) = Probe::new(move |at, conn| {
+        if at == At::Request {
+            told.send(conn.detach()?).expect("listened to");
+            conn.output().write(b"too late");
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    user.write_all(b"?").expect("written");
+    let closed = log.closed();
+    assert_eq!((closed.reason, closed.unsent), (Reason::Detached, 8));
+    drop(taken);
+    assert!(event_loop.shutdown(PATIENCE), "nothing is left to wait for");
+}

@@ -135,3 +135,91 @@ fn a_handle_knows_the_life_of_its_connection() {
     assert_eq!((&closed.reason, closed.bytes_in), (&Reason::Peer, 5));
     assert!(closed.quiet <= closed.lifetime + Duration::from_millis(10));
 }
+
+// proves L-23: what was sent arrives also where the peer was still sending when the connection was closed
+#[test]
+fn a_close_in_the_middle_of_an_upload_loses_no_output() {
+    const ANSWER: usize = 4 << 20;
+    const UPLOAD: usize = 2 * limits::LINGER_BYTES_MAX;
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Request {
+            conn.output().write_bytes(Bytes::from(vec![4; ANSWER]));
+            conn.close();
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    let mut uploads = user.try_clone().expect("a descriptor");
+    let upload = std::thread::spawn(move || {
+        // The end of it may be refused: nobody wants it.
+        let _refused = uploads.write_all(&vec![1; UPLOAD]);
+        let _gone = uploads.shutdown(Shutdown::Write);
+    });
+    assert_eq!(read_all(&mut user).len(), ANSWER);
+    upload.join().expect("no panic");
+    let closed = log.closed();
+    assert_eq!((closed.reason, closed.unsent), (Reason::User, 0));
+    assert!(closed.bytes_in <= (limits::LINGER_BYTES_MAX + 2 * limits::READ_BYTES_MAX) as u64);
+}
+
+// proves LINGER_MS: a peer that goes on for ever is waited for no longer
+#[test]
+fn a_peer_that_does_not_end_its_stream_does_not_hold_a_closed_connection() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Request {
+            conn.close();
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    user.write_all(b"the beginning of something").expect("written");
+    assert_eq!(log.closed().reason, Reason::User);
+    drop(user);
+}
+
+// proves L-15: also a reset that comes together with the data whose handler pauses
+#[test]
+fn a_reset_that_comes_with_data_is_noticed_behind_a_pause() {
+    let event_loop = one_poll();
+    let (stop, gate) = gate::gate();
+    let (addr, log) = Probe::new(move |at, conn| {
+        match conn.input().chunk() {
+            b"hold" => stop.wait(),
+            b"12345" if at == At::Request => conn.pause(),
+            _ => {}
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let (mut user, mut other) = (connect(addr), connect(addr));
+    log.until(At::Connect);
+    log.until(At::Connect);
+    // While the poll is held up, data and reset become one event.
+    other.write_all(b"hold").expect("written");
+    gate.reached();
+    user.write_all(b"12345").expect("written");
+    reset(user);
+    drop(gate);
+    log.until(At::Disconnect);
+    assert!(matches!(log.closed().reason, Reason::Error(_)));
+}
+
+// proves L-23, L-08: what handles had sent goes out with what an `on_connect` that fails has written
+#[test]
+fn what_handles_had_sent_is_sent_when_on_connect_fails() {
+    let event_loop = one_poll();
+    let (addr, _log) = Probe::new(|at, conn| {
+        if at == At::Connect {
+            conn.output().write(b"bye, ");
+            conn.handle().send(Bytes::from_static(b"and thanks")).expect("open");
+            return Err("not today".into());
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    assert_eq!(read_all(&mut connect(addr)), b"bye, and thanks");
+}

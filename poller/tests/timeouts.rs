@@ -213,3 +213,30 @@ fn a_limit_of_zero_and_a_timer_of_a_closed_connection_are_errors() {
     let error = handle.set_timer(Duration::ZERO).expect_err("closed");
     assert!(error.to_string().contains("Remote::after"), "it says what to do: {error}");
 }
+
+// proves that a limit that was taken off leaves nothing behind, not even for the next connection that gets its memory
+#[test]
+fn a_limit_that_was_taken_off_does_not_end_another_connection() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        match at {
+            At::Connect => conn.set_idle_timeout(Some(SHORT))?,
+            At::Request => conn.set_idle_timeout(None)?,
+            _ => {}
+        }
+        echo(at, conn)
+    })
+    .serve(&event_loop);
+    // It says nothing in its first turn, so that the limit has begun to run.
+    let mut first = connect(addr);
+    log.until(At::Connect);
+    ask(&mut first, b"no limit any more");
+    let_pass(&event_loop, 2 * SHORT);
+    let mut second = connect(addr);
+    log.until(At::Connect);
+    ask(&mut second, b"is there");
+    ask(&mut first, b"so is the first");
+    drop((first, second));
+    assert_eq!(log.closed().reason, Reason::Peer);
+    assert_eq!(log.closed().reason, Reason::Peer);
+}

@@ -87,6 +87,28 @@ fn a_timer_without_delay_does_not_starve_the_others() {
     }
 }
 
+// proves L-31 for timers that are late: an instant that has passed is no way round the events
+#[test]
+fn a_timer_at_an_instant_that_has_passed_does_not_starve_the_others() {
+    let event_loop = one_poll();
+    let past = Instant::now();
+    let (addr, _log) = Probe::new(move |at, conn| {
+        if matches!(at, At::Connect | At::Timer) {
+            conn.set_timer_at(past);
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let (echo_addr, _echo_log) = Probe::echo().serve(&event_loop);
+    let _restless = connect(addr);
+    let mut user = connect(echo_addr);
+    for _ in 0..10 {
+        ask(&mut user, b"in between");
+    }
+    drop(user);
+    assert!(!event_loop.shutdown(Duration::ZERO), "the restless one was cut off");
+}
+
 #[test]
 fn tasks_run_in_the_order_of_their_time_and_can_be_cancelled() {
     let event_loop = one_poll();

@@ -252,3 +252,20 @@ fn more_than_an_input_holds_is_not_waited_for() {
     let _user = begin(addr, b"1", &begun);
     assert_eq!(outcome(&outcomes).expect_err("too much").0, ErrorKind::InvalidInput);
 }
+
+// proves L-11 within on_connect: its waits are under the limits that it has set
+#[test]
+fn limits_run_while_on_connect_waits() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Connect {
+            conn.set_read_timeout(Some(Duration::from_millis(50)))?;
+            let error = conn.wait_for(16).expect_err("nobody says anything");
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let _user = connect(addr);
+    assert_eq!(log.closed().reason, Reason::Timeout(Limit::Read));
+}
