@@ -87,9 +87,10 @@ impl Owner<'_> {
 
     /// Reads and drops what the peer is still sending, as far as it has come. Says whether there may be more.
     fn lingers(&mut self) -> bool {
-        while self.conn.busy.lingered < limits::LINGER_BYTES_MAX {
-            if !self.conn.kept.flags.has(Flags::READABLE) {
-                return true;
+        while self.conn.kept.flags.has(Flags::READABLE) {
+            // One that has ended its stream has no more than the kernel holds; another is slowed by what it finds unread.
+            if self.conn.busy.lingered >= limits::LINGER_BYTES_MAX && !self.conn.kept.flags.has(Flags::HUP) {
+                break;
             }
             let busy = &mut *self.conn.busy;
             busy.input.clear();
@@ -103,8 +104,7 @@ impl Owner<'_> {
                 Ok(Some(_)) | Err(_) => return false,
             }
         }
-        // It is slowed by what it finds unread, and has the rest of the time for what was sent.
-        !self.conn.kept.flags.has(Flags::HUP)
+        true
     }
 
     /// The end, once: descriptor, callbacks, buffers, slot.

@@ -86,7 +86,8 @@ pub const CLOSE_STALL_MS: u64 = 30_000;
 /// is sending. A round trip to the other side of the earth, several times over.
 pub const LINGER_MS: u64 = 2_000;
 
-/// Bytes that are read and dropped meanwhile; the rest stays in the kernel, which slows the peer.
+/// Bytes that are read and dropped meanwhile of a peer that does not end its stream; the rest stays in the kernel, which slows
+/// it.
 pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Largest datagram that is received: the most that UDP can carry.
