@@ -70,7 +70,8 @@ impl Busy {
     }
 
     pub(crate) fn drop_unsent(&mut self) {
-        self.output = LinkBuffer::new();
+        // What is lent to it stays.
+        self.output.clear();
         #[cfg(feature = "tls")]
         (self.sealed = LinkBuffer::new());
     }
@@ -132,8 +133,21 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
+    /// Something for a connection that has nothing. A node is lent to its output, for answers that are sent in the same
+    /// turn; it stays there for the next connection, unless a handler hangs bytes of its own behind it, as a relay does:
+    /// then it has no use here.
     pub(crate) fn busy(&mut self) -> Box<Busy> {
-        self.busy.take().unwrap_or_default()
+        self.busy.take().unwrap_or_else(|| {
+            let mut busy = Box::<Busy>::default();
+            busy.output.lend(Node::take(limits::ANSWER_BYTES));
+            busy
+        })
+    }
+
+    /// Takes back what was lent to a connection that keeps `busy`.
+    pub(crate) fn reclaim_all(&mut self, busy: &mut Busy) {
+        self.reclaim_from(&mut busy.input);
+        drop(busy.output.reclaim());
     }
 
     /// Takes back what a connection has no use for any more.

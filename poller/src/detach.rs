@@ -86,7 +86,7 @@ impl Connection<'_> {
         self.busy.details.local = transport.local_addr();
         self.shared.state.close_as_owner(Closer::User, false);
         // What the thread had lent is not handed over.
-        drop(self.busy.input.reclaim());
+        drop((self.busy.input.reclaim(), self.busy.output.reclaim()));
         Ok(Detached {
             socket: transport.into_socket(),
             input: std::mem::take(&mut self.busy.input),

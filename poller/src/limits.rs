@@ -82,6 +82,9 @@ pub const TASK_QUEUE_MAX: usize = 4096;
 /// Milliseconds that a graceful close waits for unsent output to leave while nothing of it moves (builder: `close_stall`).
 pub const CLOSE_STALL_MS: u64 = 30_000;
 
+/// Bytes of the node that a thread keeps for the answers of the connections that it runs.
+pub const ANSWER_BYTES: usize = 4 * 1024;
+
 /// Milliseconds for which a connection that is closed gracefully, and all of whose output has left, still takes what its peer
 /// is sending. A round trip to the other side of the earth, several times over.
 pub const LINGER_MS: u64 = 2_000;

@@ -110,7 +110,7 @@ impl Shared {
         if busy.is_spent(&mut kept.flags) {
             scratch.take_back(busy);
         } else {
-            scratch.reclaim_from(&mut busy.input);
+            scratch.reclaim_all(&mut busy);
             *slot = Some(busy);
         }
         turn

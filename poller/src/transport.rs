@@ -1,10 +1,12 @@
 //! The socket under a connection: every byte that a connection reads or sends passes through here.
 
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags};
 use socket2::Socket;
 
 /// A connected (or connecting) stream socket that never blocks.
@@ -19,9 +21,10 @@ impl Transport {
     /// One read: zero at the end of the stream.
     pub(crate) fn recv(&self, space: &mut [u8]) -> io::Result<usize> {
         loop {
-            match (&self.0).read(space) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                outcome => return outcome,
+            match net::recv(&self.0, &mut *space, RecvFlags::empty()) {
+                Ok((n, _)) => return Ok(n),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -30,12 +33,15 @@ impl Transport {
     pub(crate) fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
             let sent = match pieces {
-                [piece] => self.0.send_with_flags(piece, libc::MSG_NOSIGNAL),
-                pieces => self.0.send_vectored_with_flags(pieces, libc::MSG_NOSIGNAL),
+                [piece] => net::send(&self.0, piece, SendFlags::NOSIGNAL),
+                pieces => {
+                    net::sendmsg(&self.0, pieces, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+                }
             };
             match sent {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                outcome => return outcome,
+                Ok(n) => return Ok(n),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
