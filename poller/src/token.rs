@@ -35,10 +35,10 @@ impl Token {
 
 /// A table of operators whose slots are reused under a new generation.
 ///
-/// Invariant: live <= slots.len(), and a token names at most one tenant, ever (until 2^32 reuses of one slot).
+/// Invariant: a token names at most one tenant, ever (until 2^32 reuses of one slot).
 pub(crate) struct Table<T> {
-    slots: slab::Slab<(u32, T)>,
-    /// The generation that each index gets next; grows with the slab and never shrinks.
+    slots: slab::Slab<T>,
+    /// The generation of each index's tenant, or that of its next one; grows with the slab and never shrinks.
     generations: Vec<u32>,
 }
 
@@ -53,14 +53,14 @@ impl<T> Table<T> {
         if index == self.generations.len() {
             self.generations.push(0);
         }
-        let generation = self.generations[index];
-        entry.insert((generation, operator));
-        Token { index: index as u32, generation }
+        entry.insert(operator);
+        Token { index: index as u32, generation: self.generations[index] }
     }
 
     pub(crate) fn find(&self, token: Token) -> Option<&T> {
-        match self.slots.get(token.index as usize) {
-            Some((generation, operator)) if *generation == token.generation => Some(operator),
+        let index = token.index as usize;
+        match self.generations.get(index) {
+            Some(generation) if *generation == token.generation => self.slots.get(index),
             _ => None,
         }
     }
@@ -69,11 +69,11 @@ impl<T> Table<T> {
         self.find(token)?;
         let index = token.index as usize;
         self.generations[index] = self.generations[index].wrapping_add(1);
-        Some(self.slots.remove(index).1)
+        Some(self.slots.remove(index))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().map(|(_, (_, operator))| operator)
+        self.slots.iter().map(|(_, operator)| operator)
     }
 }
 
