@@ -11,7 +11,6 @@
 //! is lost (RFC 2525, 2.17). So a graceful close reads on for a while where the peer is known to be sending (L-23).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -40,10 +39,6 @@ impl Owner<'_> {
             self.conn.end_tls();
             self.flush();
         }
-        if begins {
-            self.conn.busy.deadlines.close = self.shared.poll().close_stalled();
-            self.conn.kept.flags.set(Flags::KEEPS);
-        }
         // The flush may have found the connection broken.
         let close = self.shared.state.closing().unwrap_or(close);
         if close.abort || !self.waits(begins, close.closer) {
@@ -58,17 +53,18 @@ impl Owner<'_> {
     /// Whether there is something to wait for before the end, and time for it. `begins`: the close was just seen.
     fn waits(&mut self, begins: bool, closer: Closer) -> bool {
         let Some(transport) = &self.conn.kept.transport else { return false };
-        let now = self.shared.poll().clock.look();
-        self.conn.busy.deadlines.fired(now);
-        if self.conn.kept.phase == Phase::Lingering {
-            return !Deadlines::due(&mut self.conn.busy.deadlines.close, now) && self.lingers();
-        }
-        if !begins && self.conn.kept.phase != Phase::Closing {
-            return false;
+        match self.conn.kept.phase {
+            Phase::Lingering => return !self.is_late() && self.lingers(),
+            Phase::Closing => {}
+            _ if !begins => return false,
+            _ => {}
         }
         if self.conn.busy.unsent() > 0 {
-            self.conn.kept.phase = Phase::Closing;
-            return !Deadlines::due(&mut self.conn.busy.deadlines.close, now);
+            if begins {
+                self.conn.kept.phase = Phase::Closing;
+                self.wait_until(self.shared.poll().close_stalled());
+            }
+            return !self.is_late();
         }
         let flags = self.conn.kept.flags;
         let sends = flags.has(Flags::READABLE.with(Flags::PAUSED)) || !self.conn.busy.input.is_empty();
@@ -81,8 +77,20 @@ impl Owner<'_> {
         }
         self.conn.kept.phase = Phase::Lingering;
         self.conn.busy.lingered = 0;
-        self.conn.busy.deadlines.close = self.shared.poll().clock.at(timer::later(LINGER));
+        self.wait_until(self.shared.poll().clock.at(timer::later(LINGER)));
         self.lingers()
+    }
+
+    fn wait_until(&mut self, at: u64) {
+        self.conn.busy.deadlines.close = at;
+        self.conn.kept.flags.set(Flags::KEEPS);
+    }
+
+    /// Whether the time for what is waited for is over.
+    fn is_late(&mut self) -> bool {
+        let now = self.shared.poll().clock.look();
+        self.conn.busy.deadlines.fired(now);
+        Deadlines::due(&mut self.conn.busy.deadlines.close, now)
     }
 
     /// Reads and drops what the peer is still sending, as far as it has come. Says whether there may be more.
@@ -128,7 +136,8 @@ impl Owner<'_> {
         if let Some(armed) = busy.deadlines.armed.take() {
             shared.poll().disarm(armed);
         }
-        let info = Arc::new(Closed {
+        let now = shared.poll().clock.look();
+        let info = Closed {
             reason: busy.details.reason(close.closer),
             id: shared.id,
             peer: shared.peer_addr(),
@@ -137,9 +146,9 @@ impl Owner<'_> {
             bytes_out: shared.bytes_out.load(Relaxed),
             unsent: unsent as u64,
             connected,
-            lifetime: shared.poll().clock.since(shared.opened),
-            quiet: shared.quiet(),
-        });
+            lifetime: Duration::from_nanos(now.saturating_sub(shared.opened)),
+            quiet: shared.quiet_at(now),
+        };
         // A lent node stays, so the thread keeps its read buffer.
         busy.input.clear();
         busy.drop_unsent();

@@ -40,12 +40,6 @@ impl Clock {
         self.start + Duration::from_nanos(at).min(self.start.elapsed() + longest)
     }
 
-    /// From the time of which this is the [`tick`] until now, as long as that is below a year.
-    pub(crate) fn since_tick(&self, then: u32) -> Duration {
-        let ticks = tick(self.look()).wrapping_sub(then);
-        Duration::from_nanos(u64::from(ticks) << TICK_SHIFT)
-    }
-
     /// From a time on this clock until now.
     pub(crate) fn since(&self, then: u64) -> Duration {
         Duration::from_nanos(self.look().saturating_sub(then))
@@ -55,6 +49,11 @@ impl Clock {
 /// A time as half a word: eight milliseconds each, and round in 417 days.
 pub(crate) fn tick(at: u64) -> u32 {
     (at >> TICK_SHIFT) as u32
+}
+
+/// From the time of which `then` is the [`tick`] until `now`, as long as that is below a year.
+pub(crate) fn since_tick(then: u32, now: u64) -> Duration {
+    Duration::from_nanos(u64::from(tick(now).wrapping_sub(then)) << TICK_SHIFT)
 }
 
 const TICK_SHIFT: u32 = 23;

@@ -15,7 +15,7 @@ use linkbuffer::LinkBuffer;
 use socket2::Socket;
 
 use crate::busy::{self, Busy};
-use crate::clock::tick;
+use crate::clock::{self, tick};
 use crate::close::Closed;
 use crate::connection::Connection;
 use crate::flags::Flags;
@@ -110,7 +110,7 @@ impl Shared {
         let limited = !wishes.limits.is_empty();
         flags.put(Flags::KEEPS, limited);
         let busy = limited.then(|| Box::new(Busy { watches: wishes.limits, ..Busy::default() }));
-        let opened = service.poll.clock.look();
+        let opened = service.poll.now();
         let kept = Kept {
             transport: Some(Transport::new(socket)),
             token: Token::NONE,
@@ -199,9 +199,9 @@ impl Shared {
         self.moved.store(tick(self.poll().now()), Relaxed);
     }
 
-    /// For how long no byte has moved.
-    pub(crate) fn quiet(&self) -> Duration {
-        self.poll().clock.since_tick(self.moved.load(Relaxed))
+    /// For how long no byte has moved, at a time of the poll's clock.
+    pub(crate) fn quiet_at(&self, now: u64) -> Duration {
+        clock::since_tick(self.moved.load(Relaxed), now)
     }
 
     /// From the owner to itself: `on_request` is wanted once more.
@@ -304,10 +304,14 @@ impl Shared {
 
     /// The end: sends are refused from here on, and callbacks run at once. Gives out those that were added, and the handles
     /// that wait for room.
-    pub(crate) fn end_outbox(&self, info: &Arc<Closed>) -> (Vec<CloseCallback>, Vec<Handle>) {
+    pub(crate) fn end_outbox(self: &Arc<Shared>, info: &Closed) -> (Vec<CloseCallback>, Vec<Handle>) {
         let mut slot = self.outbox.lock();
+        // The owner and the poll's table have it. Where nobody else does, nobody can get it, nor left anything.
+        if slot.is_none() && Arc::strong_count(self) <= 2 {
+            return Default::default();
+        }
         let outbox = slot.take().unwrap_or_default();
-        *slot = Some(Box::new(Outbox { closed: Some(info.clone()), ..Outbox::default() }));
+        *slot = Some(Box::new(Outbox { closed: Some(Arc::new(info.clone())), ..Outbox::default() }));
         (outbox.callbacks, outbox.waiters)
     }
 }
@@ -374,7 +378,7 @@ impl Handle {
 
     /// For how long no byte was read or sent; to within about ten milliseconds.
     pub fn quiet(&self) -> Duration {
-        self.0.quiet()
+        self.0.quiet_at(self.0.poll().clock.look())
     }
 
     /// What the last callbacks are told; `None` before the close.
