@@ -119,8 +119,9 @@ impl Builder {
         };
         let next = AtomicUsize::new(0);
         let registered = Arc::default();
+        let timers = Arc::new(AtomicUsize::new(0));
         let stopping = AtomicBool::new(false);
-        let runtime = Runtime { polls, next, workers, tasks, live, registered, monitor, stopping };
+        let runtime = Runtime { polls, next, workers, tasks, live, registered, timers, monitor, stopping };
         Ok(EventLoop { remote: Remote { runtime: Arc::new(runtime) } })
     }
 

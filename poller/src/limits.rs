@@ -120,7 +120,7 @@ pub const DRAIN_WAITERS_MAX: usize = 1024;
 /// Close callbacks of one connection; one more is refused.
 pub const CLOSE_CALLBACKS_MAX: usize = 1024;
 
-/// Timers that are not tied to a connection (`Remote::after`); one more is refused.
+/// Timers of an event loop that are not tied to a connection (`Remote::after`); one more is refused.
 pub const TASK_TIMERS_MAX: usize = 65_536;
 
 /// Bits of nanoseconds that one slot of the finest level of the timer wheel spans (about a millisecond). Within a slot

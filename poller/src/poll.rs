@@ -212,11 +212,11 @@ impl PollShared {
         key
     }
 
-    /// Runs `task` at `at` on a worker thread; `None` when there are too many.
+    /// Runs `task` at `at` on a worker thread; `None` when the poll has stopped.
     pub(crate) fn arm_task(&self, at: Instant, task: Box<dyn FnOnce() + Send>) -> Option<Key> {
         let (key, earliest) = {
             let mut timers = self.timers.lock();
-            if timers.ended || timers.tasks >= limits::TASK_TIMERS_MAX {
+            if timers.ended {
                 return None;
             }
             timers.insert(self.clock.at(at), Due::Task(task))

@@ -32,6 +32,8 @@ pub(crate) struct Runtime {
     pub(crate) tasks: Arc<Pool>,
     pub(crate) live: Arc<Live>,
     pub(crate) registered: Arc<Registered>,
+    /// Timers that are not a connection's, which wait. Invariant: at most TASK_TIMERS_MAX, but for those being refused.
+    pub(crate) timers: Arc<AtomicUsize>,
     /// `None` without standby workers, and once it has ended.
     pub(crate) monitor: Mutex<Option<Monitor>>,
     pub(crate) stopping: AtomicBool,
@@ -196,7 +198,10 @@ impl Remote {
         handler: impl IntoHandler,
     ) -> io::Result<Handle> {
         self.check_running()?;
-        let poll = options.near.as_ref().map_or_else(|| self.next_poll(), |near| near.shared().poll());
+        let poll = match &options.near {
+            None => self.next_poll(),
+            Some(near) => self.poll_of(near)?,
+        };
         let poll = poll.clone();
         dialer::dial(&poll, targets.into(), options, &handler.into_handler())
     }

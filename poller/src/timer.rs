@@ -31,8 +31,6 @@ pub(crate) fn later(delay: Duration) -> Instant {
 #[derive(Default)]
 pub(crate) struct Timers {
     wheel: Wheel<Due>,
-    /// Entries that are tasks. Invariant: tasks <= TASK_TIMERS_MAX.
-    pub(crate) tasks: usize,
     /// The poll has stopped: nothing fires any more, so no task is kept.
     pub(crate) ended: bool,
 }
@@ -41,15 +39,12 @@ impl Timers {
     /// Adds an entry; says whether it is now the earliest.
     pub(crate) fn insert(&mut self, at: u64, due: Due) -> (Key, bool) {
         let earliest = self.next().is_none_or(|next| at < next);
-        self.tasks += usize::from(matches!(due, Due::Task(_)));
         (self.wheel.insert(at, due), earliest)
     }
 
     /// Takes an entry back; `None` when it has fired.
     pub(crate) fn remove(&mut self, key: Key) -> Option<Due> {
-        let due = self.wheel.remove(key)?;
-        self.tasks -= usize::from(matches!(due, Due::Task(_)));
-        Some(due)
+        self.wheel.remove(key)
     }
 
     /// When to look again; `None` when nothing is armed.
@@ -59,15 +54,12 @@ impl Timers {
 
     /// The earliest entry that is due.
     pub(crate) fn pop(&mut self, now: u64) -> Option<Due> {
-        let (_, due) = self.wheel.pop(now)?;
-        self.tasks -= usize::from(matches!(due, Due::Task(_)));
-        Some(due)
+        self.wheel.pop(now).map(|(_, due)| due)
     }
 
     /// Ends for good. The entries are dropped by the caller, with the lock off: they are anybody's closures.
     pub(crate) fn end(&mut self) -> impl Iterator<Item = Due> + use<> {
         self.ended = true;
-        self.tasks = 0;
         std::mem::take(&mut self.wheel).into_rest()
     }
 }
