@@ -14,6 +14,7 @@ use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,11 +23,11 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::close::Fault;
 use crate::handle::{Handle, Shared};
-use crate::handler::{Handler, Prepare, prepare};
+use crate::handler::{Handler, Prepare, panic_text, prepare};
 use crate::job::Job;
 use crate::kept::Phase;
 use crate::poll::PollShared;
-use crate::service::Service;
+use crate::service::{Entry, Service};
 use crate::state::{Closer, News};
 use crate::timer;
 use crate::watch;
@@ -95,7 +96,8 @@ impl DialOptions {
     }
 
     /// Sets options on the socket of each attempt before it connects. What
-    /// [`on_prepare`](crate::Handler::on_prepare) sets holds for the first address alone.
+    /// [`on_prepare`](crate::Handler::on_prepare) sets holds for the first address alone. An error or a panic in it fails
+    /// that attempt.
     pub fn configure(
         mut self,
         configure: impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static,
@@ -114,6 +116,8 @@ impl std::fmt::Debug for DialOptions {
 
 /// A dial that has addresses left.
 pub(crate) struct Dialing {
+    /// The connection's number.
+    id: u64,
     targets: VecDeque<Target>,
     until: Instant,
     bind: Option<SocketAddr>,
@@ -165,9 +169,7 @@ impl Dialing {
 
     /// Begins to connect; whether it is connected already.
     fn connect(&self, socket: &Socket, target: &Target) -> io::Result<bool> {
-        if let Some(configure) = &self.configure {
-            configure(socket)?;
-        }
+        self.configure(socket)?;
         if let Some(local) = self.bind {
             socket.bind(&local.into())?;
         }
@@ -180,6 +182,15 @@ impl Dialing {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn configure(&self, socket: &Socket) -> io::Result<()> {
+        let Some(configure) = &self.configure else { return Ok(()) };
+        catch_unwind(AssertUnwindSafe(|| configure(socket))).unwrap_or_else(|panic| {
+            let text = panic_text(panic.as_ref());
+            log::error!(event = "panic", conn = self.id, callback = "configure"; "a callback panicked: {text}");
+            Err(io::Error::other(format!("the callback `configure` panicked: {text}")))
+        })
     }
 
     /// Begins with the next target that does not fail at once; the error is that of the last.
@@ -203,20 +214,13 @@ pub(crate) fn dial<H: Handler>(
 ) -> io::Result<Handle> {
     watch::nanos(Some(options.timeout))?;
     let DialOptions { timeout, bind, configure, .. } = options;
-    let mut dialing =
-        Dialing { targets: targets.0, until: timer::later(timeout), bind, configure, peer: None };
+    let entry = Entry::new(poll)?;
+    let (id, until) = (entry.id, timer::later(timeout));
+    let mut dialing = Dialing { id, targets: targets.0, until, bind, configure, peer: None };
     let (socket, target) = dialing.open()?;
-    let id = poll.enter().ok_or_else(|| {
-        io::Error::other(format!("there are {} connections already", poll.live.connections_max))
-    })?;
     let mut conn = Prepare::new(&socket, dialing.peer);
-    let context = match prepare(&**handler, id, &mut conn) {
-        Ok(context) => context,
-        Err(reject) => {
-            poll.leave();
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, reject.0));
-        }
-    };
+    let context = prepare(&**handler, id, &mut conn)
+        .map_err(|reject| io::Error::new(io::ErrorKind::PermissionDenied, reject.0))?;
     let wishes = conn.wishes;
     let (socket, begun) = match dialing.connect(&socket, &target) {
         Err(_) if !dialing.is_over() => match dialing.next() {
@@ -233,6 +237,7 @@ pub(crate) fn dial<H: Handler>(
     let service =
         Arc::new(Service { poll: poll.clone(), callbacks, hint, quota: None, local: None, dialing });
     let shared = Shared::create(id, (socket, peer, wishes), service, context, Phase::Dialing);
+    entry.stay();
     match begun {
         // Some systems connect at once on loopback: the first turn then finds no error and goes on.
         Ok(true) => {

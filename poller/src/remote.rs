@@ -83,15 +83,51 @@ impl Timer {
     }
 }
 
+/// One of the timers that wait for no connection, over all polls.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    /// # Errors
+    /// When [`TASK_TIMERS_MAX`](limits::TASK_TIMERS_MAX) wait already.
+    fn new(timers: &Arc<AtomicUsize>) -> io::Result<Waiting> {
+        let waiting = timers.fetch_add(1, Ordering::Relaxed);
+        let entered = Waiting(timers.clone());
+        match waiting < limits::TASK_TIMERS_MAX {
+            true => Ok(entered),
+            false => Err(io::Error::other(format!("{} timers wait already", limits::TASK_TIMERS_MAX))),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn stopping() -> io::Error {
+    io::Error::other("the event loop is stopping")
+}
+
 impl Remote {
     fn next_poll(&self) -> &Arc<PollShared> {
         let turn = self.runtime.next.fetch_add(1, Ordering::Relaxed);
         &self.runtime.polls[turn % self.runtime.polls.len()]
     }
 
+    /// The poll of a connection of this event loop.
+    fn poll_of<'a>(&self, near: &'a Handle) -> io::Result<&'a Arc<PollShared>> {
+        let poll = near.shared().poll();
+        if Arc::ptr_eq(&poll.live, &self.runtime.live) {
+            return Ok(poll);
+        }
+        let what = "`near` is a connection of another event loop: dial from that one, or leave `near` out";
+        Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+    }
+
     fn check_running(&self) -> io::Result<()> {
         match self.runtime.stopping.load(Ordering::Acquire) {
-            true => Err(io::Error::other("the event loop is stopping")),
+            true => Err(stopping()),
             false => Ok(()),
         }
     }
@@ -161,8 +197,8 @@ impl Remote {
     /// `on_prepare` runs once, before the first.
     ///
     /// # Errors
-    /// When `timeout` is zero, there is no address, no socket to be had, too many connections are open, `on_prepare` refuses, or the event
-    /// loop is stopping.
+    /// When `timeout` is zero, there is no address, no socket to be had, too many connections are open, `on_prepare` refuses
+    /// (`PermissionDenied`), or the event loop is stopping.
     #[doc(alias = "DialConnection")]
     pub fn dial(
         &self,
@@ -176,7 +212,7 @@ impl Remote {
     /// As [`dial`](Remote::dial), on the poll of `near`: bytes that go from one to the other then cross no thread.
     ///
     /// # Errors
-    /// As [`dial`](Remote::dial).
+    /// As [`dial`](Remote::dial), and `InvalidInput` when `near` is a connection of another event loop.
     pub fn dial_near(
         &self,
         near: &Handle,
@@ -190,7 +226,7 @@ impl Remote {
     /// As [`dial`](Remote::dial), with a say in where it lives, where it comes from and the options of its sockets.
     ///
     /// # Errors
-    /// As [`dial`](Remote::dial).
+    /// As [`dial_near`](Remote::dial_near).
     pub fn dial_with(
         &self,
         targets: impl Into<Targets>,
@@ -232,10 +268,16 @@ impl Remote {
     /// When [`TASK_TIMERS_MAX`](limits::TASK_TIMERS_MAX) timers wait already, or the event loop is stopping.
     pub fn after(&self, delay: Duration, task: impl FnOnce() + Send + 'static) -> io::Result<Timer> {
         self.check_running()?;
+        let waiting = Waiting::new(&self.runtime.timers)?;
         let poll = self.next_poll().clone();
+        // It has ceased to wait when it runs, or is dropped without.
+        let task = move || {
+            drop(waiting);
+            task();
+        };
         match poll.arm_task(timer::later(delay), Box::new(task)) {
             Some(key) => Ok(Timer { poll, key }),
-            None => Err(io::Error::other(format!("{} timers wait already", limits::TASK_TIMERS_MAX))),
+            None => Err(stopping()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
@@ -42,6 +43,33 @@ impl Service {
             quota.leave();
         }
         self.poll.retire(token);
+    }
+}
+
+/// A connection that is counted and does not exist yet. It is counted out again unless it comes to be, however that ends.
+pub(crate) struct Entry<'a> {
+    poll: &'a PollShared,
+    pub(crate) id: u64,
+}
+
+impl<'a> Entry<'a> {
+    /// # Errors
+    /// When the event loop has as many connections as it may.
+    pub(crate) fn new(poll: &'a PollShared) -> io::Result<Entry<'a>> {
+        let text = || format!("there are {} connections already", poll.live.connections_max);
+        let id = poll.enter().ok_or_else(|| io::Error::other(text()))?;
+        Ok(Entry { poll, id })
+    }
+
+    /// It has come to be, and is counted out at its end.
+    pub(crate) fn stay(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.poll.leave();
     }
 }
 

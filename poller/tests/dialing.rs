@@ -175,6 +175,26 @@ fn a_connection_can_be_dialed_near_another() {
     dial_log.until(At::Connect);
 }
 
+// Misuse: a connection of another event loop is near to nothing here, and the other one would run what this one stops
+#[test]
+fn near_is_within_one_event_loop() {
+    let (here, elsewhere) = (one_poll(), one_poll());
+    let (addr, log) = Probe::echo().serve(&elsewhere);
+    let _user = connect(addr);
+    let near = log.handle();
+    let (probe, dial_log) = Probe::echo().start();
+    let options = DialOptions::new(PATIENCE).near(&near);
+    for dialed in
+        [here.dial_near(&near, addr, PATIENCE, probe.clone()), here.dial_with(addr, options, probe.clone())]
+    {
+        let error = dialed.expect_err("another event loop's");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("dial from that one"), "it says what to do: {error}");
+    }
+    assert!(dial_log.rest().is_empty());
+    assert_eq!((here.connections(), elsewhere.connections()), (0, 1));
+}
+
 // proves L-14, L-15 for dialed connections: a target that answers and resets before anybody looks was connected all the same
 #[test]
 fn a_target_that_resets_at_once_was_connected() {
@@ -329,4 +349,55 @@ fn a_dial_comes_from_where_it_was_told() {
     let seen = server_log.handle().peer_addr().expect("TCP");
     assert_eq!(seen.ip().to_string(), "127.0.0.2");
     assert_eq!(attempts.load(std::sync::atomic::Ordering::SeqCst), 2);
+}
+
+/// Whether the attempt of this number panics when its socket is configured.
+type Panics = fn(usize) -> bool;
+
+// proves L-21, L-32: a panic in `configure` is an error of that attempt, told in one line, and nobody is counted who is gone
+#[test]
+fn a_panic_while_a_socket_is_configured_fails_that_attempt() {
+    logs::keep();
+    let event_loop = EventLoop::builder().name("configure").polls(1).build().expect("an event loop");
+    let (addr, _server_log) = Probe::echo().serve(&event_loop);
+    let failed = Reason::Error(Fault { kind: std::io::ErrorKind::Other, errno: None });
+    let cases: [(Vec<SocketAddr>, Panics, usize, Option<&Reason>); 4] = [
+        // At the first attempt, which the caller begins: the only one, the first of two, each of two.
+        (vec![addr], |_| true, 1, Some(&failed)),
+        (vec![addr, addr], |attempt| attempt == 0, 1, None),
+        (vec![addr, addr], |_| true, 2, Some(&failed)),
+        // At a later one, which the owner begins.
+        (vec![closed_port(), addr], |attempt| attempt == 1, 1, Some(&failed)),
+    ];
+    let mut told = 0;
+    for (targets, panics, lines, reason) in cases {
+        let attempts = std::sync::atomic::AtomicUsize::new(0);
+        let options = DialOptions::new(PATIENCE).configure(move |_| {
+            let attempt = attempts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            assert!(!panics(attempt), "on purpose, at attempt {attempt}");
+            Ok(())
+        });
+        let (probe, log) = Probe::echo().start();
+        let (dialed, when_dialed) = crossbeam_channel::bounded(1);
+        // By a thread whose lines in the log can be told from others'.
+        let remote = event_loop.remote();
+        let dial = move || dialed.send(remote.dial_with(targets, options, probe)).expect("awaited");
+        event_loop.after(Duration::ZERO, dial).expect("a timer");
+        let handle = when_dialed.recv_timeout(PATIENCE).expect("returns").expect("begun");
+        if reason.is_none() {
+            log.until(At::Connect);
+            handle.close();
+        }
+        let closed = log.closed();
+        assert_eq!(closed.reason, *reason.unwrap_or(&Reason::User));
+        told += lines;
+        let errors = logs::lines("configure", log::Level::Error);
+        assert_eq!(errors.len(), told, "{errors:?}");
+        let line = errors.last().expect("a line");
+        assert_eq!((line.value("callback"), line.value("event")), (Some("configure"), Some("panic")));
+        assert_eq!(line.value("conn"), Some(&*closed.id.to_string()));
+        assert!(line.text.contains("on purpose, at attempt"), "{line:?}");
+    }
+    wait_until("nobody is counted", || event_loop.connections() == 0);
+    assert!(event_loop.shutdown(PATIENCE));
 }
