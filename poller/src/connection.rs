@@ -293,6 +293,8 @@ impl Connection<'_> {
             self.note_sent(total);
         }
         if let Err(error) = outcome.and_then(|()| if short { self.want_write() } else { Ok(()) }) {
+            #[cfg(feature = "tls")]
+            self.note_failure();
             self.break_off(Fault::from(&error));
             return Err(error);
         }

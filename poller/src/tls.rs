@@ -19,7 +19,10 @@
 //! * [`shutdown_write`](crate::Connection::shutdown_write) sends what is queued, `close_notify` and FIN; reading goes on. A graceful close sends
 //!   the same and then closes; an abort sends nothing more.
 //! * What the peer did wrong is answered with the alert that says so, and the connection closes with
-//!   [`Reason::Tls`](crate::Reason::Tls).
+//!   [`Reason::Tls`](crate::Reason::Tls). What it had sent before is handed over first, and then nobody is waited
+//!   for: neither a handler that pauses nor one that waits.
+//! * A callback of rustls' configuration that panics, such as a certificate resolver, ends this connection with
+//!   [`Reason::Panic`](crate::Reason::Panic).
 //!
 //! TLS 1.2 and 1.3 are spoken, by [rustls]; nothing falls back to plaintext, and nothing here turns verification off.
 //!

@@ -13,12 +13,12 @@ use std::io;
 
 use super::{Engine, Error};
 use crate::busy::{Busy, Deadlines};
-use crate::close::Limit;
+use crate::close::{Fault, Limit};
 use crate::connection::{self, Connection};
 use crate::flags::Flags;
 use crate::kept::Phase;
 use crate::limits;
-use crate::operator::Owner;
+use crate::operator::{Owner, report_panic};
 use crate::state::{Closer, News};
 use crate::transport::Transport;
 use crate::watch::NEVER;
@@ -74,7 +74,8 @@ impl Connection<'_> {
     }
 
     /// One read, and what it opens; `None` when there was nothing. After an error the alert that says why was sent, as far
-    /// as the kernel takes it at once.
+    /// as the kernel takes it at once. Plaintext with an error behind it is an Ok with a connection that is broken: it is
+    /// handed over, and then there is nothing to wait for.
     #[cold]
     pub(crate) fn open_records(&mut self) -> io::Result<Option<Taken>> {
         // Out of its place while it is used: rustls calls what the user has configured.
@@ -82,22 +83,33 @@ impl Connection<'_> {
         space.resize(limits::TLS_BACKLOG_BYTES_MAX + limits::READ_BYTES_MAX, 0);
         let outcome = self.read_tls(&mut space);
         SPACE.set(space);
-        if let Err(error) = &outcome {
-            self.end_with(error);
+        let failure = self.note_failure();
+        if (failure.is_some() || outcome.is_err()) && self.flush().is_err() {
+            debug_assert!(self.busy.broken.is_some(), "a flush that fails breaks the connection");
+        }
+        if let Some(fault) = failure
+            && outcome.is_ok()
+            && self.busy.broken.is_none()
+        {
+            self.break_off(fault);
         }
         outcome
     }
 
-    fn end_with(&mut self, error: &io::Error) {
+    /// Takes note of why there will be no more, if so: the reason that is told at the close, or the panic that it was.
+    pub(crate) fn note_failure(&mut self) -> Option<Fault> {
+        let engine = self.kept.tls.as_mut()?;
+        let error = engine.failure()?.clone();
+        let panicked = engine.take_panic();
         self.kept.flags.set(Flags::KEEPS);
-        if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<Error>())
-            && *error != Error::Truncated
-        {
+        if error != Error::Truncated {
             self.busy.details.tls.get_or_insert(error.to_string());
         }
-        if self.flush().is_err() {
-            debug_assert!(self.busy.broken.is_some(), "a flush that fails breaks the connection");
+        if let Some(text) = panicked {
+            report_panic(self.shared, "tls", &text);
+            self.shared.state.close_as_owner(Closer::Panic, true);
         }
+        Some(Fault::from(&io::Error::from(error)))
     }
 
     /// Reads behind what waits for the rest of its record.
@@ -106,7 +118,7 @@ impl Connection<'_> {
             return Ok(None);
         };
         let flags = &mut self.kept.flags;
-        // What the last read found behind its plaintext.
+        // What the last read found behind its plaintext, which was handed over meanwhile.
         if let Some(error) = engine.failure() {
             flags.clear(Flags::READABLE);
             return Err(error.clone().into());
@@ -170,6 +182,10 @@ impl Owner<'_> {
                 taken.bytes
             }
             Err(error) => {
+                // What came with the end of the handshake is handed over first.
+                if std::mem::take(woken) {
+                    self.request();
+                }
                 self.fail(&error);
                 0
             }
@@ -198,6 +214,7 @@ impl Owner<'_> {
             Ok(false) => return false,
             Ok(true) => {}
             Err(error) => {
+                self.conn.note_failure();
                 self.fail(&error);
                 return false;
             }
@@ -221,10 +238,14 @@ impl Owner<'_> {
                 engine.begin(&mut self.conn.busy.sealed)?;
             }
             self.flush();
+            let engine = self.conn.kept.tls.as_ref();
+            let is_over = !engine.is_some_and(|engine| engine.is_handshaking());
             if let Some(fault) = self.conn.busy.broken {
-                return Err(fault.into());
+                // Damage behind the end of the handshake is met when what came before it was handed over.
+                let is_later = is_over && engine.is_some_and(|engine| engine.failure().is_some());
+                return if is_later { Ok(true) } else { Err(fault.into()) };
             }
-            if !self.conn.kept.tls.as_ref().is_some_and(|engine| engine.is_handshaking()) {
+            if is_over {
                 return Ok(true);
             }
             if !self.conn.kept.flags.has(Flags::READABLE) {

@@ -15,6 +15,7 @@
 //! Whatever is to be sent is found in the sealed output afterwards, also when the call failed.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use rustls::{
 };
 
 use super::{Error, seen};
+use crate::handler::panic_text;
 use crate::limits;
 
 /// One connection's TLS: made by [`Server::accept`](super::Server::accept) or [`Client::connect`](super::Client::connect), given to
@@ -50,6 +52,8 @@ pub struct Engine {
     /// Bytes have arrived, so the peer has shown what it speaks.
     heard: bool,
     failed: Option<Error>,
+    /// What a callback of the configuration said when it panicked. rustls is not asked again then: `failed` is set too.
+    panicked: Option<String>,
     /// Bytes of plaintext that have arrived.
     pub(crate) opened: u64,
     server_name: Option<Box<str>>,
@@ -121,6 +125,7 @@ impl Engine {
             begun: false,
             heard: false,
             failed: None,
+            panicked: None,
             opened: 0,
             server_name,
             exporter: None,
@@ -282,6 +287,11 @@ impl Engine {
         self.failed.as_ref()
     }
 
+    /// The text of the panic that was the failure, once.
+    pub(crate) fn take_panic(&mut self) -> Option<String> {
+        self.panicked.take()
+    }
+
     /// Whether the peer's stream has ended in an orderly manner.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
@@ -359,14 +369,16 @@ impl Engine {
     /// One pass, and what it lets us see. Says how much of `arrived` is done with.
     fn pass(&mut self, arrived: &mut [u8], pass: &mut Pass<'_>) -> Result<usize, Error> {
         let handshaking = self.is_handshaking();
-        if handshaking {
-            // A callback of rustls that panicked may have left something of another connection.
-            drop(seen::take());
-        }
-        let used = match &mut self.side {
+        let side = &mut self.side;
+        // rustls calls what the user has configured: certificate resolvers, verifiers, key logs, stores of sessions.
+        let run = AssertUnwindSafe(|| match side {
             Side::Server(records) => pass.run(&mut ***records, arrived),
             Side::Client(records) => pass.run(&mut ***records, arrived),
-        };
+        });
+        let used = catch_unwind(run).unwrap_or_else(|panic| {
+            self.panicked = Some(panic_text(panic.as_ref()).to_owned());
+            Err(rustls::Error::General("a callback of the configuration panicked".into()).into())
+        });
         self.ended |= pass.ended;
         if handshaking {
             let seen = seen::take();

@@ -1,5 +1,6 @@
 //! TLS over loopback, against rustls' own blocking streams.
 
+mod failures;
 mod handshakes;
 mod streams;
 #[path = "../support/mod.rs"]
