@@ -165,6 +165,8 @@ pub enum Error {
     Ended,
     /// Early data is not supported: set `max_early_data_size` to 0.
     EarlyData,
+    /// A limit of zero was asked for.
+    NoTime,
     /// This is no host name and no address.
     Name(String),
     /// The keying material cannot be exported: the handshake is not over, TLS 1.2 is spoken, or the length is not possible.
@@ -181,6 +183,9 @@ impl fmt::Display for Error {
             Error::Ended => f.write_str("written after the end of our own stream"),
             Error::EarlyData => f.write_str(
                 "early data can be sent twice by anybody on the way: set max_early_data_size to 0",
+            ),
+            Error::NoTime => f.write_str(
+                "a handshake of no time would end every connection at once: give it time, or leave the limit out",
             ),
             Error::Name(name) => write!(f, "{name:?} is neither a host name nor an address"),
             Error::Export => {
@@ -211,6 +216,7 @@ impl From<Error> for std::io::Error {
         let kind = match error {
             Error::Truncated => std::io::ErrorKind::UnexpectedEof,
             Error::Ended => std::io::ErrorKind::BrokenPipe,
+            Error::NoTime | Error::Name(_) | Error::EarlyData => std::io::ErrorKind::InvalidInput,
             _ => std::io::ErrorKind::InvalidData,
         };
         std::io::Error::new(kind, error)

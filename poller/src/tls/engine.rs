@@ -133,11 +133,30 @@ impl Engine {
         }
     }
 
-    /// The same with another limit for the handshake, which begins when the connection is registered, or, for a dialed
-    /// one, when it is connected.
-    pub fn with_handshake_timeout(mut self, timeout: Duration) -> Engine {
+    /// The same with another limit for the handshake than [`TLS_HANDSHAKE_MS`](limits::TLS_HANDSHAKE_MS). It runs from the
+    /// time at which the connection is made, or, for a dialed one, connected.
+    ///
+    /// # Errors
+    /// [`Error::NoTime`] when the limit is zero.
+    ///
+    /// # Examples
+    /// ```
+    /// # use poller::tls::{Client, Engine, Error, rustls};
+    /// # use std::time::Duration;
+    /// fn engine(client: &Client, name: &str) -> Result<Engine, Error> {
+    ///     client.connect(name)?.with_handshake_timeout(Duration::from_secs(2))
+    /// }
+    /// # let roots = rustls::RootCertStore::empty();
+    /// # let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    /// # engine(&Client::new(config), "localhost")?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn with_handshake_timeout(mut self, timeout: Duration) -> Result<Engine, Error> {
+        if timeout.is_zero() {
+            return Err(Error::NoTime);
+        }
         self.handshake_timeout = timeout;
-        self
+        Ok(self)
     }
 
     fn common(&self) -> &CommonState {

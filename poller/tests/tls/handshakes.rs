@@ -43,13 +43,30 @@ fn a_plain_connection_of_the_same_program_has_no_tls() {
     ask(&mut connect(addr), b"plain");
 }
 
+fn limited(engine: Result<Engine, tls::Error>, limit: Duration) -> Engine {
+    engine.expect("an engine").with_handshake_timeout(limit).expect("not zero")
+}
+
+// Misuse: a limit of zero says what to do instead
+#[test]
+fn a_handshake_of_no_time_is_refused() {
+    let (server, client) = configs();
+    let accepted = Server::new(server).expect("a server").accept();
+    for engine in [accepted, Client::new(client).connect("localhost")] {
+        let error = engine.expect("an engine").with_handshake_timeout(Duration::ZERO).expect_err("zero");
+        assert_eq!(error, tls::Error::NoTime);
+        assert!(error.to_string().contains("give it time, or leave the limit out"), "{error}");
+        assert_eq!(io::Error::from(error).kind(), ErrorKind::InvalidInput);
+    }
+}
+
 // proves L-11 with TLS: a handshake that never ends, silent or slow, meets its limit
 #[test]
 fn a_handshake_that_does_not_end_times_out() {
     let event_loop = one_poll();
     let (server, client) = configs();
     let server = Server::new(server).expect("a server");
-    let short = move || server.accept().expect("an engine").with_handshake_timeout(Duration::from_millis(30));
+    let short = move || limited(server.accept(), Duration::from_millis(30));
     let (addr, log) = with_tls(Probe::echo(), short).serve(&event_loop);
     for first in [0, 1, 100] {
         let mut hello = Vec::new();
@@ -70,9 +87,7 @@ fn a_handshake_that_does_not_end_times_out() {
     // The dialed side, with a server that accepts and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let dialer = Client::new(client);
-    let short = move || {
-        dialer.connect("localhost").expect("an engine").with_handshake_timeout(Duration::from_millis(30))
-    };
+    let short = move || limited(dialer.connect("localhost"), Duration::from_millis(30));
     let addr = silent.local_addr().expect("an address");
     let (_, log) = dial(&event_loop, addr, with_tls(Probe::echo(), short));
     let closed = log.closed();
@@ -85,9 +100,7 @@ fn a_limit_that_was_met_does_not_strike_later() {
     let (server, client) = configs();
     let server = Server::new(server).expect("a server");
     let limit = Duration::from_millis(500);
-    let (addr, log) =
-        with_tls(Probe::echo(), move || server.accept().expect("an engine").with_handshake_timeout(limit))
-            .serve(&event_loop);
+    let (addr, log) = with_tls(Probe::echo(), move || limited(server.accept(), limit)).serve(&event_loop);
     let mut user = user(addr, &client);
     ask_user(&mut user, b"question");
     // A timer of the same poll that is due after the limit.

@@ -18,7 +18,7 @@ use poller::tls::rustls::{
     self, ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, ServerConfig, ServerConnection,
     StreamOwned,
 };
-use poller::tls::{Client, Engine, Server};
+use poller::tls::{self, Client, Engine, Server};
 use poller::{EventLoop, Fault, Limit, Reason, SendError, limits};
 use support::*;
 
