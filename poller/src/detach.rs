@@ -10,7 +10,7 @@ use crate::connection::Connection;
 use crate::flags::Flags;
 use crate::state::Closer;
 
-/// What [`Connection::detach`] gives out: all that makes the connection.
+/// What [`Connection::detach`] gives out and [`Remote::adopt`](crate::Remote::adopt) takes: all that makes the connection.
 pub struct Detached {
     /// The socket; it is non-blocking.
     pub socket: Socket,

@@ -165,6 +165,7 @@
 //! | descriptors of the process | the system's | accepting rests for 100 ms at a time |
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod builder;
 mod busy;
 mod cleanup;

@@ -279,6 +279,10 @@ impl Owner<'_> {
                 n
             }
             Err(error) => {
+                // What was read before it was here is handed over first.
+                if std::mem::take(woken) {
+                    self.request();
+                }
                 self.fail(&error);
                 0
             }

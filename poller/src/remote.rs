@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::adopt;
+use crate::detach::Detached;
 use crate::dialer::{self, DialOptions, Targets};
 use crate::handle::Handle;
 use crate::handler::Handler;
@@ -240,6 +242,49 @@ impl Remote {
         };
         let poll = poll.clone();
         dialer::dial(&poll, targets.into(), options, &handler.into_handler())
+    }
+
+    /// Takes a connection that is there already: a `TcpStream`, a `UnixStream`, an `OwnedFd` that is one of them, or what
+    /// another event loop gave out ([`Connection::detach`](crate::Connection::detach)). It passes the same life cycle as an
+    /// accepted one. The polls get those that are adopted in turn.
+    ///
+    /// Bytes of a [`Detached`] come first: its `input` is in the connection's input before
+    /// [`on_connect`](Handler::on_connect) and makes a request, and its `unsent` leaves before what the handler writes. Where
+    /// `on_prepare` asks for TLS, the input is the beginning of the peer's records, and `unsent` leaves as it is: so a
+    /// connection goes over from plain text to TLS.
+    ///
+    /// # Errors
+    /// When the descriptor is no connected stream socket (it is closed then), too many connections are open, `on_prepare`
+    /// refuses (`PermissionDenied`), or the event loop is stopping. One that the peer has reset is taken: what it had sent
+    /// before is handed over, and then it closes.
+    ///
+    /// # Examples
+    /// ```
+    /// # use poller::{Connection, EventLoop, Handler, Prepare, Reject};
+    /// # struct Greeter;
+    /// # impl Handler for Greeter {
+    /// #     type Context = ();
+    /// #     fn on_prepare(&self, _: &mut Prepare<'_>) -> Result<(), Reject> { Ok(()) }
+    /// #     fn on_connect(&self, _: &mut (), conn: &mut Connection) -> poller::Result {
+    /// #         conn.output().write(b"hello");
+    /// #         Ok(())
+    /// #     }
+    /// #     fn on_request(&self, _: &mut (), _: &mut Connection) -> poller::Result { Ok(()) }
+    /// # }
+    /// use std::io::Read;
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let event_loop = EventLoop::new()?;
+    /// let (ours, mut theirs) = UnixStream::pair()?;
+    /// event_loop.adopt(ours, Greeter)?;
+    /// let mut greeting = [0; 5];
+    /// theirs.read_exact(&mut greeting)?;
+    /// assert_eq!(&greeting, b"hello");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn adopt(&self, socket: impl Into<Detached>, handler: impl IntoHandler) -> io::Result<Handle> {
+        self.check_running()?;
+        adopt::adopt(self.next_poll(), socket.into(), &handler.into_handler())
     }
 
     /// Receives what comes to a UDP socket, connected or not: a `UdpSocket`, or an `OwnedFd` that is one.

@@ -1,4 +1,4 @@
-//! What may be given to an event loop: listeners and datagram sockets of the standard library, and descriptors that
+//! What may be given to an event loop: listeners, streams and datagram sockets of the standard library, and descriptors that
 //! another program passed on.
 //!
 //! What a descriptor is, is asked of the kernel and not believed. A wrong kind is an error that says what it is, and so
@@ -17,6 +17,8 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
+
+use crate::close::Fault;
 
 /// Where a socket is, whatever its kind.
 #[derive(Clone, Debug)]
@@ -166,6 +168,43 @@ pub(crate) fn check_datagrams(socket: DatagramSocket) -> io::Result<(UdpSocket, 
     }
 }
 
+/// A socket that is connected, or was when it was last heard of.
+pub(crate) struct Stream {
+    pub(crate) socket: Socket,
+    pub(crate) peer: Option<SocketAddr>,
+    /// The peer has reset it. What it sent before may still be there.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// A stream socket that is to be a connection, made ready for that.
+pub(crate) fn check_stream(socket: Socket) -> io::Result<Stream> {
+    let wanted = "a connected stream socket (TCP or Unix)";
+    let socket = check_socket(socket, wanted)?;
+    let is_ip = matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6);
+    if socket.r#type()? != Type::STREAM
+        || socket.is_listener()?
+        || !(is_ip || socket.domain()? == Domain::UNIX)
+    {
+        return Err(wrong(wanted, &describe(&socket)));
+    }
+    let (peer, fault) = match socket.peer_addr() {
+        Ok(peer) => (peer.as_socket(), None),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => match socket.take_error()? {
+            Some(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                (None, Some(Fault::from(&error)))
+            }
+            Some(error) => return Err(error),
+            None => return Err(wrong(wanted, &format!("{} that is not connected", kind(&socket)))),
+        },
+        Err(error) => return Err(error),
+    };
+    socket.set_nonblocking(true)?;
+    if is_ip {
+        socket.set_tcp_nodelay(true)?;
+    }
+    Ok(Stream { socket, peer, fault })
+}
+
 fn check_socket(socket: Socket, wanted: &str) -> io::Result<Socket> {
     match socket.r#type() {
         Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => {
@@ -190,6 +229,15 @@ fn wrong(wanted: &str, what: &str) -> io::Error {
 
 /// What a socket is, in words.
 fn describe(socket: &Socket) -> String {
+    let listens = match (socket.r#type(), socket.is_listener()) {
+        (Ok(Type::STREAM | Type::SEQPACKET), Ok(false)) => " that does not listen",
+        (_, Ok(true)) => " that listens",
+        _ => "",
+    };
+    format!("{}{listens}", kind(socket))
+}
+
+fn kind(socket: &Socket) -> String {
     let family = match socket.domain() {
         Ok(Domain::IPV4 | Domain::IPV6) => "",
         Ok(Domain::UNIX) => "Unix ",
@@ -203,12 +251,7 @@ fn describe(socket: &Socket) -> String {
         Ok(Type::SEQPACKET) => "seqpacket socket",
         _ => "raw socket",
     };
-    let listens = match (socket.r#type(), socket.is_listener()) {
-        (Ok(Type::STREAM | Type::SEQPACKET), Ok(false)) => " that does not listen",
-        (_, Ok(true)) => " that listens",
-        _ => "",
-    };
-    format!("a {family}{kind}{listens}")
+    format!("a {family}{kind}")
 }
 
 /// The sockets that an event loop has, by the kernel's number for each: descriptors may be several for one socket.

@@ -11,6 +11,8 @@ use crate::sync::atomic::Ordering::Relaxed;
 use std::cell::Cell;
 use std::io;
 
+use linkbuffer::LinkBuffer;
+
 use super::{Engine, Error};
 use crate::busy::{Busy, Deadlines};
 use crate::close::{Fault, Limit};
@@ -94,6 +96,20 @@ impl Connection<'_> {
             self.break_off(fault);
         }
         outcome
+    }
+
+    /// Takes records that were read before there was TLS here. What is wrong with them is found when the handshake begins.
+    pub(crate) fn open_early(&mut self, mut early: LinkBuffer) {
+        let Some(engine) = &mut self.kept.tls else { return };
+        while !early.is_empty() && engine.failure().is_none() {
+            let piece = early.chunk();
+            let len = piece.len().min(limits::READ_BYTES_MAX);
+            let mut arrived = [&engine.backlog, &piece[..len]].concat();
+            early.output_ack(len);
+            if engine.receive(&mut arrived, &mut self.busy.input, &mut self.busy.sealed).is_err() {
+                debug_assert!(engine.failure().is_some(), "an engine that errs has failed");
+            }
+        }
     }
 
     /// Takes note of why there will be no more, if so: the reason that is told at the close, or the panic that it was.
@@ -234,10 +250,13 @@ impl Owner<'_> {
 
     fn try_to_shake_hands(&mut self) -> io::Result<bool> {
         loop {
-            if let Some(engine) = &mut self.conn.kept.tls {
-                engine.begin(&mut self.conn.busy.sealed)?;
-            }
+            let begun = match &mut self.conn.kept.tls {
+                Some(engine) => engine.begin(&mut self.conn.busy.sealed),
+                None => Ok(()),
+            };
+            // Also the alert that says why it did not begin.
             self.flush();
+            begun?;
             let engine = self.conn.kept.tls.as_ref();
             let is_over = !engine.is_some_and(|engine| engine.is_handshaking());
             if let Some(fault) = self.conn.busy.broken {

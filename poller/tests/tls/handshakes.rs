@@ -325,3 +325,64 @@ fn a_stopping_event_loop_ends_handshakes_and_says_goodbye() {
         assert_eq!(log.closed().reason, Reason::Shutdown);
     }
 }
+
+/// A plain handler that hands each connection over to one with TLS, on another event loop, when it has heard `START`.
+fn upgrade(server: &Arc<ServerConfig>) -> ([EventLoop; 2], SocketAddr, Log) {
+    let [plain, secret_loop] = [one_poll(), one_poll()];
+    let (probe, log) = secret(Probe::echo(), server).start();
+    let remote = secret_loop.remote();
+    let asked = Probe::new(move |at, conn| {
+        if at == At::Request && conn.input().len() >= 5 {
+            assert_eq!(conn.input().read_vec(5)?, b"START");
+            let mut detached = conn.detach()?;
+            // As if the kernel had not taken it.
+            detached.unsent.write(b"go ahead");
+            remote.adopt(detached, probe.clone())?;
+        }
+        Ok(())
+    });
+    let (addr, _) = asked.serve(&plain);
+    ([plain, secret_loop], addr, log)
+}
+
+// proves L-28 with TLS: a connection goes over to it, and neither what was unsent nor what the peer sent ahead is lost
+#[test]
+fn a_plain_connection_goes_over_to_tls() {
+    let (server, client) = configs();
+    let (_loops, addr, log) = upgrade(&server);
+    for sends_ahead in [true, false] {
+        let mut user = user(addr, &client);
+        let mut first = b"START".to_vec();
+        if sends_ahead {
+            user.conn.write_tls(&mut first).expect("a hello");
+        }
+        user.sock.0.write_all(&first).expect("written");
+        let mut answer = [0; 8];
+        user.sock.0.read_exact(&mut answer).expect("in the clear");
+        assert_eq!(&answer, b"go ahead");
+        ask_user(&mut user, b"for your eyes only");
+        user.conn.send_close_notify();
+        user.flush().expect("flushed");
+        assert_eq!(log.closed().reason, Reason::Peer);
+    }
+}
+
+// proves that what came in the clear, before TLS, is never taken for what came under its protection
+#[test]
+fn plain_bytes_ahead_of_the_handshake_never_reach_the_handler() {
+    let (server, client) = configs();
+    let (_loops, addr, log) = upgrade(&server);
+    let mut hello = Vec::new();
+    user(addr, &client).conn.write_tls(&mut hello).expect("a hello");
+    let mut user = connect(addr);
+    user.write_all(&[&b"STARTinjected"[..], &hello].concat()).expect("written");
+    let mut answer = Vec::new();
+    user.read_to_end(&mut answer).ok();
+    assert!(answer.starts_with(b"go ahead\x15\x03\x03"), "an alert: {answer:?}");
+    assert!(matches!(log.next().at, At::Prepare));
+    let closed = log.expect(&[At::Close]).closed.expect("told");
+    assert_eq!(
+        (closed.reason, closed.connected),
+        (Reason::Tls("the peer does not speak TLS".to_owned()), false)
+    );
+}
