@@ -310,6 +310,30 @@ impl LinkBuffer {
         Some(Node::from_piece(piece))
     }
 
+    /// Copies bytes behind the last ones, and takes no larger node for it than they need.
+    pub(crate) fn pack_small(&mut self, bytes: &[u8]) {
+        if let Some(last) = self.last_mut()
+            && last.put(bytes)
+        {
+            return self.grow(bytes.len());
+        }
+        let mut node = pool::take(bytes.len());
+        node.put(bytes);
+        self.push(node);
+    }
+
+    /// Moves what little is left in the first piece into a small node, so that it does not keep a large one.
+    pub(crate) fn shrink_first(&mut self) {
+        if let Some(first) = &mut self.first
+            && first.is_leftover()
+            && !first.is_empty()
+        {
+            let mut small = pool::take(first.len());
+            small.put(first.readable());
+            pool::give(first.replace(small));
+        }
+    }
+
     /// Copies bytes behind the last ones: into the room of the last node first, then into new nodes. `floor` is the least
     /// size of a new one.
     #[inline]

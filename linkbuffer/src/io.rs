@@ -182,6 +182,9 @@ impl LinkBuffer {
     /// back. The lender then takes another.
     /// O(unread bytes in it), and O(1) when everything was read.
     ///
+    /// A few bytes that were left at the front of a large node move into a small one, also where nothing was lent: a
+    /// connection that waits does not hold much more than what it waits with.
+    ///
     /// # Examples
     /// ```
     /// use linkbuffer::{LinkBuffer, Node};
@@ -197,6 +200,7 @@ impl LinkBuffer {
     #[inline]
     pub fn reclaim(&mut self) -> Option<Node> {
         let node = self.take_lent();
+        self.shrink_first();
         self.check();
         node
     }

@@ -78,12 +78,19 @@ pub const SHELLS_LEN_MAX: usize = 256;
 /// at most 512 bytes beside a node or in a shell, on top of what the other limits count.
 pub const REST_PIECES_MAX: usize = 64;
 
-/// Owned reads of at least this many bytes share the node's memory; smaller ones are copied. A `Bytes` therefore keeps at most
-/// `NODE_POOLED_BYTES_MAX / ZERO_COPY_BYTES_MIN` = 16 times its own size alive.
+/// Owned reads of at least this many bytes share the node's memory, unless [`HELD_RATIO_MAX`] is against it; smaller ones are
+/// copied.
 ///
 /// Read into a lent node and taken out: 39 ns for 512 B, 67 ns for 2 KiB and 83 ns for 4 KiB when they are copied, 49 ns for any
 /// size when the node is shared. Time alone would share from 1 KiB on, and keep 64 times as much alive.
 pub const ZERO_COPY_BYTES_MIN: usize = 4 * 1024;
+
+/// An owned read that is less than this part of a node is copied, however large it is: a `Bytes` that came from a node keeps at
+/// most this many times its own size alive.
+///
+/// Not measured: up to [`NODE_POOLED_BYTES_MAX`] it is what [`ZERO_COPY_BYTES_MIN`] says already, and it says the same of the
+/// larger nodes that joined or reserved bytes lie in.
+pub const HELD_RATIO_MAX: usize = NODE_POOLED_BYTES_MAX / ZERO_COPY_BYTES_MIN;
 
 /// A `Bytes` of at least this size is linked by `write_bytes`; a smaller one is packed into the tail node.
 ///

@@ -14,9 +14,10 @@ use bytes::Bytes;
 impl LinkBuffer {
     /// Reads `n` bytes as `Bytes`, which stay valid whatever becomes of the buffer.
     ///
-    /// From 4 KiB ([`limits`](crate::limits)) on the memory is shared, when one piece holds them all; fewer bytes are copied, so
-    /// that they never keep a large node alive, and so are bytes of several pieces (see [`split_to`](Self::split_to) and
-    /// [`read_chunk`](Self::read_chunk) for reads that leave pieces apart).
+    /// From 4 KiB ([`limits`](crate::limits)) on the memory is shared, when one piece holds them all; fewer bytes are copied, and
+    /// so is less than a sixteenth of a larger node, so that they never keep much memory alive. Bytes of several pieces are
+    /// copied too (see [`split_to`](Self::split_to) and [`read_chunk`](Self::read_chunk) for reads that leave pieces apart).
+    /// Memory that was linked, not written, is shared from 4 KiB on whatever its size: it is its owner's. O(1), O(`n`) where it copies.
     ///
     /// # Errors
     /// When fewer than `n` bytes are there; nothing is consumed then.
@@ -32,11 +33,13 @@ impl LinkBuffer {
     pub fn read_bytes(&mut self, n: usize) -> Result<Bytes, Short> {
         self.want(n)?;
         self.settle();
-        let first = self.first_readable();
-        if n >= ZERO_COPY_BYTES_MIN && n <= first.len() {
+        if let Some(first) = &self.first
+            && n <= first.len()
+            && first.may_share(n)
+        {
             return Ok(self.share_first(n));
         }
-        if let Some(bytes) = first.get(..n) {
+        if let Some(bytes) = self.first_readable().get(..n) {
             let bytes = Bytes::copy_from_slice(bytes);
             self.consume(n);
             return Ok(bytes);
@@ -109,7 +112,8 @@ impl LinkBuffer {
     /// Moves the first `n` bytes into a buffer of their own.
     ///
     /// Whole pieces move as they are: nothing is copied, counted or allocated. The piece in which the cut lies is shared by
-    /// both sides, or its smaller part is copied when that is under 4 KiB. O(pieces).
+    /// both sides, or its smaller part is copied when that is under 4 KiB, and so is a few bytes' piece of a large node. The last
+    /// piece is copied where a reservation lies behind it. O(pieces), and O(bytes copied).
     ///
     /// # Errors
     /// When fewer than `n` bytes are there; nothing is moved then.
@@ -127,7 +131,8 @@ impl LinkBuffer {
         self.want(n)?;
         self.settle();
         let mut head = LinkBuffer::new();
-        if n == self.len && self.reserved() == 0 && self.may_leave() {
+        if n == self.len && self.reserved() == 0 && self.may_leave() && !self.pieces().any(Piece::is_leftover)
+        {
             std::mem::swap(self, &mut head);
             if let Some(last) = head.last_mut() {
                 last.lent = false;
@@ -150,7 +155,12 @@ impl LinkBuffer {
             self.len -= first_len;
             if let Some(mut piece) = self.pop_front() {
                 piece.lent = false;
-                head.push(piece);
+                if piece.is_leftover() {
+                    head.pack_small(piece.readable());
+                    pool::give(piece);
+                } else {
+                    head.push(piece);
+                }
             }
         }
         self.settle();
@@ -169,10 +179,10 @@ impl LinkBuffer {
     fn cut_first(&mut self, n: usize, head: &mut LinkBuffer) {
         let Some(first) = &mut self.first else { return };
         let stays = first.len() - n;
-        if n < ZERO_COPY_BYTES_MIN || first.reserved > 0 && first.rest.is_empty() {
-            head.pack(&first.readable()[..n], n);
+        if !first.may_share(n) || first.reserved > 0 && first.rest.is_empty() {
+            head.pack_small(&first.readable()[..n]);
             self.consume(n);
-        } else if stays < ZERO_COPY_BYTES_MIN && !first.is_shared() {
+        } else if !first.may_share(stays) {
             let mut small = pool::take(stays);
             small.put(&first.readable()[n..]);
             first.end = first.start + n;
@@ -180,7 +190,8 @@ impl LinkBuffer {
             self.len -= n;
             head.push(first.replace(small));
         } else {
-            head.push(Piece::shared(self.share_first(n)));
+            let node_len = first.node_len();
+            head.push(Piece::shared_of_node(self.share_first(n), node_len));
         }
     }
 

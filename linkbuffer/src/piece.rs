@@ -12,6 +12,7 @@
 //! given back is one pointer that moves. The first piece of a buffer carries the pieces behind it, so that the buffer
 //! itself is one pointer too.
 
+use crate::limits::{HELD_RATIO_MAX, KEEP_RATIO_MAX, NODE_BYTES_MIN, ZERO_COPY_BYTES_MIN};
 use crate::{Node, pool};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
@@ -28,6 +29,8 @@ pub(crate) struct Piece {
     pub(crate) end: usize,
     /// The node belongs to the reactor, which wants it back. Invariant: only in a buffer's last piece, and only of our own.
     pub(crate) lent: bool,
+    /// Where the `Bytes` shows one of our nodes: that holds `1 << node_bits` bytes at most. 0 in all other pieces.
+    node_bits: u8,
     /// Bytes handed out by `reserve` and not yet committed, right behind the readable ones of the buffer's last piece.
     /// Invariant: 0 in all but a buffer's first piece; there it is <= the room of the last.
     pub(crate) reserved: u32,
@@ -38,6 +41,11 @@ pub(crate) struct Piece {
 enum Memory {
     Own(Box<[u8]>),
     Shared(Bytes),
+}
+
+/// How many times 1 is doubled to hold `node_len`; 0 for no node.
+fn bits_for(node_len: usize) -> u8 {
+    node_len.checked_next_power_of_two().map_or(usize::BITS - 1, usize::ilog2) as u8
 }
 
 /// Gives out the readable bytes of a node; dropping the last `Bytes` drops it, and so the node goes back to the pool.
@@ -52,7 +60,15 @@ impl AsRef<[u8]> for SharedNode {
 impl Piece {
     /// A node; nothing of it is readable.
     pub(crate) fn node(memory: Box<[u8]>) -> Self {
-        Self { memory: Memory::Own(memory), start: 0, end: 0, lent: false, reserved: 0, rest: Rest::new() }
+        Self {
+            memory: Memory::Own(memory),
+            start: 0,
+            end: 0,
+            lent: false,
+            node_bits: 0,
+            reserved: 0,
+            rest: Rest::new(),
+        }
     }
 
     /// A piece for a `Bytes` to come.
@@ -62,6 +78,7 @@ impl Piece {
             start: 0,
             end: 0,
             lent: false,
+            node_bits: 0,
             reserved: 0,
             rest: Rest::new(),
         }
@@ -72,6 +89,13 @@ impl Piece {
         let mut piece = pool::take_shell();
         piece.end = bytes.len();
         piece.memory = Memory::Shared(bytes);
+        piece
+    }
+
+    /// As `shared`, for bytes that lie in a node of ours of `node_len` bytes, or in none of ours if that is 0.
+    pub(crate) fn shared_of_node(bytes: Bytes, node_len: usize) -> Box<Self> {
+        let mut piece = Self::shared(bytes);
+        piece.node_bits = bits_for(node_len);
         piece
     }
 
@@ -110,6 +134,29 @@ impl Piece {
             Memory::Own(memory) => memory.len(),
             Memory::Shared(_) => 0,
         }
+    }
+
+    /// How large the node of ours is that this piece keeps alive, to the next power of two at most; 0 when there is none.
+    pub(crate) fn node_len(&self) -> usize {
+        match (&self.memory, self.node_bits) {
+            (Memory::Own(memory), _) => memory.len(),
+            (Memory::Shared(_), 0) => 0,
+            (Memory::Shared(_), bits) => 1 << bits,
+        }
+    }
+
+    /// Whether `n` bytes are enough to keep this piece's memory alive for them. What others linked is theirs to judge:
+    /// of that, only very few bytes are not.
+    #[inline]
+    pub(crate) fn may_share(&self, n: usize) -> bool {
+        n >= ZERO_COPY_BYTES_MIN && n >= self.node_len() / HELD_RATIO_MAX
+    }
+
+    /// Whether what is readable is too little to keep so much memory for it, and is better moved into a smaller node.
+    #[inline]
+    pub(crate) fn is_leftover(&self) -> bool {
+        let held = self.bytes().len().max(self.node_len());
+        held > self.len().max(NODE_BYTES_MIN) * KEEP_RATIO_MAX && !self.may_share(self.len())
     }
 
     /// How many bytes can be written behind the readable ones; none into shared memory.
@@ -165,6 +212,7 @@ impl Piece {
     pub(crate) fn let_go(&mut self) {
         if let Memory::Shared(bytes) = &mut self.memory {
             drop(mem::take(bytes));
+            self.node_bits = 0;
         }
     }
 
@@ -178,8 +226,10 @@ impl Piece {
     /// Takes the first `n <= len()` bytes out as `Bytes`, without copying. A node becomes shared by it.
     pub(crate) fn split_shared(self: &mut Box<Self>, n: usize) -> Bytes {
         if !self.is_shared() {
-            let node = self.replace(pool::take_shell());
+            let mut node = self.replace(pool::take_shell());
+            node.lent = false;
             self.end = node.len();
+            self.node_bits = bits_for(node.capacity());
             self.memory = Memory::Shared(Bytes::from_owner(SharedNode(Node::from_piece(node))));
         }
         let is_all = n == self.len();
@@ -191,6 +241,7 @@ impl Piece {
         }
         let mut all = mem::take(bytes);
         all.advance(self.start);
+        self.node_bits = 0;
         self.reset();
         all
     }

@@ -2,6 +2,7 @@
 
 use crate::{LinkBuffer, Node, Short};
 
+mod holding;
 mod model;
 mod netpoll;
 mod ops;
