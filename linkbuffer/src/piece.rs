@@ -241,6 +241,7 @@ impl Piece {
         }
         let mut all = mem::take(bytes);
         all.advance(self.start);
+        all.truncate(n);
         self.node_bits = 0;
         self.reset();
         all

@@ -120,3 +120,13 @@ fn a_few_bytes_do_not_carry_a_large_node_away() {
         assert!(buffer.first.is_none());
     }
 }
+
+// Found by the model: a shared piece that ends before its `Bytes` does.
+#[test]
+fn what_a_cut_left_of_shared_memory_ends_at_the_cut() {
+    let len = 2 * ZERO_COPY_BYTES_MIN;
+    let mut buffer = LinkBuffer::from(pattern(len));
+    let mut head = buffer.split_to(len - 1).expect("they are there");
+    assert_eq!(head.read_chunk(usize::MAX).as_deref(), Some(&pattern(len)[..len - 1]));
+    assert_eq!(buffer.read_chunk(usize::MAX).as_deref(), Some(&pattern(len)[len - 1..]));
+}
