@@ -25,10 +25,10 @@ use std::mem;
 #[doc(alias = "Reader")]
 #[doc(alias = "Writer")]
 pub struct LinkBuffer {
-    /// The first piece, which carries those behind it. Invariant: each has bytes, except the first between `next` and the
-    /// following call, and a last one that is lent or holds a reservation.
+    /// The first piece, which carries those behind it. Invariant: each has bytes, except the first from `next` until the next
+    /// call that writes, moves or consumes bytes, and a last one that is lent or holds a reservation.
     pub(crate) first: Option<Box<Piece>>,
-    /// Invariant: the sum of the lengths of all pieces.
+    /// Invariant: the sum of the lengths of all pieces, and <= `isize::MAX`.
     pub(crate) len: usize,
 }
 
@@ -251,6 +251,7 @@ impl LinkBuffer {
     #[inline]
     pub(crate) fn push(&mut self, piece: Box<Piece>) {
         if self.first.is_none() {
+            debug_assert_eq!(self.len, 0, "without a piece there is nothing");
             self.len = piece.len();
             self.first = Some(piece);
         } else {
@@ -271,11 +272,13 @@ impl LinkBuffer {
         }
     }
 
-    /// Counts what was added. Only a `Bytes` linked again and again gets near the end of the counter, and only where it has
-    /// 32 bits.
+    /// Counts what was added. Only a `Bytes` linked again and again gets near the end of the counter; beyond `isize::MAX` no
+    /// slice or vector could show it all.
     #[inline]
     pub(crate) fn grow(&mut self, n: usize) {
-        self.len = self.len.checked_add(n).expect("a buffer's length fits a usize");
+        // Neither is more than `isize::MAX`: the sum does not wrap.
+        self.len += n;
+        assert!(self.len <= isize::MAX as usize, "a buffer's length fits an isize");
     }
 
     /// Ends the lending: see [`LinkBuffer::reclaim`].
@@ -341,10 +344,18 @@ impl LinkBuffer {
         if let Some(first) = &mut self.first
             && first.reserved == 0
         {
-            let last = if first.rest.is_empty() { Some(first) } else { first.rest.back_mut() };
-            if last.is_some_and(|last| last.put(bytes)) {
-                self.len += bytes.len();
-                return;
+            let put = if !first.rest.is_empty() {
+                !first.is_empty() && first.rest.back_mut().is_some_and(|last| last.put(bytes))
+            } else {
+                if first.is_empty() {
+                    // `next` consumed all of it: it is written from its front again.
+                    first.start = 0;
+                    first.end = 0;
+                }
+                first.put(bytes)
+            };
+            if put {
+                return self.grow(bytes.len());
             }
         }
         self.pack_on(bytes, floor);
@@ -390,11 +401,24 @@ impl LinkBuffer {
     pub(crate) fn check(&self) {
         if cfg!(debug_assertions) {
             self.invariants();
+            let is_kept = self.first.as_ref().is_none_or(|first| {
+                !first.is_empty() || first.rest.is_empty() && (first.lent || first.reserved > 0)
+            });
+            assert!(is_kept, "the first piece was consumed and is still there: {self:?}");
+        }
+    }
+
+    /// As `check`, where `next` may have consumed the first piece and nothing has let go of it since.
+    #[inline]
+    pub(crate) fn check_unsettled(&self) {
+        if cfg!(debug_assertions) {
+            self.invariants();
         }
     }
 
     /// Panics where an invariant does not hold. O(pieces).
     pub(crate) fn invariants(&self) {
+        assert!(self.len <= isize::MAX as usize, "a slice could show all of it");
         let total: usize = self.pieces().map(Piece::len).sum();
         assert_eq!(self.len, total, "len is the sum of the pieces");
         let after_first = self.first.as_ref().map_or(0, |first| first.rest.len());

@@ -118,7 +118,8 @@ impl LinkBuffer {
             last.start = 0;
             last.end = 0;
         }
-        last.lent.then_some(last)
+        self.check_unsettled();
+        self.last_mut().filter(|last| last.lent)
     }
 
     /// Makes the first `n` bytes of [`inputs`](Self::inputs) readable: they were read. O(1).
@@ -151,7 +152,7 @@ impl LinkBuffer {
     /// As [`input_ack`](Self::input_ack), for a count from outside, such as what an unknown `Read` says it has read.
     ///
     /// # Errors
-    /// When the space is smaller; nothing becomes readable then, and the error says how much space there is.
+    /// When the space is smaller; nothing changes then, and the error says how much space there is.
     ///
     /// # Examples
     /// ```
@@ -162,17 +163,21 @@ impl LinkBuffer {
     /// ```
     #[inline]
     pub fn try_input_ack(&mut self, n: usize) -> Result<(), Short> {
-        let available = match self.lent_mut() {
-            Some(lent) if n <= lent.room() => {
-                lent.end += n;
-                self.len += n;
-                self.check();
-                return Ok(());
-            }
-            Some(lent) => lent.room(),
-            None => 0,
+        let available = match self.last() {
+            // What `inputs` shows: all of it where nothing in it is unread, also what is reserved.
+            Some(last) if last.lent && last.is_empty() => last.capacity(),
+            Some(last) if last.lent => last.room(),
+            _ => 0,
         };
-        if n > available { Err(Short { wanted: n, available }) } else { Ok(()) }
+        if n > available {
+            return Err(Short { wanted: n, available });
+        }
+        if let Some(lent) = self.lent_mut() {
+            lent.end += n;
+            self.grow(n);
+        }
+        self.check_unsettled();
+        Ok(())
     }
 
     /// Takes the lent node back. Unread bytes in it move to a node of the right size.

@@ -39,7 +39,7 @@
 //! # Lengths from outside
 //!
 //! No call panics on a length that somebody else chose: what is not there is a [`Short`], which says how much there is, and
-//! nothing has changed. Four short forms take lengths that the caller has from this crate or from the kernel, and panic where
+//! nothing has changed. Some short forms take lengths that the caller has from this crate or from the kernel, and panic where
 //! those are impossible; each has a form that answers:
 //!
 //! | of our own making | from outside |
@@ -49,13 +49,14 @@
 //! | [`input_ack`](LinkBuffer::input_ack) | [`try_input_ack`](LinkBuffer::try_input_ack) |
 //! | [`output_ack`](LinkBuffer::output_ack), [`Buf::advance`](bytes::Buf::advance) | [`skip`](LinkBuffer::skip) |
 //! | [`Buf::copy_to_bytes`](bytes::Buf::copy_to_bytes) | [`read_bytes`](LinkBuffer::read_bytes) |
+//! | [`Node::take`] | [`Node::try_take`] |
 //!
 //! # Invariants
 //!
 //! Debug builds assert them after every call that changes the buffer.
-//! 1. The length is the sum of the readable bytes of all pieces.
-//! 2. Every piece has readable bytes, except the first between [`next`](LinkBuffer::next) and the following call, and a last
-//!    one that is lent or holds a reservation.
+//! 1. The length is the sum of the readable bytes of all pieces, and at most `isize::MAX`.
+//! 2. Every piece has readable bytes, except the first from [`next`](LinkBuffer::next) until the next call that writes, moves or
+//!    consumes bytes, and a last one that is lent or holds a reservation.
 //! 3. Only the last piece is lent or reserved, and a reservation lies in its room, right behind what is readable.
 //! 4. A node whose memory somebody else can see, through a `Bytes`, is never written again: it is another type.
 //!

@@ -2,6 +2,7 @@
 
 use crate::piece::Piece;
 use crate::pool;
+use std::collections::TryReserveError;
 use std::fmt;
 
 /// One block of initialised memory, taken from the pool and given back when dropped.
@@ -26,7 +27,11 @@ impl Node {
     /// O(1) and without an allocation when the pool has one. Sizes up to 64 KiB are rounded up to a power of two (512 at
     /// least); larger ones are exact and never pooled.
     ///
-    /// The capacity is the program's own choice: where there is no such memory, it ends as it does for a `Vec`.
+    /// The capacity is the program's own choice: where there is no such memory, it ends as it does for a `Vec`. One that
+    /// somebody else chose goes to [`try_take`](Self::try_take).
+    ///
+    /// # Panics
+    /// Beyond `isize::MAX` bytes, which no memory can have.
     ///
     /// # Examples
     /// ```
@@ -36,6 +41,21 @@ impl Node {
     /// ```
     pub fn take(capacity: usize) -> Self {
         Self::from_piece(pool::take(capacity))
+    }
+
+    /// As [`take`](Self::take), for a capacity from outside. Beyond 64 KiB it writes all of the new memory once: O(`capacity`).
+    ///
+    /// # Errors
+    /// When there is no such memory.
+    ///
+    /// # Examples
+    /// ```
+    /// use linkbuffer::Node;
+    /// assert!(Node::try_take(100_000).is_ok());
+    /// assert!(Node::try_take(usize::MAX).is_err());
+    /// ```
+    pub fn try_take(capacity: usize) -> Result<Self, TryReserveError> {
+        pool::try_take(capacity).map(Self::from_piece)
     }
 
     /// How many bytes it can hold. O(1).
@@ -50,6 +70,10 @@ impl Node {
 
     #[inline]
     pub(crate) fn from_piece(piece: Box<Piece>) -> Self {
+        debug_assert!(
+            piece.is_alone(),
+            "a node has nothing behind it, and is neither lent nor reserved nor shared"
+        );
         Self { piece: Some(piece) }
     }
 

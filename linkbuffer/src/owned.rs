@@ -60,6 +60,7 @@ impl LinkBuffer {
     /// ```
     pub fn read_chunk(&mut self, max: usize) -> Option<Bytes> {
         self.settle();
+        self.check();
         let n = self.first_readable().len().min(max);
         if n == 0 {
             return None;
@@ -137,6 +138,8 @@ impl LinkBuffer {
             if let Some(last) = head.last_mut() {
                 last.lent = false;
             }
+            self.check();
+            head.check();
             return Ok(head);
         }
         let mut left = n;

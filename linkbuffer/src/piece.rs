@@ -99,6 +99,11 @@ impl Piece {
         piece
     }
 
+    /// Whether it is a node that belongs to no buffer.
+    pub(crate) fn is_alone(&self) -> bool {
+        !self.is_shared() && self.rest.is_empty() && !self.lent && self.reserved == 0
+    }
+
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.end - self.start

@@ -13,6 +13,7 @@ use crate::limits::{
 };
 use crate::piece::{Piece, Rest};
 use std::cell::RefCell;
+use std::collections::TryReserveError;
 use std::sync::Mutex;
 
 thread_local! {
@@ -59,6 +60,17 @@ pub(crate) fn take(capacity: usize) -> Box<Piece> {
     // The thread-local is gone only while the thread ends; then there is no pool.
     let pooled = POOL.try_with(|pool| pool.borrow_mut().take(class)).ok().flatten();
     pooled.unwrap_or_else(|| allocate(class_bytes(class)))
+}
+
+/// As `take`, where there may be no such memory.
+pub(crate) fn try_take(capacity: usize) -> Result<Box<Piece>, TryReserveError> {
+    if class_for(capacity).is_some() {
+        return Ok(take(capacity));
+    }
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(capacity)?;
+    memory.resize(capacity, 0);
+    Ok(Box::new(Piece::node(memory.into_boxed_slice())))
 }
 
 #[cold]
@@ -163,6 +175,7 @@ impl Shelf {
         let node = self.free[class].pop()?;
         self.unused[class] = self.unused[class].min(self.free[class].len());
         self.bytes -= class_bytes(class);
+        self.check();
         Some(node)
     }
 
@@ -174,7 +187,19 @@ impl Shelf {
         }
         self.bytes = bytes;
         self.free[class].push(node);
+        self.check();
         Ok(())
+    }
+
+    /// Asserts the invariants in debug builds. O(classes).
+    fn check(&self) {
+        if cfg!(debug_assertions) {
+            let bytes: usize =
+                self.free.iter().enumerate().map(|(class, free)| free.len() * class_bytes(class)).sum();
+            assert_eq!(self.bytes, bytes, "a shelf knows how much it keeps");
+            assert!(self.bytes <= self.bytes_max, "a shelf is bounded");
+            assert!(self.unused.iter().zip(&self.free).all(|(&unused, free)| unused <= free.len()));
+        }
     }
 
     fn trim(&mut self) {
@@ -188,6 +213,7 @@ impl Shelf {
                 free.shrink_to_fit();
             }
         }
+        self.check();
     }
 }
 

@@ -89,12 +89,13 @@ impl LinkBuffer {
     #[inline]
     pub fn next(&mut self, n: usize) -> Result<&[u8], Short> {
         self.make_contiguous(n)?;
-        let Some(first) = &mut self.first else { return Ok(&[]) };
         self.len -= n;
+        if let Some(first) = &mut self.first {
+            first.start += n;
+        }
+        self.check_unsettled();
         // The consumed bytes stay where they are until the next call that changes the buffer: the borrow ends before it.
-        let start = first.start;
-        first.start += n;
-        Ok(&first.bytes()[start..start + n])
+        Ok(self.first.as_ref().map_or(&[], |first| &first.bytes()[first.start - n..first.start]))
     }
 
     /// Consumes `n` bytes without looking at them. O(pieces dropped).
@@ -175,7 +176,7 @@ impl LinkBuffer {
         if self.first.as_ref().is_none_or(|first| n > first.len()) {
             self.settle_and_join(n)?;
         }
-        self.check();
+        self.check_unsettled();
         Ok(())
     }
 
@@ -196,7 +197,7 @@ impl LinkBuffer {
                 first.compact();
             } else {
                 // Room to grow, so that peeking further and further does not copy again and again.
-                let mut node = pool::take(n.checked_next_power_of_two().unwrap_or(n));
+                let mut node = pool::take(n.next_power_of_two().min(isize::MAX as usize));
                 node.put(first.readable());
                 pool::give(first.replace(node));
             }

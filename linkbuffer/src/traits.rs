@@ -82,6 +82,7 @@ impl From<Bytes> for LinkBuffer {
         if !bytes.is_empty() {
             buffer.push(Piece::shared(bytes));
         }
+        buffer.check();
         buffer
     }
 }

@@ -21,6 +21,9 @@ impl LinkBuffer {
     #[doc(alias = "WriteByte")]
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         self.pack_written(bytes);
         self.check();
     }
@@ -38,10 +41,9 @@ impl LinkBuffer {
     #[inline]
     pub fn write_bytes(&mut self, bytes: Bytes) {
         if bytes.len() < LINK_BYTES_MIN {
-            self.pack_written(&bytes);
-        } else {
-            self.push(Piece::shared(bytes));
+            return self.write(&bytes);
         }
+        self.push(Piece::shared(bytes));
         self.check();
     }
 
@@ -90,7 +92,8 @@ impl LinkBuffer {
     /// Reserving again before the commit adds space behind what is reserved already, and one `commit` serves both. The space
     /// holds some bytes, not zeroes: commit what was written and no more. Every other call that writes, moves or reads from
     /// outside drops an open reservation; looking at and consuming bytes do not, except where they take the last node's memory
-    /// out as `Bytes`. O(`n`) at most, O(1) when the tail node has room.
+    /// out as `Bytes`. O(1); where what is reserved has to move to a larger node, that one has twice the room, so that each
+    /// reserved byte moves once on average however a reservation grows.
     ///
     /// # Panics
     /// Beyond [`RESERVED_BYTES_MAX`]: a length that somebody else chose goes to [`try_reserve`](Self::try_reserve).
@@ -149,7 +152,9 @@ impl LinkBuffer {
     /// Takes a node for `total` reserved bytes and moves those that are reserved already.
     fn move_reservation(&mut self, total: usize) {
         let reserved = self.reserved();
-        let mut node = pool::take(total.max(self.next_capacity(total, WRITE_NODE_BYTES_MIN)));
+        // One that grows doubles at least, so that growing it bit by bit does not copy again and again.
+        let capacity = if reserved > 0 { total.next_power_of_two() } else { total };
+        let mut node = pool::take(capacity.max(self.next_capacity(total, WRITE_NODE_BYTES_MIN)));
         node.room_mut()[..reserved].copy_from_slice(self.reserved_mut());
         self.push(node);
     }
@@ -220,7 +225,7 @@ impl LinkBuffer {
             self.push(behind);
             self.set_reserved(before);
         }
-        self.check();
+        self.check_unsettled();
         Ok(())
     }
 
@@ -270,7 +275,7 @@ impl LinkBuffer {
             self.set_reserved(0);
         }
         self.drop_reservation();
-        self.check();
+        self.check_unsettled();
         Ok(())
     }
 
@@ -278,7 +283,7 @@ impl LinkBuffer {
     #[inline]
     fn commit_some(&mut self, n: usize) {
         self.set_reserved(self.reserved() - n);
-        self.len += n;
+        self.grow(n);
         if let Some(last) = self.last_mut() {
             last.end += n;
         }

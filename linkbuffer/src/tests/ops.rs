@@ -4,7 +4,9 @@
 //! Every length is drawn near the places where something changes: 0, the limits, what is there, one more, `usize::MAX`.
 
 use bytes::{Buf, Bytes};
-use linkbuffer::limits::{LINK_BYTES_MIN, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX, RESERVED_BYTES_MAX};
+use linkbuffer::limits::{
+    LINK_BYTES_MIN, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX, RESERVED_BYTES_MAX, ZERO_COPY_BYTES_MIN,
+};
 use linkbuffer::{LinkBuffer, Node, ReadStringError, Short};
 use std::collections::VecDeque;
 use std::io::{BufRead, IoSlice, Read, Write};
@@ -203,6 +205,7 @@ impl Machine {
             assert_eq!(self.buffer.skip(LEN_HIGH), Ok(()));
             self.queue.drain(..LEN_HIGH);
         }
+        let drops = self.drops_reservation(op);
         match op {
             Op::Write(_)
             | Op::WriteVectored(_)
@@ -219,8 +222,7 @@ impl Machine {
             Op::Until(_) | Op::Find { .. } | Op::FindSlice { .. } => self.search(op),
             _ => self.read(op),
         }
-        // Some calls drop a reservation and some do not: never a part of it.
-        if self.buffer.reserved_len() == 0 {
+        if drops.unwrap_or(self.buffer.reserved_len() == 0) {
             self.reserved.clear();
         }
         assert_eq!(self.buffer.reserved_mut(), self.reserved);
@@ -229,6 +231,29 @@ impl Machine {
         if self.queue.len() < 256 {
             self.compare();
         }
+    }
+
+    /// Whether the operation drops an open reservation, all of it; `None` where it may.
+    fn drops_reservation(&self, op: Op) -> Option<bool> {
+        let owned = |which| self.owned.get(usize::from(which) % OWNED_LEN_MAX);
+        Some(match op {
+            Op::Write(len) | Op::WriteVectored(len) | Op::WriteBytes(len) | Op::Append { len, .. } => {
+                len.0 > 0
+            }
+            Op::WriteOwned(which) => owned(which).is_some_and(|(bytes, _)| !bytes.is_empty()),
+            Op::Lend(_) | Op::Reclaim | Op::Receive { .. } | Op::Clear => true,
+            Op::SplitTo { n, then } => {
+                let n = n.of(self.queue.len());
+                n <= self.queue.len() && [n > 0, true, false][usize::from(then % 3)]
+            }
+            Op::ReadBytes(n) | Op::ReadChunk(n) | Op::CopyToBytes(n)
+                if n.of(self.queue.len()) >= ZERO_COPY_BYTES_MIN =>
+            {
+                return None;
+            }
+            // What `reserve`, `commit` and `insert` do to it stands with them.
+            _ => false,
+        })
     }
 
     fn compare(&self) {
@@ -347,7 +372,15 @@ impl Machine {
                 assert!(self.buffer.inputs().is_empty(), "what was taken back is not lent");
             }
             Op::Receive { len, beyond } => {
+                let refused = beyond.then(|| self.buffer.try_input_ack(usize::MAX));
+                assert!(
+                    !beyond || self.buffer.reserved_mut() == self.reserved,
+                    "a call that fails changes nothing"
+                );
                 let space = self.buffer.inputs().len();
+                if let Some(refused) = refused {
+                    assert_eq!(refused, Err(Short { wanted: usize::MAX, available: space }));
+                }
                 let bytes = self.fresh(Fresh(len.0.min(space)));
                 self.buffer.inputs()[..bytes.len()].copy_from_slice(&bytes);
                 if beyond {

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::limits::{
-    COMPACT_RATIO_MIN, GROWTH_RATIO_MAX, LINK_BYTES_MIN, RESERVED_BYTES_MAX, WRITE_NODE_BYTES_MIN,
+    COMPACT_RATIO_MIN, GROWTH_RATIO_MAX, LINK_BYTES_MIN, NODE_POOLED_BYTES_MAX, RESERVED_BYTES_MAX,
+    WRITE_NODE_BYTES_MIN,
 };
 use bytes::Bytes;
 
@@ -131,6 +132,77 @@ fn the_most_that_can_be_reserved() {
     );
     buffer.commit(10);
     assert_eq!(buffer.chunk(), [b'x'; 10]);
+}
+
+#[test]
+fn a_reservation_that_grows_bit_by_bit_moves_seldom() {
+    let mut buffer = LinkBuffer::new();
+    let (mut moves, mut address) = (0, std::ptr::null());
+    let len = cut(4 << 20, 256 << 10);
+    while buffer.reserved_len() < len {
+        buffer.reserve(1000).fill(b'x');
+        let now = buffer.reserved_mut().as_ptr();
+        moves += usize::from(now != address);
+        address = now;
+    }
+    assert!(moves <= 12, "{moves} times");
+    buffer.flush();
+    assert!(buffer.chunk().iter().all(|&byte| byte == b'x'));
+}
+
+#[test]
+fn an_acknowledgement_that_fails_changes_nothing() {
+    let mut buffer = lent(512, b"read");
+    buffer.reserve(8).copy_from_slice(b"reserved");
+    for wanted in [509, usize::MAX] {
+        assert_eq!(buffer.try_input_ack(wanted), Err(short(wanted, 508)));
+        assert_eq!(buffer.reserved_mut(), b"reserved");
+    }
+    buffer.skip(4).expect("they are there");
+    assert_eq!(buffer.try_input_ack(513), Err(short(513, 512)), "what `inputs` would show");
+    assert_eq!(buffer.reserved_mut(), b"reserved");
+    buffer.flush();
+    assert_eq!(buffer.chunk(), b"reserved");
+}
+
+#[test]
+fn writing_nothing_changes_nothing() {
+    let mut buffer = LinkBuffer::new();
+    buffer.reserve(8);
+    buffer.write(b"");
+    buffer.write_bytes(Bytes::new());
+    buffer.append(LinkBuffer::new());
+    assert_eq!(buffer.reserved_len(), 8);
+}
+
+#[test]
+fn what_was_consumed_of_the_only_node_is_room_again() {
+    let mut buffer = LinkBuffer::new();
+    buffer.write(&pattern(100));
+    let address = buffer.chunk().as_ptr();
+    for _ in 0..cut(1000, 50) {
+        assert_eq!(buffer.next(100), Ok(&pattern(100)[..]));
+        buffer.write(&pattern(100));
+        assert_eq!(buffer.chunk().as_ptr(), address);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a buffer's length fits an isize")]
+fn a_length_that_no_slice_has_is_a_mistake() {
+    let mut buffer = LinkBuffer { first: None, len: isize::MAX as usize };
+    buffer.grow(1);
+}
+
+#[test]
+fn a_node_that_cannot_be_had_is_an_error() {
+    for capacity in [0, 512, 513, NODE_POOLED_BYTES_MAX, NODE_POOLED_BYTES_MAX + 1] {
+        let node = Node::try_take(capacity).expect("there is so much");
+        assert_eq!(node.capacity(), Node::take(capacity).capacity());
+    }
+    for capacity in [isize::MAX as usize, isize::MAX as usize + 1, usize::MAX] {
+        assert!(Node::try_take(capacity).is_err());
+    }
 }
 
 #[test]
