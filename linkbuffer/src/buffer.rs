@@ -149,23 +149,25 @@ impl LinkBuffer {
             && first.is_empty()
         {
             if first.rest.is_empty() {
-                return self.settle_last();
+                return self.settle_last(0);
             }
             self.drop_front();
         }
     }
 
-    /// Lets go of the only piece, which is empty; of one that is lent or reserved, all is room again.
-    fn settle_last(&mut self) {
-        let Some(mut first) = self.first.take() else { return };
-        if !first.lent && first.reserved == 0 {
-            return pool::give(first);
+    /// Lets go of the only piece, whose last `n` bytes were consumed; of one that is lent, all is room again.
+    #[inline]
+    fn settle_last(&mut self, n: usize) {
+        if let Some(first) = &mut self.first {
+            if first.reserved > 0 {
+                first.start += n;
+            } else if first.lent {
+                first.start = 0;
+                first.end = 0;
+            } else if let Some(first) = self.first.take() {
+                pool::give(first);
+            }
         }
-        if first.reserved == 0 {
-            first.start = 0;
-            first.end = 0;
-        }
-        self.first = Some(first);
     }
 
     /// Consumes `n <= len` bytes.
@@ -185,6 +187,10 @@ impl LinkBuffer {
 
     /// Consumes the whole first piece and goes on to `n` bytes in all.
     fn consume_pieces(&mut self, n: usize) {
+        if self.first.as_ref().is_some_and(|first| first.rest.is_empty()) {
+            // What was read or is to be sent, whole: the only node is room again, or goes back.
+            return self.settle_last(n);
+        }
         let mut left = n;
         while let Some(first) = &mut self.first {
             let step = left.min(first.len());
@@ -195,7 +201,7 @@ impl LinkBuffer {
             }
             // The last piece stays, as the first: it may be lent or hold a reservation.
             if first.rest.is_empty() {
-                return self.settle_last();
+                return self.settle_last(0);
             }
             self.drop_front();
         }
@@ -281,8 +287,19 @@ impl LinkBuffer {
         assert!(self.len <= isize::MAX as usize, "a buffer's length fits an isize");
     }
 
-    /// Ends the lending: see [`LinkBuffer::reclaim`].
+    /// As `take_lent` where the buffer holds nothing but a lent node, of which everything was read.
     #[inline]
+    pub(crate) fn take_only_lent(&mut self) -> Option<Node> {
+        let only = |first: &mut Box<Piece>| {
+            first.lent && first.is_empty() && first.rest.is_empty() && first.reserved == 0
+        };
+        let mut piece = self.first.take_if(only)?;
+        piece.reset();
+        Some(Node::from_piece(piece))
+    }
+
+    /// Ends the lending: see [`LinkBuffer::reclaim`].
+    #[inline(never)]
     pub(crate) fn take_lent(&mut self) -> Option<Node> {
         self.first.as_ref()?;
         self.drop_reservation();
@@ -341,9 +358,8 @@ impl LinkBuffer {
     /// size of a new one.
     #[inline]
     pub(crate) fn pack(&mut self, bytes: &[u8], floor: usize) {
-        if let Some(first) = &mut self.first
-            && first.reserved == 0
-        {
+        let Some(first) = &mut self.first else { return self.pack_first(bytes, floor) };
+        if first.reserved == 0 {
             let put = if !first.rest.is_empty() {
                 !first.is_empty() && first.rest.back_mut().is_some_and(|last| last.put(bytes))
             } else {
@@ -361,6 +377,19 @@ impl LinkBuffer {
         self.pack_on(bytes, floor);
     }
 
+    /// As `pack` for an empty buffer: what fits the first node needs nothing else.
+    #[inline]
+    fn pack_first(&mut self, bytes: &[u8], floor: usize) {
+        if bytes.len() > floor {
+            return self.pack_on(bytes, floor);
+        }
+        let mut node = pool::take(floor);
+        node.put(bytes);
+        self.len = bytes.len();
+        self.first = Some(node);
+    }
+
+    #[inline(never)]
     fn pack_on(&mut self, bytes: &[u8], floor: usize) {
         self.drop_reservation();
         self.settle();

@@ -163,19 +163,29 @@ impl LinkBuffer {
     /// ```
     #[inline]
     pub fn try_input_ack(&mut self, n: usize) -> Result<(), Short> {
-        let available = match self.last() {
-            // What `inputs` shows: all of it where nothing in it is unread, also what is reserved.
-            Some(last) if last.lent && last.is_empty() => last.capacity(),
-            Some(last) if last.lent => last.room(),
-            _ => 0,
+        let Some(last) = self.last_mut().filter(|last| last.lent) else {
+            return self.ack_nothing(n);
         };
+        // What `inputs` shows: all of the node where nothing in it is unread, also what is reserved.
+        let (start, end) = if last.is_empty() { (0, 0) } else { (last.start, last.end) };
+        let available = last.capacity() - end;
         if n > available {
             return Err(Short { wanted: n, available });
         }
-        if let Some(lent) = self.lent_mut() {
-            lent.end += n;
-            self.grow(n);
+        last.start = start;
+        last.end = end + n;
+        self.grow(n);
+        self.drop_reservation();
+        self.check_unsettled();
+        Ok(())
+    }
+
+    #[cold]
+    fn ack_nothing(&mut self, n: usize) -> Result<(), Short> {
+        if n > 0 {
+            return Err(Short { wanted: n, available: 0 });
         }
+        self.drop_reservation();
         self.check_unsettled();
         Ok(())
     }
@@ -204,8 +214,11 @@ impl LinkBuffer {
     #[doc(alias = "Release")]
     #[inline]
     pub fn reclaim(&mut self) -> Option<Node> {
-        let node = self.take_lent();
-        self.shrink_first();
+        let mut node = self.take_only_lent();
+        if self.first.is_some() {
+            node = self.take_lent();
+            self.shrink_first();
+        }
         self.check();
         node
     }

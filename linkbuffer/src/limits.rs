@@ -63,11 +63,11 @@ pub const POOL_THREAD_BYTES_MAX: usize = 1024 * 1024;
 /// (`tests/allocations.rs`).
 pub const POOL_SHARED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// How many nodes a thread takes between two looks at what it did not need (see [`crate::trim`]).
+/// How often a thread uses its pool between two looks at what it did not need (see [`crate::trim`]).
 ///
 /// A look that frees nothing costs 21 ns, so this is 0.02 ns a node. Each frees half of what was not needed: after ten of them
 /// a thousandth of a burst is left.
-pub const POOL_TRIM_TAKES: u32 = 1024;
+pub const POOL_TRIM_CALLS: u32 = 1024;
 
 /// Spare shells (what a linked `Bytes` hangs in, 88 bytes each) that one thread keeps.
 ///

@@ -12,7 +12,7 @@
 //! given back is one pointer that moves. The first piece of a buffer carries the pieces behind it, so that the buffer
 //! itself is one pointer too.
 
-use crate::limits::{HELD_RATIO_MAX, KEEP_RATIO_MAX, NODE_BYTES_MIN, ZERO_COPY_BYTES_MIN};
+use crate::limits::{HELD_RATIO_MAX, KEEP_RATIO_MAX, NODE_BYTES_MIN, NODE_CLASSES_LEN, ZERO_COPY_BYTES_MIN};
 use crate::{Node, pool};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
@@ -31,6 +31,8 @@ pub(crate) struct Piece {
     pub(crate) lent: bool,
     /// Where the `Bytes` shows one of our nodes: that holds `1 << node_bits` bytes at most. 0 in all other pieces.
     node_bits: u8,
+    /// The size of a node as the pool counts sizes; `NODE_CLASSES_LEN` for what the pool has no shelf for, and for a `Bytes`.
+    class: u8,
     /// Bytes handed out by `reserve` and not yet committed, right behind the readable ones of the buffer's last piece.
     /// Invariant: 0 in all but a buffer's first piece; there it is <= the room of the last.
     pub(crate) reserved: u32,
@@ -60,15 +62,7 @@ impl AsRef<[u8]> for SharedNode {
 impl Piece {
     /// A node; nothing of it is readable.
     pub(crate) fn node(memory: Box<[u8]>) -> Self {
-        Self {
-            memory: Memory::Own(memory),
-            start: 0,
-            end: 0,
-            lent: false,
-            node_bits: 0,
-            reserved: 0,
-            rest: Rest::new(),
-        }
+        Self { class: pool::class_of(memory.len()), memory: Memory::Own(memory), ..Self::shell() }
     }
 
     /// A piece for a `Bytes` to come.
@@ -79,9 +73,15 @@ impl Piece {
             end: 0,
             lent: false,
             node_bits: 0,
+            class: NODE_CLASSES_LEN as u8,
             reserved: 0,
             rest: Rest::new(),
         }
+    }
+
+    #[inline]
+    pub(crate) fn class(&self) -> u8 {
+        self.class
     }
 
     /// A piece that shows all of `bytes`.

@@ -1,64 +1,104 @@
 //! The pool: free nodes, and shells for linked `Bytes`, per thread, with a shared overflow.
 //!
 //! ```text
-//!   Node::take ──▶ this thread's shelf ──(empty)──▶ shared shelf ──(empty or busy)──▶ allocator
-//!   Node::drop ──▶ this thread's shelf ──(full)───▶ shared shelf ──(full or busy)───▶ allocator
+//!   Node::take ──▶ spare ──(none)──────▶ this thread's shelf ──(empty)──▶ shared shelf ──(empty or busy)──▶ allocator
+//!   Node::drop ──▶ spare ──(had one)───▶ this thread's shelf ──(full)───▶ shared shelf ──(full or busy)───▶ allocator
 //! ```
-//! Both shelves are bounded in bytes. A shelf remembers, for each size, how few free nodes it ever had since the last
-//! look: those were not needed, and half of them are freed. The look comes every [`POOL_TRIM_TAKES`] takes and with [`trim`].
+//! The spare of a size is the node that came back last. Most buffers never need more: a node for an answer that goes out whole.
+//! Taking it and giving it back is little more than moving a pointer; all other nodes lie on shelves.
+//!
+//! The pool is bounded in bytes. A shelf remembers, for each size, how few free nodes it ever had since the last
+//! look: those were not needed, and half of them are freed. The look comes every [`POOL_TRIM_CALLS`] times that the pool was
+//! used, also by a thread that only gives back what others took, and with [`trim`]; the spares go to the shelf with it.
 
 use crate::limits::{
     NODE_BYTES_MIN, NODE_CLASSES_LEN, NODE_POOLED_BYTES_MAX, POOL_SHARED_BYTES_MAX, POOL_THREAD_BYTES_MAX,
-    POOL_TRIM_TAKES, REST_PIECES_MAX, SHELLS_LEN_MAX,
+    POOL_TRIM_CALLS, REST_PIECES_MAX, SHELLS_LEN_MAX,
 };
 use crate::piece::{Piece, Rest};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::TryReserveError;
 use std::sync::Mutex;
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };
+    static POOL: Pool = const { Pool::new() };
 }
 
 static SHARED: Mutex<Shelf> = Mutex::new(Shelf::new(POOL_SHARED_BYTES_MAX));
 
+/// One spare node of each size.
+const SPARES_BYTES_MAX: usize = class_bytes(NODE_CLASSES_LEN) - NODE_BYTES_MIN;
+
+const _: () =
+    assert!(SPARES_BYTES_MAX < POOL_THREAD_BYTES_MAX, "there is room for shelves beside the spares");
+
+struct Pool {
+    spares: [Cell<Option<Box<Piece>>>; NODE_CLASSES_LEN],
+    /// How often it was used since the last look, but for what was only put into an empty place for a spare.
+    calls: Cell<u32>,
+    shelves: RefCell<Shelves>,
+}
+
+/// Invariant: the nodes and all possible spares together are <= POOL_THREAD_BYTES_MAX, and the shells <= SHELLS_LEN_MAX.
+struct Shelves {
+    nodes: Shelf,
+    /// Invariant: each shows nothing.
+    shells: List,
+}
+
 /// Free nodes, by size.
-#[expect(clippy::vec_box, reason = "a buffer takes the box as it is: nothing moves or allocates")]
 struct Shelf {
-    free: [Vec<Box<Piece>>; NODE_CLASSES_LEN],
-    /// The fewest free nodes since the last trim. Invariant: `unused[class] <= free[class].len()`.
-    unused: [usize; NODE_CLASSES_LEN],
-    /// Invariant: the sum of all sizes in `free`, and `bytes <= bytes_max`.
+    lists: [List; NODE_CLASSES_LEN],
+    /// Invariant: the sum of all sizes in `lists`, and `bytes <= bytes_max`.
     bytes: usize,
     bytes_max: usize,
 }
 
-struct Pool {
-    shelf: Shelf,
-    /// Invariant: each shows nothing, and `shells.len() <= SHELLS_LEN_MAX`.
-    #[expect(clippy::vec_box, reason = "a buffer takes the box as it is: nothing moves or allocates")]
-    shells: Vec<Box<Piece>>,
-    takes: u32,
+/// What lies free of one size.
+#[expect(clippy::vec_box, reason = "a buffer takes the box as it is: nothing moves or allocates")]
+struct List {
+    free: Vec<Box<Piece>>,
+    /// The fewest that were free since the last trim. Invariant: `unused <= free.len()`.
+    unused: usize,
 }
 
 /// The class whose nodes hold at least `capacity` bytes; `None` beyond the largest.
-fn class_for(capacity: usize) -> Option<usize> {
+#[inline]
+const fn class_for(capacity: usize) -> Option<usize> {
     if capacity > NODE_POOLED_BYTES_MAX {
         return None;
     }
-    let size = capacity.max(NODE_BYTES_MIN).next_power_of_two();
+    let size = if capacity < NODE_BYTES_MIN { NODE_BYTES_MIN } else { capacity.next_power_of_two() };
     Some((size / NODE_BYTES_MIN).ilog2() as usize)
 }
 
-fn class_bytes(class: usize) -> usize {
+const fn class_bytes(class: usize) -> usize {
     NODE_BYTES_MIN << class
 }
 
+/// The class of a node of exactly `capacity` bytes, as its piece keeps it: `NODE_CLASSES_LEN` for one that is not pooled.
+pub(crate) fn class_of(capacity: usize) -> u8 {
+    class_for(capacity).filter(|&class| class_bytes(class) == capacity).unwrap_or(NODE_CLASSES_LEN) as u8
+}
+
 /// A node of at least `capacity` bytes of initialised memory. What it holds is unspecified; nothing of it is readable.
+#[inline]
 pub(crate) fn take(capacity: usize) -> Box<Piece> {
     let Some(class) = class_for(capacity) else { return allocate(capacity) };
     // The thread-local is gone only while the thread ends; then there is no pool.
-    let pooled = POOL.try_with(|pool| pool.borrow_mut().take(class)).ok().flatten();
+    let spare = POOL.try_with(|pool| {
+        pool.count();
+        pool.spares[class].take()
+    });
+    match spare {
+        Ok(Some(node)) => node,
+        _ => take_from_shelf(class),
+    }
+}
+
+#[inline(never)]
+fn take_from_shelf(class: usize) -> Box<Piece> {
+    let pooled = POOL.try_with(|pool| pool.shelves.borrow_mut().take(class, &SHARED)).ok().flatten();
     pooled.unwrap_or_else(|| allocate(class_bytes(class)))
 }
 
@@ -79,25 +119,51 @@ fn allocate(capacity: usize) -> Box<Piece> {
 }
 
 /// Takes a piece back that nothing hangs behind; frees it where the pool is full or does not keep that size.
+#[inline]
 pub(crate) fn give(mut piece: Box<Piece>) {
     debug_assert!(piece.rest.is_empty(), "what goes back goes back alone");
     piece.reset();
     piece.reserved = 0;
+    let class = usize::from(piece.class());
+    if class >= NODE_CLASSES_LEN || piece.rest.capacity() > REST_PIECES_MAX {
+        return give_unusual(piece);
+    }
+    let mut node = Some(piece);
+    // Where the thread is ending, the closure does not run and the node is freed here.
+    if let Ok(Some(before)) = POOL.try_with(|pool| pool.spares[class].replace(node.take())) {
+        give_to_shelf(class, before);
+    }
+}
+
+#[inline(never)]
+fn give_to_shelf(class: usize, node: Box<Piece>) {
+    let mut node = Some(node);
+    let _ending = POOL.try_with(|pool| {
+        pool.count();
+        if let Some(node) = node.take() {
+            pool.shelves.borrow_mut().give(class, node, &SHARED);
+        }
+    });
+}
+
+/// Takes back a shell, a node that is not pooled, or a piece that many others hung behind.
+#[inline(never)]
+fn give_unusual(mut piece: Box<Piece>) {
     if piece.rest.capacity() > REST_PIECES_MAX {
         piece.rest = Rest::new();
     }
-    if piece.is_shared() {
+    let class = usize::from(piece.class());
+    if class < NODE_CLASSES_LEN {
+        give_to_shelf(class, piece);
+    } else if piece.is_shared() {
         // Before the pool is borrowed: the last `Bytes` of a node gives that back too.
         piece.let_go();
-        give_shell(piece);
-    } else if let Some(class) = class_for(piece.capacity())
-        && class_bytes(class) == piece.capacity()
-    {
-        let mut piece = Some(piece);
-        // Where the thread is ending, the closure does not run and the piece is freed here.
+        let mut shell = Some(piece);
         let _ending = POOL.try_with(|pool| {
-            if let Some(piece) = piece.take() {
-                pool.borrow_mut().give(class, piece);
+            pool.count();
+            let shells = &mut pool.shelves.borrow_mut().shells;
+            if shells.free.len() < SHELLS_LEN_MAX {
+                shells.free.extend(shell.take());
             }
         });
     }
@@ -105,18 +171,11 @@ pub(crate) fn give(mut piece: Box<Piece>) {
 
 /// A piece that shows nothing, for a `Bytes`.
 pub(crate) fn take_shell() -> Box<Piece> {
-    let pooled = POOL.try_with(|pool| pool.borrow_mut().shells.pop()).ok().flatten();
-    pooled.unwrap_or_else(|| Box::new(Piece::shell()))
-}
-
-fn give_shell(shell: Box<Piece>) {
-    let mut shell = Some(shell);
-    let _ending = POOL.try_with(|pool| {
-        let shells = &mut pool.borrow_mut().shells;
-        if shells.len() < SHELLS_LEN_MAX {
-            shells.extend(shell.take());
-        }
+    let pooled = POOL.try_with(|pool| {
+        pool.count();
+        pool.shelves.borrow_mut().shells.take()
     });
+    pooled.ok().flatten().unwrap_or_else(|| Box::new(Piece::shell()))
 }
 
 /// Frees half of the pooled memory that this thread, and the shared overflow, did not need since the last look.
@@ -131,49 +190,75 @@ fn give_shell(shell: Box<Piece>) {
 /// linkbuffer::trim(); // freed
 /// ```
 pub fn trim() {
-    let _ending = POOL.try_with(|pool| pool.borrow_mut().trim());
+    let _ending = POOL.try_with(Pool::trim);
 }
 
 impl Pool {
     const fn new() -> Self {
-        Self { shelf: Shelf::new(POOL_THREAD_BYTES_MAX), shells: Vec::new(), takes: 0 }
+        Self {
+            spares: [const { Cell::new(None) }; NODE_CLASSES_LEN],
+            calls: Cell::new(0),
+            shelves: RefCell::new(Shelves::new()),
+        }
     }
 
-    fn take(&mut self, class: usize) -> Option<Box<Piece>> {
-        self.takes += 1;
-        if self.takes >= POOL_TRIM_TAKES {
+    #[inline]
+    fn count(&self) {
+        let calls = self.calls.get() + 1;
+        self.calls.set(calls);
+        if calls >= POOL_TRIM_CALLS {
             self.trim();
         }
-        // A busy or poisoned overflow is no overflow: nobody waits for it.
-        self.shelf.take(class).or_else(|| SHARED.try_lock().ok()?.take(class))
     }
 
-    fn give(&mut self, class: usize, node: Box<Piece>) {
-        if let Err(node) = self.shelf.give(class, node)
-            && let Ok(mut shared) = SHARED.try_lock()
-        {
-            drop(shared.give(class, node));
+    #[cold]
+    fn trim(&self) {
+        self.calls.set(0);
+        let mut shelves = self.shelves.borrow_mut();
+        for (class, spare) in self.spares.iter().enumerate() {
+            if let Some(node) = spare.take() {
+                // To be missed there if it is not needed; freed where there is no room.
+                drop(shelves.nodes.give(class, node));
+            }
+        }
+        shelves.trim(&SHARED);
+    }
+}
+
+// A busy or poisoned overflow is no overflow: nobody waits for it.
+impl Shelves {
+    const fn new() -> Self {
+        Self { nodes: Shelf::new(POOL_THREAD_BYTES_MAX - SPARES_BYTES_MAX), shells: List::new() }
+    }
+
+    fn trim(&mut self, shared: &Mutex<Shelf>) {
+        self.nodes.trim();
+        self.shells.trim();
+        if let Ok(mut shared) = shared.try_lock() {
+            shared.trim();
         }
     }
 
-    fn trim(&mut self) {
-        self.takes = 0;
-        self.shelf.trim();
-        if let Ok(mut shared) = SHARED.try_lock() {
-            shared.trim();
+    fn take(&mut self, class: usize, shared: &Mutex<Shelf>) -> Option<Box<Piece>> {
+        self.nodes.take(class).or_else(|| shared.try_lock().ok()?.take(class))
+    }
+
+    fn give(&mut self, class: usize, node: Box<Piece>, shared: &Mutex<Shelf>) {
+        if let Err(node) = self.nodes.give(class, node)
+            && let Ok(mut shared) = shared.try_lock()
+        {
+            drop(shared.give(class, node));
         }
     }
 }
 
 impl Shelf {
     const fn new(bytes_max: usize) -> Self {
-        let free = [const { Vec::new() }; NODE_CLASSES_LEN];
-        Self { free, unused: [0; NODE_CLASSES_LEN], bytes: 0, bytes_max }
+        Self { lists: [const { List::new() }; NODE_CLASSES_LEN], bytes: 0, bytes_max }
     }
 
     fn take(&mut self, class: usize) -> Option<Box<Piece>> {
-        let node = self.free[class].pop()?;
-        self.unused[class] = self.unused[class].min(self.free[class].len());
+        let node = self.lists[class].take()?;
         self.bytes -= class_bytes(class);
         self.check();
         Some(node)
@@ -186,34 +271,54 @@ impl Shelf {
             return Err(node);
         }
         self.bytes = bytes;
-        self.free[class].push(node);
+        self.lists[class].free.push(node);
         self.check();
         Ok(())
+    }
+
+    fn trim(&mut self) {
+        for (class, list) in self.lists.iter_mut().enumerate() {
+            self.bytes -= list.trim() * class_bytes(class);
+        }
+        self.check();
     }
 
     /// Asserts the invariants in debug builds. O(classes).
     fn check(&self) {
         if cfg!(debug_assertions) {
-            let bytes: usize =
-                self.free.iter().enumerate().map(|(class, free)| free.len() * class_bytes(class)).sum();
-            assert_eq!(self.bytes, bytes, "a shelf knows how much it keeps");
+            let sizes =
+                self.lists.iter().enumerate().map(|(class, list)| list.free.len() * class_bytes(class));
+            assert_eq!(self.bytes, sizes.sum(), "a shelf knows how much it keeps");
             assert!(self.bytes <= self.bytes_max, "a shelf is bounded");
-            assert!(self.unused.iter().zip(&self.free).all(|(&unused, free)| unused <= free.len()));
+            assert!(
+                self.lists.iter().all(|list| list.unused <= list.free.len()),
+                "no more is unused than is free"
+            );
         }
     }
+}
 
-    fn trim(&mut self) {
-        for (class, free) in self.free.iter_mut().enumerate() {
-            let surplus = self.unused[class].div_ceil(2);
-            free.truncate(free.len() - surplus);
-            self.unused[class] = free.len();
-            self.bytes -= surplus * class_bytes(class);
-            if surplus > 0 && free.is_empty() {
-                // The list too; but not where its nodes are merely all in use.
-                free.shrink_to_fit();
-            }
+impl List {
+    const fn new() -> Self {
+        Self { free: Vec::new(), unused: 0 }
+    }
+
+    fn take(&mut self) -> Option<Box<Piece>> {
+        let piece = self.free.pop()?;
+        self.unused = self.unused.min(self.free.len());
+        Some(piece)
+    }
+
+    /// Frees half of what was not needed since the last time, and returns how many that were.
+    fn trim(&mut self) -> usize {
+        let surplus = self.unused.div_ceil(2);
+        self.free.truncate(self.free.len() - surplus);
+        self.unused = self.free.len();
+        if surplus > 0 && self.free.is_empty() {
+            // The list too; but not where all of its pieces are merely in use.
+            self.free = Vec::new();
         }
-        self.check();
+        surplus
     }
 }
 
@@ -276,17 +381,137 @@ mod tests {
         std::thread::spawn(test).join().expect("the test passes");
     }
 
+    /// What this thread keeps: on its shelf, and of spares.
+    fn kept() -> (usize, usize) {
+        POOL.with(|pool| {
+            let spares = pool.spares.iter().map(|spare| {
+                let node = spare.take();
+                let bytes = node.as_ref().map_or(0, |node| node.capacity());
+                spare.set(node);
+                bytes
+            });
+            (pool.shelves.borrow().nodes.bytes, spares.sum())
+        })
+    }
+
+    fn spare_shells() -> usize {
+        POOL.with(|pool| pool.shelves.borrow().shells.free.len())
+    }
+
     #[test]
     fn thread_pool_never_exceeds_its_limit() {
         on_new_thread(|| {
-            let burst: Vec<_> = (0..64).map(|_| take(NODE_POOLED_BYTES_MAX)).collect();
+            let sizes = (0..NODE_CLASSES_LEN).map(class_bytes);
+            let burst: Vec<_> = sizes.chain([NODE_POOLED_BYTES_MAX; 64]).map(take).collect();
             burst.into_iter().for_each(give);
-            POOL.with(|pool| assert_eq!(pool.borrow().shelf.bytes, POOL_THREAD_BYTES_MAX));
+            let (shelf, spares) = kept();
+            assert_eq!(spares, SPARES_BYTES_MAX);
+            assert!(shelf + spares <= POOL_THREAD_BYTES_MAX);
+            assert!(shelf + spares > POOL_THREAD_BYTES_MAX - NODE_POOLED_BYTES_MAX, "and comes near it");
             assert!(SHARED.lock().expect("no test panics with it").bytes <= POOL_SHARED_BYTES_MAX);
             trim();
+            let (shelf, spares) = kept();
+            assert!(shelf <= POOL_THREAD_BYTES_MAX && spares == 0);
             trim();
-            POOL.with(|pool| assert_eq!(pool.borrow().shelf.bytes, POOL_THREAD_BYTES_MAX / 2));
+            assert!(kept().0 <= shelf / 2);
         });
+    }
+
+    #[test]
+    fn one_node_in_use_is_the_spare() {
+        on_new_thread(|| {
+            let node = take(NODE_POOLED_BYTES_MAX);
+            let address = node.bytes().as_ptr();
+            give(node);
+            assert_eq!(kept(), (0, NODE_POOLED_BYTES_MAX));
+            let node = take(NODE_POOLED_BYTES_MAX);
+            assert_eq!(node.bytes().as_ptr(), address);
+            give(take(NODE_POOLED_BYTES_MAX));
+            give(node);
+            assert_eq!(kept(), (NODE_POOLED_BYTES_MAX, NODE_POOLED_BYTES_MAX));
+            assert_eq!(take(NODE_POOLED_BYTES_MAX).bytes().as_ptr(), address, "the last one comes first");
+        });
+    }
+
+    #[test]
+    fn a_thread_that_only_gives_back_trims_too() {
+        on_new_thread(|| {
+            // Once, as a burst would leave it; from then on others take what this thread gives back.
+            let burst: Vec<_> = (0..8).map(|_| take(NODE_POOLED_BYTES_MAX)).collect();
+            burst.into_iter().for_each(give);
+            let before = kept();
+            let odd = REST_PIECES_MAX + 1;
+            for _ in 0..2 * POOL_TRIM_CALLS {
+                let mut shell = Piece::shell();
+                shell.rest = Rest::with_capacity(odd);
+                give(Box::new(shell));
+            }
+            let (before, after) = (before.0 + before.1, kept().0 + kept().1);
+            assert!(after <= before / 2, "{before} bytes, then {after}");
+        });
+    }
+
+    #[test]
+    fn nothing_is_left_when_it_is_trimmed_again_and_again() {
+        on_new_thread(|| {
+            let burst: Vec<_> = (0..NODE_CLASSES_LEN)
+                .flat_map(|class| [take(class_bytes(class)), take(class_bytes(class))])
+                .collect();
+            burst.into_iter().for_each(give);
+            (0..9).for_each(|_| give(Box::new(Piece::shell())));
+            assert!(kept().0 > 0 && kept().1 > 0 && spare_shells() == 9);
+            (0..6).for_each(|_| trim());
+            assert_eq!((kept(), spare_shells()), ((0, 0), 0));
+            POOL.with(|pool| {
+                let shelves = pool.shelves.borrow();
+                let lists = shelves.nodes.lists.iter().chain([&shelves.shells]);
+                assert!(lists.into_iter().all(|list| list.free.capacity() == 0), "the lists are gone too");
+            });
+        });
+    }
+
+    // One thread takes and another gives back: what does not fit the one's shelf serves the other.
+    #[test]
+    fn a_thread_takes_what_another_gave_to_the_overflow() {
+        let shared = Mutex::new(Shelf::new(POOL_SHARED_BYTES_MAX));
+        let class = NODE_CLASSES_LEN - 1;
+        let address = |node: &Piece| node.bytes().as_ptr() as usize;
+        let addresses: Vec<_> = std::thread::scope(|scope| {
+            let giving = scope.spawn(|| {
+                let burst: Vec<_> = (0..20).map(|_| allocate(class_bytes(class))).collect();
+                let addresses = burst.iter().map(|node| address(node)).collect();
+                let mut shelves = Shelves::new();
+                burst.into_iter().for_each(|node| shelves.give(class, node, &shared));
+                addresses
+            });
+            giving.join().expect("it gives")
+        });
+        let mut shelves = Shelves::new();
+        let node = shelves.take(class, &shared).expect("the shelf of the thread that gave was full");
+        assert!(addresses.contains(&address(&node)));
+        let is_busy = shared.lock().expect("nobody panics with it");
+        assert!(shelves.take(class, &shared).is_none(), "nobody waits for the overflow");
+        shelves.give(class, node, &shared);
+        drop(is_busy);
+        assert!(shelves.take(class, &shared).is_some(), "it was kept");
+    }
+
+    #[test]
+    fn the_overflow_is_trimmed_with_any_threads_shelf() {
+        let shared = Mutex::new(Shelf::new(POOL_SHARED_BYTES_MAX));
+        let class = NODE_CLASSES_LEN - 1;
+        while shared.lock().expect("nobody panics with it").give(class, allocate(class_bytes(class))).is_ok()
+        {
+        }
+        let mut want = POOL_SHARED_BYTES_MAX;
+        for round in 0..8 {
+            Shelves::new().trim(&shared);
+            if round > 0 {
+                want = want / 2 / class_bytes(class) * class_bytes(class);
+            }
+            assert_eq!(shared.lock().expect("nobody panics with it").bytes, want);
+        }
+        assert_eq!(want, 0);
     }
 
     #[test]
@@ -294,7 +519,7 @@ mod tests {
         on_new_thread(|| {
             give(allocate(1000));
             give(take(NODE_POOLED_BYTES_MAX + 1));
-            POOL.with(|pool| assert_eq!(pool.borrow().shelf.bytes, 0));
+            assert_eq!(kept(), (0, 0));
         });
     }
 
@@ -302,8 +527,8 @@ mod tests {
     fn spare_shells_are_bounded_and_small() {
         on_new_thread(|| {
             (0..SHELLS_LEN_MAX + 9).for_each(|_| give(Box::new(Piece::shell())));
-            POOL.with(|pool| assert_eq!(pool.borrow().shells.len(), SHELLS_LEN_MAX));
-            POOL.with(|pool| pool.borrow_mut().shells.clear());
+            assert_eq!(spare_shells(), SHELLS_LEN_MAX);
+            POOL.with(|pool| pool.shelves.borrow_mut().shells = List::new());
             for pieces in [REST_PIECES_MAX, REST_PIECES_MAX + 1] {
                 let mut shell = Piece::shell();
                 shell.rest = Rest::with_capacity(pieces);
@@ -319,10 +544,11 @@ mod tests {
             let rounds = cut(8, 2);
             let burst: Vec<_> = (0..rounds).map(|_| take(NODE_BYTES_MIN)).collect();
             burst.into_iter().for_each(give);
-            for _ in 0..POOL_TRIM_TAKES as usize * rounds {
+            for _ in 0..POOL_TRIM_CALLS as usize * rounds {
                 give(take(NODE_BYTES_MIN));
             }
-            POOL.with(|pool| assert_eq!(pool.borrow().shelf.bytes, NODE_BYTES_MIN));
+            let (shelf, spares) = kept();
+            assert_eq!(shelf + spares, NODE_BYTES_MIN);
         });
     }
 }
