@@ -325,7 +325,11 @@ impl LinkBuffer {
             self.push(piece);
             return None;
         }
-        self.pack(piece.readable(), NODE_BYTES_MIN);
+        if self.first.is_none() {
+            self.pack_small(piece.readable());
+        } else {
+            self.pack_on(piece.readable(), NODE_BYTES_MIN);
+        }
         piece.reset();
         Some(Node::from_piece(piece))
     }
@@ -354,41 +358,49 @@ impl LinkBuffer {
         }
     }
 
-    /// Copies bytes behind the last ones: into the room of the last node first, then into new nodes. `floor` is the least
-    /// size of a new one.
+    /// Copies bytes that an owner writes behind the last ones: into the room of the last node first, then into new nodes.
     #[inline]
-    pub(crate) fn pack(&mut self, bytes: &[u8], floor: usize) {
-        let Some(first) = &mut self.first else { return self.pack_first(bytes, floor) };
-        if first.reserved == 0 {
-            let put = if !first.rest.is_empty() {
-                !first.is_empty() && first.rest.back_mut().is_some_and(|last| last.put(bytes))
-            } else {
-                if first.is_empty() {
-                    // `next` consumed all of it: it is written from its front again.
-                    first.start = 0;
-                    first.end = 0;
-                }
-                first.put(bytes)
-            };
-            if put {
+    pub(crate) fn pack(&mut self, bytes: &[u8]) {
+        if let Some(first) = &mut self.first
+            && first.reserved == 0
+            && !first.is_empty()
+        {
+            let last = if first.rest.is_empty() { Some(first) } else { first.rest.back_mut() };
+            if last.is_some_and(|last| last.put(bytes)) {
                 return self.grow(bytes.len());
             }
         }
-        self.pack_on(bytes, floor);
+        self.pack_behind(bytes);
+    }
+
+    /// As `pack` where there is no room in a last node.
+    #[inline(never)]
+    fn pack_behind(&mut self, bytes: &[u8]) {
+        let Some(first) = &mut self.first else { return self.pack_first(bytes) };
+        if first.is_empty() && first.rest.is_empty() && first.reserved == 0 {
+            // `next` consumed all of it: it is written from its front again.
+            first.start = 0;
+            first.end = 0;
+            if first.put(bytes) {
+                return self.grow(bytes.len());
+            }
+        }
+        self.pack_on(bytes, WRITE_NODE_BYTES_MIN);
     }
 
     /// As `pack` for an empty buffer: what fits the first node needs nothing else.
     #[inline]
-    fn pack_first(&mut self, bytes: &[u8], floor: usize) {
-        if bytes.len() > floor {
-            return self.pack_on(bytes, floor);
+    fn pack_first(&mut self, bytes: &[u8]) {
+        if bytes.len() > WRITE_NODE_BYTES_MIN {
+            return self.pack_on(bytes, WRITE_NODE_BYTES_MIN);
         }
-        let mut node = pool::take(floor);
+        let mut node = pool::take(WRITE_NODE_BYTES_MIN);
         node.put(bytes);
         self.len = bytes.len();
         self.first = Some(node);
     }
 
+    /// As `pack`, over the room of the last node; `floor` is the least size of a first one.
     #[inline(never)]
     fn pack_on(&mut self, bytes: &[u8], floor: usize) {
         self.drop_reservation();
@@ -417,12 +429,6 @@ impl LinkBuffer {
             None => floor,
         };
         n.max(grown).min(NODE_POOLED_BYTES_MAX)
-    }
-
-    /// As [`LinkBuffer::pack`], for what an owner writes.
-    #[inline]
-    pub(crate) fn pack_written(&mut self, bytes: &[u8]) {
-        self.pack(bytes, WRITE_NODE_BYTES_MIN);
     }
 
     /// Asserts the invariants in debug builds.

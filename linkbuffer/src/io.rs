@@ -113,13 +113,13 @@ impl LinkBuffer {
     #[inline]
     fn lent_mut(&mut self) -> Option<&mut Piece> {
         self.drop_reservation();
-        let last = self.last_mut()?;
-        if last.lent && last.is_empty() {
-            last.start = 0;
-            last.end = 0;
-        }
         self.check_unsettled();
-        self.last_mut().filter(|last| last.lent)
+        let lent = self.last_mut().filter(|last| last.lent)?;
+        if lent.is_empty() {
+            lent.start = 0;
+            lent.end = 0;
+        }
+        Some(lent)
     }
 
     /// Makes the first `n` bytes of [`inputs`](Self::inputs) readable: they were read. O(1).

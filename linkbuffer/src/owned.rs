@@ -132,8 +132,7 @@ impl LinkBuffer {
         self.want(n)?;
         self.settle();
         let mut head = LinkBuffer::new();
-        if n == self.len && self.reserved() == 0 && self.may_leave() && !self.pieces().any(Piece::is_leftover)
-        {
+        if n == self.len && self.reserved() == 0 && self.may_leave() && !self.has_leftover() {
             std::mem::swap(self, &mut head);
             if let Some(last) = head.last_mut() {
                 last.lent = false;
@@ -175,6 +174,15 @@ impl LinkBuffer {
     /// Whether the last piece can move to another buffer as it is: a lent node is too large to leave for a few bytes.
     fn may_leave(&self) -> bool {
         self.last().is_none_or(|last| !last.lent || last.len() >= ZERO_COPY_BYTES_MIN)
+    }
+
+    /// Whether a piece holds too little for its memory to leave as it is.
+    #[inline]
+    fn has_leftover(&self) -> bool {
+        self.first.as_ref().is_some_and(|first| {
+            first.is_leftover()
+                || !first.rest.is_empty() && first.rest.iter().any(|piece| piece.is_leftover())
+        })
     }
 
     /// Moves the first `n <= first.len()` bytes to `head`: by sharing the piece where both parts are large, otherwise by

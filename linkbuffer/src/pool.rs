@@ -9,7 +9,7 @@
 //!
 //! The pool is bounded in bytes. A shelf remembers, for each size, how few free nodes it ever had since the last
 //! look: those were not needed, and half of them are freed. The look comes every [`POOL_TRIM_CALLS`] times that the pool was
-//! used, also by a thread that only gives back what others took, and with [`trim`]; the spares go to the shelf with it.
+//! used, also by a thread that only gives back what others took, and with [`trim`]; a spare that two looks see is freed.
 
 use crate::limits::{
     NODE_BYTES_MIN, NODE_CLASSES_LEN, NODE_POOLED_BYTES_MAX, POOL_SHARED_BYTES_MAX, POOL_THREAD_BYTES_MAX,
@@ -33,6 +33,7 @@ const _: () =
     assert!(SPARES_BYTES_MAX < POOL_THREAD_BYTES_MAX, "there is room for shelves beside the spares");
 
 struct Pool {
+    /// `reserved` of a spare node is 1 when a look has seen it since it came back.
     spares: [Cell<Option<Box<Piece>>>; NODE_CLASSES_LEN],
     /// How often it was used since the last look, but for what was only put into an empty place for a spare.
     calls: Cell<u32>,
@@ -91,7 +92,10 @@ pub(crate) fn take(capacity: usize) -> Box<Piece> {
         pool.spares[class].take()
     });
     match spare {
-        Ok(Some(node)) => node,
+        Ok(Some(mut node)) => {
+            node.reserved = 0;
+            node
+        }
         _ => take_from_shelf(class),
     }
 }
@@ -140,7 +144,8 @@ fn give_to_shelf(class: usize, node: Box<Piece>) {
     let mut node = Some(node);
     let _ending = POOL.try_with(|pool| {
         pool.count();
-        if let Some(node) = node.take() {
+        if let Some(mut node) = node.take() {
+            node.reserved = 0;
             pool.shelves.borrow_mut().give(class, node, &SHARED);
         }
     });
@@ -215,11 +220,12 @@ impl Pool {
     fn trim(&self) {
         self.calls.set(0);
         let mut shelves = self.shelves.borrow_mut();
-        for (class, spare) in self.spares.iter().enumerate() {
-            if let Some(node) = spare.take() {
-                // To be missed there if it is not needed; freed where there is no room.
-                drop(shelves.nodes.give(class, node));
-            }
+        for spare in &self.spares {
+            // Freed where the look before saw it too.
+            spare.set(spare.take().filter(|node| node.reserved == 0).map(|mut node| {
+                node.reserved = 1;
+                node
+            }));
         }
         shelves.trim(&SHARED);
     }
@@ -410,10 +416,10 @@ mod tests {
             assert!(shelf + spares > POOL_THREAD_BYTES_MAX - NODE_POOLED_BYTES_MAX, "and comes near it");
             assert!(SHARED.lock().expect("no test panics with it").bytes <= POOL_SHARED_BYTES_MAX);
             trim();
-            let (shelf, spares) = kept();
-            assert!(shelf <= POOL_THREAD_BYTES_MAX && spares == 0);
+            assert_eq!(kept(), (shelf, spares), "what has just come back is kept for a round");
             trim();
-            assert!(kept().0 <= shelf / 2);
+            let (shelf_then, spares_then) = kept();
+            assert!(shelf_then <= shelf / 2 && spares_then == 0);
         });
     }
 

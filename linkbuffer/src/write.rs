@@ -24,7 +24,7 @@ impl LinkBuffer {
         if bytes.is_empty() {
             return;
         }
-        self.pack_written(bytes);
+        self.pack(bytes);
         self.check();
     }
 
@@ -66,7 +66,9 @@ impl LinkBuffer {
         if other.is_empty() {
             return;
         }
-        drop(other.take_lent());
+        if other.is_lent() {
+            drop(other.take_lent());
+        }
         other.settle();
         self.drop_reservation();
         self.settle();
@@ -77,7 +79,7 @@ impl LinkBuffer {
             while let Some(piece) = other.pop_front() {
                 let is_small = piece.len() < LINK_BYTES_MIN;
                 if is_small && self.last().is_some_and(|last| last.room() >= piece.len()) {
-                    self.pack_written(piece.readable());
+                    self.pack(piece.readable());
                     pool::give(piece);
                 } else {
                     self.push(piece);
