@@ -19,7 +19,8 @@
 //! | runs | where |
 //! |---|---|
 //! | `on_prepare` of an accepted connection | the leader of the poll that has the listener |
-//! | `on_prepare` of a dialed connection | the caller of `dial` |
+//! | `on_prepare` of a dialed or adopted connection | the caller of `dial` or `adopt` |
+//! | [`DialOptions::configure`](crate::DialOptions::configure) | the caller of `dial`; for a later address the leader of the connection's poll |
 //! | all other callbacks, close callbacks, the drop of the context | the leader of the connection's poll, or the worker that blocked in it |
 //! | a close callback that is added after the close | the caller, at once |
 //! | [`Remote::after`](crate::Remote::after) | the leader of a poll: as short as a handler |
@@ -30,9 +31,9 @@
 //! # Settings: polls, standby workers, placement
 //! * `polls`: one per core that the process may use, which is the default. More does not make anything faster. One poll is enough
 //!   where handlers are short and the traffic is not, and makes every connection share one thread's cache.
-//! * `standby_max`: as many handlers as may block at the same time. A thread is started when it is needed for the first time and
-//!   costs its stack then. When all are busy, connections that are ready wait until one is free; one WARN line says so, and
-//!   [`WorkerStats::starved`](crate::WorkerStats::starved) counts it.
+//! * `standby_max`: as many handlers as may block at the same time. One thread stands by from the beginning; the others are
+//!   started when they are needed for the first time, and cost their stacks then. When all are busy, connections that are ready
+//!   wait until one is free; one WARN line says so, and [`WorkerStats::starved`](crate::WorkerStats::starved) counts it.
 //! * [`Placement`](crate::Placement), for each listener: in turn, unless connections live long and unequally
 //!   (`LeastConnections`). Two connections that talk to each other belong on one poll
 //!   ([`dial_near`](crate::Remote::dial_near)).
@@ -49,8 +50,9 @@
 //!   [`on_drain`](crate::Handler::on_drain).
 //! * [`Handle::send`](crate::Handle::send) gives the bytes back with `WouldBlock`. A relay keeps them, calls
 //!   [`pause`](crate::Connection::pause) on its own side, and asks the other for
-//!   [`wake_on_drain`](crate::Handle::wake_on_drain); `examples/proxy.rs` is one. While reading is paused the peer's end or reset
-//!   is not seen; a timer bounds that.
+//!   [`wake_on_drain`](crate::Handle::wake_on_drain); `examples/proxy.rs` is one. While reading is paused the peer's end is
+//!   not seen, because it stands behind what was not read; a timer bounds that. A reset is: what came before it is handed over,
+//!   paused or not, and then the connection closes.
 //! * How long a peer may stand still is a limit of its own: `set_read_timeout` for a message that was begun,
 //!   `set_write_stall_timeout` for output of which nothing is taken, `set_idle_timeout` for silence. None is set by itself.
 //! * A handler that waits for a whole message bounds its length: input of which nothing is consumed is not read on above
@@ -65,8 +67,9 @@
 //! # Stopping
 //! [`EventLoop::shutdown`](crate::EventLoop::shutdown) closes the listeners and gives every connection
 //! [`on_shutdown`](crate::Handler::on_shutdown), which closes unless it is written to do otherwise: a handler that is in the
-//! middle of something finishes first (`examples/shutdown.rs`). What is open after the grace is cut off and sees a reset. Then
-//! every worker thread is joined. Afterwards there is no listener, connection, descriptor or timer, also when handles are kept.
+//! middle of something finishes first (`examples/shutdown.rs`). A dial or a TLS handshake that is under way is given up. What is
+//! open after the grace is cut off and sees a reset. Then every worker thread is joined. Afterwards there is no listener,
+//! connection, descriptor or timer, also when handles are kept; a blocking task that has not ended by then goes on alone.
 //!
 //! A handler cannot stop its own event loop, because it would wait for itself: it tells the thread that owns it.
 //!
@@ -80,6 +83,7 @@
 //! | `NewDialer`, `DialConnection`, `DialTimeout` | [`Remote::dial`](crate::Remote::dial): the handle at once, `on_connect` later |
 //! | `OnPrepare`, `OnConnect`, `OnRequest`, `OnDisconnect` | the methods of [`Handler`](crate::Handler) |
 //! | `context.Context` with values | [`Handler::Context`](crate::Handler::Context), typed, made before any other callback |
+//! | `NewFDConnection`, `Detach` | [`Remote::adopt`](crate::Remote::adopt), [`Connection::detach`](crate::Connection::detach) |
 //! | `AddCloseCallback` | [`Handle::add_close_callback`](crate::Handle::add_close_callback), or `on_close` |
 //! | `Reader()`: `Next`, `Peek`, `Skip`, `Until`, `Slice`, `ReadBinary`, `Len` | [`input()`](crate::Connection::input): the same words in lower case |
 //! | `Reader().Release()` | nothing to call |

@@ -1,11 +1,11 @@
 //! A readiness event loop in the manner of [netpoll](https://github.com/cloudwego/netpoll), in safe Rust and
 //! without async: file descriptors are watched by polls, handlers run on worker threads, and every connection
-//! passes the same life cycle exactly once.
+//! passes the same life cycle exactly once. It runs on Linux.
 //!
 //! ```text
 //!   accept ─┐                                                      user, peer, error, timer, shutdown
-//!           ├─▶ on_prepare ─▶ on_connect ─▶ on_request ⟲ ── close ◀──────────┘ (the first one counts)
-//!   dial  ──┘    may refuse                                  └─▶ on_disconnect ─▶ close callbacks ─▶ on_close
+//!   adopt ──┼─▶ on_prepare ─▶ on_connect ─▶ on_request ⟲ ── close ◀──────────┘ (the first one counts)
+//!   dial ───┘    may refuse                                  └─▶ on_disconnect ─▶ close callbacks ─▶ on_close
 //! ```
 //!
 //! # The contract
@@ -14,11 +14,13 @@
 //!   for what it left lying.
 //! * **One owner.** A connection's buffers and context belong to one thread at a time; its callbacks never overlap.
 //! * **A blocked handler blocks its connection only.** Announced by [`blocking`], another worker thread takes over
-//!   the poll at once; otherwise a monitor finds it within milliseconds, and looks at that listener more closely.
+//!   the poll at once; otherwise a monitor finds it within milliseconds, and looks at that listener more closely. As many may
+//!   block as there are standby workers.
 //! * **Writes go out at once**, when the handler returns; only what the kernel did not take waits for writability.
-//! * **Memory is bounded.** Reading stops above a watermark, [`Handle::send`] says `WouldBlock`, and an idle
-//!   connection owns no buffer.
-//! * **All that was said is heard.** What the peer sent before its end or its reset is handed over first.
+//! * **Memory is bounded.** Reading stops above a watermark, [`Handle::send`] says `WouldBlock`, a handler that writes without
+//!   being asked looks at [`is_congested`](Connection::is_congested), and an idle connection owns no buffer.
+//! * **All that was said is heard.** What the peer sent before its end or its reset is handed over first, to a handler that
+//!   consumes it.
 //! * **One end.** The first closer's reason is the one that everybody is told. `on_connect` that said Ok is followed by exactly
 //!   one `on_close`, in every ending. A [`Handle`] that outlives its connection says [`SendError::Closed`], also when another
 //!   connection has its place.
@@ -131,7 +133,7 @@
 //! }
 //! ```
 //!
-//! What is given away cannot be given twice: a listener, a socket and a timer move.
+//! What is given away cannot be given twice: a listener, a socket, a connection and a timer move.
 //! ```compile_fail,E0382
 //! # use poller::{EventLoop, Handler};
 //! fn serve_twice<H: Handler>(event_loop: &EventLoop, listener: std::net::TcpListener, one: H, two: H) {
@@ -157,9 +159,11 @@
 //! | unsent output of a connection | [`OUTPUT_HIGH_BYTES`](limits::OUTPUT_HIGH_BYTES), 256 KiB | it is not read, `send` says `WouldBlock` |
 //! | bytes that a connection reads before others have their turn | [`TURN_BYTES_MAX`](limits::TURN_BYTES_MAX), 256 KiB | it goes on in its next turn |
 //! | a close that waits for output of which nothing moves | `close_stall`, 30 s | what is left is dropped, the peer sees a reset |
+//! | a close whose peer is still sending | [`LINGER_MS`](limits::LINGER_MS), 2 s | the peer may see a reset |
 //! | a handler that waits in `wait_for` or `flush_all` | the connection's limits, or `wait_limit`, 30 s | the connection closes |
-//! | connections | `connections_max`, about a million | closed at once, or not dialed |
-//! | handlers that block at the same time | `standby_max`, 32 | connections that are ready wait |
+//! | a TLS handshake | [`TLS_HANDSHAKE_MS`](limits::TLS_HANDSHAKE_MS), 5 s | the connection closes |
+//! | connections | `connections_max`, about a million | closed at once, not dialed, not adopted |
+//! | handlers that block at the same time | `standby_max`, 32 | connections that are ready wait; `wait_for` is an error |
 //! | blocking tasks that wait | [`TASK_QUEUE_MAX`](limits::TASK_QUEUE_MAX), 4,096 | `spawn_blocking` is an error |
 //! | timers that are not a connection's | [`TASK_TIMERS_MAX`](limits::TASK_TIMERS_MAX), 65,536 | `after` is an error |
 //! | descriptors of the process | the system's | accepting rests for 100 ms at a time |

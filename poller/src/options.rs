@@ -10,7 +10,7 @@ use crate::service::Service;
 
 /// Which poll a new connection goes to. It stays there.
 ///
-/// A dialed connection goes to the polls in turn, or to that of another connection
+/// A dialed or adopted connection goes to the polls in turn, a dialed one also to that of another connection
 /// ([`dial_near`](crate::Remote::dial_near)), which saves both a thread's wake-up when they talk to each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {

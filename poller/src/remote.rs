@@ -282,6 +282,7 @@ impl Remote {
     /// assert_eq!(&greeting, b"hello");
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[doc(alias = "NewFDConnection")]
     pub fn adopt(&self, socket: impl Into<Detached>, handler: impl IntoHandler) -> io::Result<Handle> {
         self.check_running()?;
         adopt::adopt(self.next_poll(), socket.into(), &handler.into_handler())

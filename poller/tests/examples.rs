@@ -319,6 +319,24 @@ fn sources() -> Vec<(String, String)> {
     entries.map(|path| (name(&path), std::fs::read_to_string(&path).expect("text"))).collect()
 }
 
+// The README lists every example, and no other.
+#[test]
+fn the_readme_lists_the_examples() {
+    let readme = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let readme = readme.expect("there is one");
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    let mut listed: Vec<&str> = rows
+        .flat_map(|names| names.split(", "))
+        .map(|name| name.trim_matches('`').split('`').next().expect("a name"))
+        .filter(|name| !name.starts_with("cargo"))
+        .collect();
+    let sources = sources();
+    let mut there: Vec<&str> = sources.iter().map(|(name, _)| name.as_str()).collect();
+    listed.sort_unstable();
+    there.sort_unstable();
+    assert_eq!(listed, there);
+}
+
 #[test]
 fn no_example_is_forgotten_and_each_is_short() {
     for (name, text) in sources() {
