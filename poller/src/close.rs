@@ -26,7 +26,7 @@ pub enum Reason {
     Shutdown,
     /// A handler returned this error.
     Handler(String),
-    /// A handler panicked.
+    /// A handler panicked, or what the configuration of TLS calls.
     Panic,
     /// A handler took the descriptor: [`Connection::detach`](crate::Connection::detach).
     Detached,
@@ -42,7 +42,7 @@ impl fmt::Display for Reason {
             Reason::Timeout(limit) => write!(f, "timed out: {limit}"),
             Reason::Shutdown => f.write_str("the event loop stopped"),
             Reason::Handler(error) => write!(f, "the handler said: {error}"),
-            Reason::Panic => f.write_str("the handler panicked"),
+            Reason::Panic => f.write_str("a callback panicked"),
             Reason::Detached => f.write_str("handed over"),
         }
     }

@@ -64,6 +64,12 @@
 //! too: [`shutdown_write`](crate::Connection::shutdown_write) ends it after all that was written and sent before, and reading goes
 //! on.
 //!
+//! # From elsewhere, and elsewhere
+//! [`Remote::adopt`](crate::Remote::adopt) takes a connection that is there already, and [`detach`](crate::Connection::detach)
+//! gives one out, with the bytes that were read and not consumed and those that were written and not sent. What one event loop
+//! gave out another takes, and neither peer nor bytes notice. So does the same one, with another handler: that is how a
+//! connection goes over from plain text to TLS, or from one protocol to the next.
+//!
 //! # Stopping
 //! [`EventLoop::shutdown`](crate::EventLoop::shutdown) closes the listeners and gives every connection
 //! [`on_shutdown`](crate::Handler::on_shutdown), which closes unless it is written to do otherwise: a handler that is in the

@@ -251,7 +251,7 @@ impl Remote {
     /// Bytes of a [`Detached`] come first: its `input` is in the connection's input before
     /// [`on_connect`](Handler::on_connect) and makes a request, and its `unsent` leaves before what the handler writes. Where
     /// `on_prepare` asks for TLS, the input is the beginning of the peer's records, and `unsent` leaves as it is: so a
-    /// connection goes over from plain text to TLS.
+    /// connection goes over from plain text to TLS. Limits, the timer and half-close do not come along.
     ///
     /// # Errors
     /// When the descriptor is no connected stream socket (it is closed then), too many connections are open, `on_prepare`

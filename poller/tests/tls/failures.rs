@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 
 use log::Level;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, KeyLog, SignatureScheme};
+use rustls::{DigitallySignedStruct, KeyLog, NamedGroup, SignatureScheme};
 
 use super::*;
 
@@ -59,6 +60,24 @@ impl ServerCertVerifier for Clumsy {
     }
 }
 
+impl ClientSessionStore for Clumsy {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {
+        panic!("on purpose, in the store of sessions")
+    }
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
+    }
+}
+
 // proves L-21 with TLS: what rustls calls may panic, on either side, and that is the end of one connection
 #[test]
 fn a_panic_in_what_rustls_calls_ends_its_connection_alone() {
@@ -66,9 +85,9 @@ fn a_panic_in_what_rustls_calls_ends_its_connection_alone() {
     let event_loop = EventLoop::builder().name("clumsy").polls(1).build().expect("an event loop");
     let (server, client) = configs();
     let (good, good_log) = secret(Probe::echo(), &server).serve(&event_loop);
-    let ends = |log: &Log, says: &str| {
+    let ends = |log: &Log, connected: bool, says: &str| {
         let closed = log.closed();
-        assert_eq!((&closed.reason, closed.connected), (&Reason::Panic, false), "{says}");
+        assert_eq!((&closed.reason, closed.connected), (&Reason::Panic, connected), "{says}");
         let lines = logs::lines("clumsy", Level::Error);
         let of = |line: &&logs::Line| line.value("conn") == Some(&*closed.id.to_string());
         let lines: Vec<_> = lines.iter().filter(of).collect();
@@ -81,18 +100,25 @@ fn a_panic_in_what_rustls_calls_ends_its_connection_alone() {
     config.cert_resolver = Arc::new(Clumsy);
     let (addr, log) = secret(Probe::echo(), &Arc::new(config)).serve(&event_loop);
     user(addr, &client).write_all(b"?").expect_err("cut off");
-    ends(&log, "on purpose, in the resolver");
+    ends(&log, false, "on purpose, in the resolver");
 
     let mut config = ServerConfig::clone(&server);
     config.key_log = Arc::new(Clumsy);
     let (addr, log) = secret(Probe::echo(), &Arc::new(config)).serve(&event_loop);
     user(addr, &client).read(&mut [0]).expect_err("cut off");
-    ends(&log, "on purpose, in the key log");
+    ends(&log, false, "on purpose, in the key log");
 
     let mut config = ClientConfig::clone(&client);
     config.dangerous().set_certificate_verifier(Arc::new(Clumsy));
     let (_, log) = dial(&event_loop, good, dialing(Probe::echo(), &Arc::new(config), "localhost"));
-    ends(&log, "on purpose, in the verifier");
+    ends(&log, false, "on purpose, in the verifier");
+    good_log.closed();
+
+    // Long after the handshake, when the server sends a ticket.
+    let mut config = ClientConfig::clone(&client);
+    config.resumption = Resumption::store(Arc::new(Clumsy));
+    let (_, log) = dial(&event_loop, good, dialing(Probe::echo(), &Arc::new(config), "localhost"));
+    ends(&log, true, "on purpose, in the store of sessions");
     good_log.closed();
 
     ask_user(&mut user(good, &client), b"others live");
