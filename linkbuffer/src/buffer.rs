@@ -79,7 +79,6 @@ impl LinkBuffer {
     /// assert!(buffer.is_empty());
     /// ```
     #[doc(alias = "Close")]
-    #[doc(alias = "Release")]
     pub fn clear(&mut self) {
         self.drop_reservation();
         self.consume(self.len);
@@ -328,7 +327,9 @@ impl LinkBuffer {
         if self.first.is_none() {
             self.pack_small(piece.readable());
         } else {
-            self.pack_on(piece.readable(), NODE_BYTES_MIN);
+            // No larger a node than what is unread in all: it may stay for long.
+            let node_len_max = 1 << (self.len + piece.len()).ilog2();
+            self.pack_on(piece.readable(), node_len_max);
         }
         piece.reset();
         Some(Node::from_piece(piece))
@@ -342,7 +343,7 @@ impl LinkBuffer {
             return self.grow(bytes.len());
         }
         let mut node = pool::take(bytes.len());
-        node.put(bytes);
+        node.put_all(bytes);
         self.push(node);
     }
 
@@ -353,7 +354,7 @@ impl LinkBuffer {
             && !first.is_empty()
         {
             let mut small = pool::take(first.len());
-            small.put(first.readable());
+            small.put_all(first.readable());
             pool::give(first.replace(small));
         }
     }
@@ -385,24 +386,24 @@ impl LinkBuffer {
                 return self.grow(bytes.len());
             }
         }
-        self.pack_on(bytes, WRITE_NODE_BYTES_MIN);
+        self.pack_on(bytes, NODE_POOLED_BYTES_MAX);
     }
 
     /// As `pack` for an empty buffer: what fits the first node needs nothing else.
     #[inline]
     fn pack_first(&mut self, bytes: &[u8]) {
         if bytes.len() > WRITE_NODE_BYTES_MIN {
-            return self.pack_on(bytes, WRITE_NODE_BYTES_MIN);
+            return self.pack_on(bytes, NODE_POOLED_BYTES_MAX);
         }
         let mut node = pool::take(WRITE_NODE_BYTES_MIN);
-        node.put(bytes);
+        node.put_all(bytes);
         self.len = bytes.len();
         self.first = Some(node);
     }
 
-    /// As `pack`, over the room of the last node; `floor` is the least size of a first one.
+    /// As `pack`, over the room of the last node, into nodes of `node_len_max` at most.
     #[inline(never)]
-    fn pack_on(&mut self, bytes: &[u8], floor: usize) {
+    fn pack_on(&mut self, bytes: &[u8], node_len_max: usize) {
         self.drop_reservation();
         self.settle();
         let mut left = bytes;
@@ -415,7 +416,7 @@ impl LinkBuffer {
             self.grow(bytes.len() - left.len());
         }
         while !left.is_empty() {
-            let mut node = pool::take(self.next_capacity(left.len(), floor));
+            let mut node = pool::take(self.next_capacity(left.len()).min(node_len_max));
             left = node.fill(left);
             self.push(node);
         }
@@ -423,10 +424,10 @@ impl LinkBuffer {
 
     /// The size of the node that takes `n` more bytes: GROWTH_RATIO times a full node, small behind a linked `Bytes` (a frame
     /// head between two bodies), one pooled node at most.
-    pub(crate) fn next_capacity(&self, n: usize, floor: usize) -> usize {
+    pub(crate) fn next_capacity(&self, n: usize) -> usize {
         let grown = match self.last() {
             Some(piece) => piece.capacity().saturating_mul(GROWTH_RATIO_MAX).max(NODE_BYTES_MIN),
-            None => floor,
+            None => WRITE_NODE_BYTES_MIN,
         };
         n.max(grown).min(NODE_POOLED_BYTES_MAX)
     }

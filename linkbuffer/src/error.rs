@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::str::Utf8Error;
 
-/// Fewer bytes are there than were asked for. Nothing was consumed or changed; more bytes may help.
+/// Fewer bytes are there than were asked for: to read, or reserved, or free. Nothing was consumed or changed; more may help.
 ///
 /// # Examples
 /// ```
@@ -30,6 +30,8 @@ pub struct Short {
 /// let mut buffer = LinkBuffer::from(&b"\xff"[..]);
 /// assert!(matches!(buffer.read_string(1), Err(ReadStringError::Utf8(_))));
 /// assert!(matches!(buffer.read_string(2), Err(ReadStringError::Short(_))));
+/// let error = buffer.read_string(1).map_err(std::io::Error::from).unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadStringError {

@@ -12,6 +12,7 @@ use std::io::IoSlice;
 
 impl LinkBuffer {
     /// Fills `slices` with the first readable pieces, as many as fit, and returns how many: what one vectored send takes.
+    /// O(slices filled).
     ///
     /// # Examples
     /// ```
@@ -44,7 +45,7 @@ impl LinkBuffer {
         room - slots.len()
     }
 
-    /// Consumes `n` bytes that were sent.
+    /// Consumes `n` bytes that were sent. O(pieces dropped).
     ///
     /// # Panics
     /// When there are fewer: the kernel sends no more than it was given. A count that somebody else chose goes to
@@ -149,7 +150,10 @@ impl LinkBuffer {
         }
     }
 
-    /// As [`input_ack`](Self::input_ack), for a count from outside, such as what an unknown `Read` says it has read.
+    /// As [`input_ack`](Self::input_ack), for a count from outside.
+    ///
+    /// Bytes that were not written show what the node held before. The kernel's count is true; an unknown
+    /// [`Read`](std::io::Read) may claim more than it wrote, so give it space that was filled with zeroes before.
     ///
     /// # Errors
     /// When the space is smaller; nothing changes then, and the error says how much space there is.
@@ -160,6 +164,9 @@ impl LinkBuffer {
     /// let mut buffer = LinkBuffer::new();
     /// buffer.lend(Node::take(4096));
     /// assert_eq!(buffer.try_input_ack(4097), Err(Short { wanted: 4097, available: 4096 }));
+    /// buffer.inputs().fill(0); // whatever somebody claims to have read: nothing of what the node held can be seen
+    /// assert_eq!(buffer.try_input_ack(100), Ok(()));
+    /// assert_eq!(buffer.chunk(), [0; 100]);
     /// ```
     #[inline]
     pub fn try_input_ack(&mut self, n: usize) -> Result<(), Short> {
@@ -190,7 +197,8 @@ impl LinkBuffer {
         Ok(())
     }
 
-    /// Takes the lent node back. Unread bytes in it move to a node of the right size.
+    /// Takes the lent node back. Unread bytes in it move: to the room of the node before it, or to a new one that has 512 bytes
+    /// at least, and behind a full node at most as much as is unread in all.
     ///
     /// `None` when the buffer keeps it: its memory was given out as `Bytes` or moved to another buffer, more was written behind
     /// it, or it is at least a quarter full of unread bytes, so that moving them would cost more than it gives

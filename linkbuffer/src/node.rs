@@ -7,8 +7,10 @@ use std::fmt;
 
 /// One block of initialised memory, taken from the pool and given back when dropped.
 ///
-/// The bytes are *some* bytes: a node that was used before still holds what was written to it then. Nothing in this
-/// crate makes them readable before something was written over them.
+/// The bytes are *some* bytes: a node that was used before still holds what was written to it then, perhaps by another
+/// connection. They become readable through what says that they were written: [`commit`](crate::LinkBuffer::commit) and
+/// [`input_ack`](crate::LinkBuffer::input_ack) believe their caller. So acknowledge no more than was written; where the one who
+/// writes may lie about how much, fill the space with zeroes before.
 ///
 /// # Examples
 /// ```

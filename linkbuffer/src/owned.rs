@@ -30,6 +30,7 @@ impl LinkBuffer {
     /// assert_eq!(owned, vec![7; 9_000]);
     /// # Ok::<(), linkbuffer::Short>(())
     /// ```
+    #[doc(alias = "ReadBinary")]
     pub fn read_bytes(&mut self, n: usize) -> Result<Bytes, Short> {
         self.want(n)?;
         self.settle();
@@ -49,7 +50,7 @@ impl LinkBuffer {
 
     /// Reads the first piece, `max` bytes of it at most, as `Bytes`; `None` when there is nothing or `max` is 0.
     ///
-    /// Never joins pieces; shares memory from 4 KiB on, as [`read_bytes`](Self::read_bytes) does.
+    /// Never joins pieces; shares memory where [`read_bytes`](Self::read_bytes) does, and costs what that costs.
     ///
     /// # Examples
     /// ```
@@ -68,7 +69,7 @@ impl LinkBuffer {
         self.read_bytes(n).ok()
     }
 
-    /// Reads `n` bytes into a new vector.
+    /// Reads `n` bytes into a new vector. O(`n`).
     ///
     /// # Errors
     /// When fewer than `n` bytes are there; nothing is consumed then.
@@ -78,8 +79,16 @@ impl LinkBuffer {
     /// let mut buffer = linkbuffer::LinkBuffer::from(&b"abc"[..]);
     /// assert_eq!(buffer.read_vec(2), Ok(b"ab".to_vec()));
     /// ```
+    #[doc(alias = "ReadBinary")]
     pub fn read_vec(&mut self, n: usize) -> Result<Vec<u8>, Short> {
         self.want(n)?;
+        let bytes = self.gather(n);
+        self.consume(n);
+        Ok(bytes)
+    }
+
+    /// A copy of the first `n <= len` bytes.
+    fn gather(&self, n: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(n);
         for chunk in self.chunks() {
             let left = n - bytes.len();
@@ -88,11 +97,10 @@ impl LinkBuffer {
                 break;
             }
         }
-        self.consume(n);
-        Ok(bytes)
+        bytes
     }
 
-    /// Reads `n` bytes of UTF-8.
+    /// Reads `n` bytes of UTF-8, over pieces without joining them first. O(`n`).
     ///
     /// # Errors
     /// When fewer than `n` bytes are there or they are not UTF-8; nothing is consumed then.
@@ -104,8 +112,13 @@ impl LinkBuffer {
     /// ```
     #[doc(alias = "ReadString")]
     pub fn read_string(&mut self, n: usize) -> Result<String, ReadStringError> {
-        let text = std::str::from_utf8(self.peek(n).map_err(ReadStringError::Short)?);
-        let text = text.map_err(ReadStringError::Utf8)?.to_owned();
+        self.want(n).map_err(ReadStringError::Short)?;
+        let text = match self.first_readable().get(..n) {
+            // Before it is copied.
+            Some(bytes) => std::str::from_utf8(bytes).map_err(ReadStringError::Utf8)?.to_owned(),
+            None => String::from_utf8(self.gather(n))
+                .map_err(|error| ReadStringError::Utf8(error.utf8_error()))?,
+        };
         self.consume(n);
         Ok(text)
     }
@@ -195,7 +208,7 @@ impl LinkBuffer {
             self.consume(n);
         } else if !first.may_share(stays) {
             let mut small = pool::take(stays);
-            small.put(&first.readable()[n..]);
+            small.put_all(&first.readable()[n..]);
             first.end = first.start + n;
             first.lent = false;
             self.len -= n;

@@ -180,6 +180,7 @@ impl Piece {
 
     /// Appends all of `bytes`, or nothing where there is too little room.
     #[inline]
+    #[must_use]
     pub(crate) fn put(&mut self, bytes: &[u8]) -> bool {
         let Some(room) = self.room_mut().get_mut(..bytes.len()) else { return false };
         room.copy_from_slice(bytes);
@@ -187,10 +188,17 @@ impl Piece {
         true
     }
 
+    /// Appends all of `bytes`, for which there is room.
+    #[inline]
+    pub(crate) fn put_all(&mut self, bytes: &[u8]) {
+        let fits = self.put(bytes);
+        debug_assert!(fits, "{} bytes were put into a room of {}", bytes.len(), self.room());
+    }
+
     /// Appends as many of `bytes` as there is room for, and returns the others.
     pub(crate) fn fill<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (now, later) = bytes.split_at(bytes.len().min(self.room()));
-        self.put(now);
+        self.put_all(now);
         later
     }
 

@@ -4,8 +4,12 @@ use crate::{LinkBuffer, Short, pool};
 use std::mem;
 
 macro_rules! read_integer {
-    ($($name:ident $kind:ty, $bits:literal, $alias:literal;)*) => { $(
-        #[doc = concat!("Reads a ", $bits, "-bit unsigned integer, the most significant byte first.")]
+    ($($(#[$alias:meta])? $name:ident $kind:ty, $bits:literal;)*) => { $(
+        $(#[$alias])?
+        #[doc = concat!("Reads a ", $bits, "-bit unsigned integer, the most significant byte first. O(1); copies its bytes.")]
+        ///
+        /// Signed ones and those with the least significant byte first are read through [`bytes::Buf`], by calls such as
+        /// [`try_get_i32_le`](bytes::Buf::try_get_i32_le).
         ///
         /// # Errors
         /// When fewer bytes are there; nothing is consumed then.
@@ -15,7 +19,6 @@ macro_rules! read_integer {
         /// let mut buffer = linkbuffer::LinkBuffer::from(&[0, 0, 0, 0, 0, 0, 0, 0][..]);
         #[doc = concat!("assert_eq!(buffer.", stringify!($name), "(), Ok(0));")]
         /// ```
-        #[doc(alias = $alias)]
         #[inline]
         pub fn $name(&mut self) -> Result<$kind, Short> {
             self.read_array().map(<$kind>::from_be_bytes)
@@ -85,7 +88,6 @@ impl LinkBuffer {
     /// assert_eq!(buffer.len(), 1);
     /// ```
     #[doc(alias = "Next")]
-    #[doc(alias = "ReadBinary")]
     #[inline]
     pub fn next(&mut self, n: usize) -> Result<&[u8], Short> {
         self.make_contiguous(n)?;
@@ -117,7 +119,7 @@ impl LinkBuffer {
         Ok(())
     }
 
-    /// Fills `target` with the first bytes.
+    /// Fills `target` with the first bytes, over any number of pieces. O(`target.len()`).
     ///
     /// # Errors
     /// When fewer than `target.len()` bytes are there; nothing is consumed then.
@@ -147,10 +149,11 @@ impl LinkBuffer {
     }
 
     read_integer! {
-        read_u8 u8, 8, "ReadByte";
-        read_u16 u16, 16, "ReadUint16";
-        read_u32 u32, 32, "ReadUint32";
-        read_u64 u64, 64, "ReadUint64";
+        #[doc(alias = "ReadByte")]
+        read_u8 u8, 8;
+        read_u16 u16, 16;
+        read_u32 u32, 32;
+        read_u64 u64, 64;
     }
 
     #[inline]
@@ -198,7 +201,7 @@ impl LinkBuffer {
             } else {
                 // Room to grow, so that peeking further and further does not copy again and again.
                 let mut node = pool::take(n.next_power_of_two().min(isize::MAX as usize));
-                node.put(first.readable());
+                node.put_all(first.readable());
                 pool::give(first.replace(node));
             }
         }
@@ -208,7 +211,7 @@ impl LinkBuffer {
             let is_last = rest.len() == 1;
             let piece = rest.front_mut().expect("len is the sum of the pieces");
             let step = lacks.min(piece.len());
-            first.put(&piece.readable()[..step]);
+            first.put_all(&piece.readable()[..step]);
             piece.start += step;
             if piece.is_empty()
                 && !(is_last && (piece.lent || first.reserved > 0))

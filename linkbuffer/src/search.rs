@@ -109,7 +109,11 @@ impl LinkBuffer {
         None
     }
 
-    /// Where `needle` first stands; an empty one stands everywhere. O(bytes looked at × `needle.len()`) at worst, copies nothing.
+    /// Where `needle` first stands; an empty one stands everywhere. Copies nothing.
+    ///
+    /// O(bytes looked at) where the needle's first and last byte seldom stand as far apart as in the needle; at worst, in bytes
+    /// made for it, O(bytes looked at × `needle.len()`). At the end of each piece the needle is looked for over the edge, which
+    /// takes O(pieces) for each place where its first byte stands there.
     ///
     /// # Examples
     /// ```
@@ -121,10 +125,22 @@ impl LinkBuffer {
         self.find_slice_from(0, needle)
     }
 
-    /// As [`find_slice`](Self::find_slice), for a needle that begins at `start` or later. Search on from
-    /// `len - (needle.len() - 1)` when more bytes have come.
+    /// As [`find_slice`](Self::find_slice), for a needle that begins at `start` or later. When it was not there and more bytes have
+    /// come, search on where it may have begun: all of the needle but a byte before what was the end.
     ///
     /// # Examples
+    /// ```
+    /// let end = b"\r\n\r\n";
+    /// let mut buffer = linkbuffer::LinkBuffer::new();
+    /// let mut searched = 0;
+    /// let found = [&b"a"[..], b": b\r\n\r", b"\nbody"].iter().find_map(|read| {
+    ///     buffer.write(read);
+    ///     let found = buffer.find_slice_from(searched, end);
+    ///     searched = buffer.len().saturating_sub(end.len() - 1);
+    ///     found
+    /// });
+    /// assert_eq!(found, Some(4));
+    /// ```
     /// ```
     /// let buffer = linkbuffer::LinkBuffer::from(&b"--a--b"[..]);
     /// assert_eq!(buffer.find_slice_from(1, b"--"), Some(3));
@@ -173,7 +189,8 @@ impl LinkBuffer {
 
     /// Reads through the first `byte`, which is included; `None`, and nothing consumed, when it is not there.
     ///
-    /// O(bytes looked at), plus one copy when the bytes lie in several pieces.
+    /// O(bytes looked at), plus one copy when the bytes lie in several pieces. It looks from the front each time: where a line
+    /// comes in many reads, [`find_from`](Self::find_from) and [`next`](Self::next) search each byte once.
     ///
     /// # Examples
     /// ```

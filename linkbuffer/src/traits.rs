@@ -1,7 +1,7 @@
 //! The traits of `bytes` and `std::io`, and conversions.
 
 use crate::piece::Piece;
-use crate::{LinkBuffer, Short};
+use crate::{LinkBuffer, ReadStringError, Short};
 use bytes::{Buf, Bytes};
 use std::io::{self, BufRead, IoSlice, Read, Write};
 
@@ -24,7 +24,9 @@ impl Buf for LinkBuffer {
     }
 
     fn advance(&mut self, n: usize) {
-        self.output_ack(n);
+        if let Err(short) = self.skip(n) {
+            panic!("{short}");
+        }
     }
 
     fn copy_to_bytes(&mut self, n: usize) -> Bytes {
@@ -99,6 +101,17 @@ impl From<&'static [u8]> for LinkBuffer {
     }
 }
 
+/// Text that is none is `InvalidData`.
+impl From<ReadStringError> for io::Error {
+    fn from(error: ReadStringError) -> Self {
+        match error {
+            ReadStringError::Short(short) => short.into(),
+            ReadStringError::Utf8(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}
+
+/// `UnexpectedEof`, as reading calls say it in `std::io`. Where it came from a call that writes, say there what it means.
 impl From<Short> for io::Error {
     fn from(short: Short) -> Self {
         io::Error::new(io::ErrorKind::UnexpectedEof, short)

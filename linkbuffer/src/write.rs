@@ -1,6 +1,6 @@
 //! The writing side. What is written can be read at once: the buffer has one owner, so there is nothing to publish.
 
-use crate::limits::{LINK_BYTES_MIN, RESERVED_BYTES_MAX, WRITE_NODE_BYTES_MIN};
+use crate::limits::{LINK_BYTES_MIN, RESERVED_BYTES_MAX};
 use crate::piece::Piece;
 use crate::{LinkBuffer, Short, pool};
 use bytes::Bytes;
@@ -28,8 +28,8 @@ impl LinkBuffer {
         self.check();
     }
 
-    /// Links owned bytes in, behind the last ones, without a copy: O(1). Under 2 KiB ([`LINK_BYTES_MIN`]) they are copied,
-    /// which is quicker than one more piece.
+    /// Links owned bytes in, behind the last ones, without a copy: O(1). Under 2 KiB ([`LINK_BYTES_MIN`]) they are copied as
+    /// [`write`](Self::write) does it, which is quicker than one more piece.
     ///
     /// # Examples
     /// ```
@@ -108,6 +108,17 @@ impl LinkBuffer {
     /// buffer.commit(5);
     /// assert_eq!(buffer.chunk(), b"hello");
     /// ```
+    /// The space implements [`bytes::BufMut`], which counts what is put into it.
+    /// ```
+    /// use bytes::BufMut;
+    /// let mut buffer = linkbuffer::LinkBuffer::new();
+    /// let mut space = buffer.reserve(16);
+    /// space.put_u16(3);
+    /// space.put_slice(b"abc");
+    /// let left = space.len();
+    /// buffer.commit(16 - left);
+    /// assert_eq!(buffer.chunk(), b"\x00\x03abc");
+    /// ```
     #[doc(alias = "Malloc")]
     #[doc(alias = "BufMut")]
     #[inline]
@@ -156,7 +167,7 @@ impl LinkBuffer {
         let reserved = self.reserved();
         // One that grows doubles at least, so that growing it bit by bit does not copy again and again.
         let capacity = if reserved > 0 { total.next_power_of_two() } else { total };
-        let mut node = pool::take(capacity.max(self.next_capacity(total, WRITE_NODE_BYTES_MIN)));
+        let mut node = pool::take(capacity.max(self.next_capacity(total)));
         node.room_mut()[..reserved].copy_from_slice(self.reserved_mut());
         self.push(node);
     }
@@ -192,8 +203,8 @@ impl LinkBuffer {
     /// trailer that were reserved together.
     ///
     /// What is reserved ahead of them is committed with them; the last `before` bytes stay reserved, with what was written to
-    /// them. So insert from front to back. O(`before`): those bytes move to another node. With nothing reserved it is
-    /// [`write_bytes`](Self::write_bytes).
+    /// them. So insert from front to back. O(`before`): those bytes move, to another node unless few bytes are inserted and
+    /// the node has room for them. With nothing reserved it is [`write_bytes`](Self::write_bytes).
     ///
     /// # Errors
     /// When fewer than `before` bytes are reserved; nothing changes then.
@@ -219,6 +230,16 @@ impl LinkBuffer {
             self.write_bytes(bytes);
         } else if bytes.is_empty() {
             self.commit_some(ahead);
+        } else if bytes.len() < LINK_BYTES_MIN
+            && let Some(last) = self.last_mut()
+            && !last.lent
+            && let Some(space) = last.room_mut().get_mut(ahead..available + bytes.len())
+        {
+            // In place: what lies behind makes room.
+            space.copy_within(..before, bytes.len());
+            space[..bytes.len()].copy_from_slice(&bytes);
+            self.set_reserved(available + bytes.len());
+            self.commit_some(ahead + bytes.len());
         } else {
             let mut behind = pool::take(before);
             behind.room_mut()[..before].copy_from_slice(&self.reserved_mut()[ahead..]);

@@ -38,6 +38,21 @@ fn a_partial_message_grows_in_one_node() {
 }
 
 #[test]
+fn unread_bytes_take_no_larger_node_than_all_that_is_unread() {
+    let kept = 16 * 1024;
+    let mut buffer = lent(kept, &pattern(kept));
+    assert!(buffer.reclaim().is_none(), "it is full");
+    buffer.lend(Node::take(NODE_POOLED_BYTES_MAX));
+    buffer.inputs()[..100].copy_from_slice(&pattern(100));
+    buffer.input_ack(100);
+    assert!(buffer.reclaim().is_some());
+    assert!(
+        format!("{buffer:?}").ends_with(&format!("[node {kept}/{kept}, node 100/{kept}] }}")),
+        "{buffer:?}"
+    );
+}
+
+#[test]
 fn a_node_full_enough_is_kept() {
     let enough = NODE_POOLED_BYTES_MAX / KEEP_RATIO_MAX;
     assert!(lent(NODE_POOLED_BYTES_MAX, &pattern(enough - 1)).reclaim().is_some());

@@ -103,6 +103,22 @@ fn the_shape_is_shown_and_the_bytes_are_not() {
 }
 
 #[test]
+fn text_over_pieces_leaves_them_apart() {
+    let mut buffer = pieces(&[b"gr\xc3", b"\xbcn and", &[b' '; 5000]]);
+    assert_eq!(buffer.read_string(5).as_deref(), Ok("grün"));
+    assert_eq!(buffer.chunks().map(<[u8]>::len).collect::<Vec<_>>(), [4, 5000]);
+    assert!(
+        matches!(pieces(&[b"a\xc3", b"b"]).read_string(3), Err(ReadStringError::Utf8(error)) if error.valid_up_to() == 1)
+    );
+}
+
+#[test]
+#[should_panic(expected = "2 bytes wanted, 1 available")]
+fn advancing_beyond_the_end_panics_too() {
+    Buf::advance(&mut LinkBuffer::from(&b"x"[..]), 2);
+}
+
+#[test]
 fn text_that_is_none_stays() {
     let mut buffer = pieces(&[b"\xff", b"a"]);
     assert!(matches!(buffer.read_string(2), Err(ReadStringError::Utf8(_))));

@@ -166,6 +166,23 @@ fn an_acknowledgement_that_fails_changes_nothing() {
 }
 
 #[test]
+fn a_small_insert_stays_in_its_node_where_there_is_room() {
+    let inserted = pattern(1000);
+    for (lacks, nodes) in [(0, 1), (1, 2)] {
+        let mut buffer = LinkBuffer::new();
+        buffer.write(&vec![b'x'; WRITE_NODE_BYTES_MIN - 32 - inserted.len() + lacks]);
+        buffer.reserve(32).fill(b'r');
+        assert_eq!(buffer.insert(Bytes::from(inserted.clone()), 30), Ok(()));
+        assert_eq!((buffer.reserved_len(), buffer.reserved_mut()), (30, &mut [b'r'; 30][..]));
+        buffer.reserved_mut().fill(b'R');
+        buffer.flush();
+        assert_eq!(buffer.chunks().count(), nodes);
+        let all = buffer.read_vec(buffer.len()).expect("all of it");
+        assert!(all.ends_with(&[b"xrr", &inserted[..], &[b'R'; 30]].concat()));
+    }
+}
+
+#[test]
 fn writing_nothing_changes_nothing() {
     let mut buffer = LinkBuffer::new();
     buffer.reserve(8);
