@@ -16,25 +16,27 @@
 //! | I want | call | time | copies | allocates |
 //! |---|---|---|---|---|
 //! | to look at what is there | [`chunk`](LinkBuffer::chunk), [`chunks`](LinkBuffer::chunks) | O(1) a piece | no | no |
-//! | to search | [`find`](LinkBuffer::find), [`find_from`](LinkBuffer::find_from), [`find_slice`](LinkBuffer::find_slice), [`find_slice_from`](LinkBuffer::find_slice_from) | O(bytes looked at) | no | no |
+//! | to search | [`find`](LinkBuffer::find), [`find_from`](LinkBuffer::find_from), [`find_slice`](LinkBuffer::find_slice), [`find_slice_from`](LinkBuffer::find_slice_from) | O(bytes looked at), see there | no | no |
 //! | `n` bytes in one slice, to stay | [`peek`](LinkBuffer::peek) | O(1), O(`n`) over several pieces | once, over several pieces | a pooled node, then |
-//! | `n` bytes in one slice, consumed | [`next`](LinkBuffer::next), [`until`](LinkBuffer::until) | as `peek` | as `peek` | as `peek` |
+//! | `n` bytes in one slice, consumed | [`next`](LinkBuffer::next), [`until`](LinkBuffer::until) | as `peek`, and the search | as `peek` | as `peek` |
 //! | an integer | [`read_u8`](LinkBuffer::read_u8), [`read_u16`](LinkBuffer::read_u16), [`read_u32`](LinkBuffer::read_u32), [`read_u64`](LinkBuffer::read_u64) | O(1) | its bytes | no |
 //! | to fill what I have | [`copy_to_slice`](LinkBuffer::copy_to_slice), [`Read`](std::io::Read) | O(`n`) | yes | no |
 //! | to drop bytes | [`skip`](LinkBuffer::skip), [`clear`](LinkBuffer::clear) | O(pieces dropped) | no | no |
-//! | to keep `n` bytes | [`read_bytes`](LinkBuffer::read_bytes) | O(1), O(`n`) where it copies | under 4 KiB or over several pieces | the `Bytes` |
-//! | to keep what comes, in any pieces | [`read_chunk`](LinkBuffer::read_chunk) | O(1) | under 4 KiB | the `Bytes` |
+//! | to keep `n` bytes | [`read_bytes`](LinkBuffer::read_bytes) | O(1), O(`n`) where it copies | under 4 KiB, under a sixteenth of the node, or over several pieces | the `Bytes` |
+//! | to keep what comes, in any pieces | [`read_chunk`](LinkBuffer::read_chunk) | as `read_bytes` | under 4 KiB, under a sixteenth of the node | the `Bytes` |
 //! | to own a vector, or text | [`read_vec`](LinkBuffer::read_vec), [`read_string`](LinkBuffer::read_string) | O(`n`) | yes | what it returns |
-//! | to pass `n` bytes on to another buffer | [`split_to`](LinkBuffer::split_to), [`append`](LinkBuffer::append) | O(pieces), O(1) for all of them into an empty one | under 4 KiB at the cut, small pieces into room | only where a piece is cut in two |
+//! | to take `n` bytes as a buffer | [`split_to`](LinkBuffer::split_to) | O(pieces) | under 4 KiB at the cut, a few bytes in a large node, and the last piece when something is reserved behind it | a pooled node for those, or what two pieces share |
+//! | to pass a buffer on | [`append`](LinkBuffer::append) | O(pieces), O(1) into an empty one | pieces under 2 KiB, into room | the list of pieces when it grows |
 //! | to write a few bytes | [`write`](LinkBuffer::write), [`Write`](std::io::Write) for what formats | O(`n`) | yes | a pooled node when the last is full |
-//! | to write in place | [`reserve`](LinkBuffer::reserve), [`reserved_mut`](LinkBuffer::reserved_mut), [`commit`](LinkBuffer::commit), [`flush`](LinkBuffer::flush) | O(1) | what was reserved before, when it has to move | a pooled node when the last is full |
-//! | to write what I own | [`write_bytes`](LinkBuffer::write_bytes) | O(1) | under 2 KiB | no |
-//! | to put what I own between a head and a trailer | [`insert`](LinkBuffer::insert) | O(trailer) | the trailer, and under 2 KiB | a pooled node |
+//! | to write in place | [`reserve`](LinkBuffer::reserve), [`reserved_mut`](LinkBuffer::reserved_mut), [`commit`](LinkBuffer::commit), [`flush`](LinkBuffer::flush) | O(1) | what was reserved before, when it has to move to twice the room | a pooled node when the last is full |
+//! | to write what I own | [`write_bytes`](LinkBuffer::write_bytes) | O(1) | under 2 KiB | as `write` under 2 KiB, else a pooled shell of 88 bytes |
+//! | to put what I own between a head and a trailer | [`insert`](LinkBuffer::insert) | O(trailer) | the trailer, and under 2 KiB | as `write_bytes`, and a pooled node for the trailer where it moves |
 //! | to send | [`io_slices`](LinkBuffer::io_slices), [`output_ack`](LinkBuffer::output_ack) | O(slices) | no | no |
-//! | to receive | [`lend`](LinkBuffer::lend), [`inputs`](LinkBuffer::inputs), [`input_ack`](LinkBuffer::input_ack), [`reclaim`](LinkBuffer::reclaim) | O(1), O(unread) to reclaim | what was left unread | a pooled node for that |
+//! | to receive | [`lend`](LinkBuffer::lend), [`inputs`](LinkBuffer::inputs), [`input_ack`](LinkBuffer::input_ack), [`reclaim`](LinkBuffer::reclaim) | O(1), O(unread) to reclaim | what was left unread, and a few bytes in a large node | a pooled node for that |
 //! | to give memory back now | [`trim`] | O(nodes freed) | no | no |
 //!
-//! "A pooled node" is an allocation only until the pool is warm; beyond 64 KiB it is always one.
+//! "A pooled node" or shell is an allocation only until the pool is warm; a node beyond 64 KiB always is one. The list of the pieces
+//! behind the first one grows with them, and goes to the pool with that up to 64 pieces.
 //!
 //! # Lengths from outside
 //!
@@ -78,8 +80,15 @@
 //! ```
 //!
 //! Who knows netpoll finds its names by searching this page for them. What is different: there is no `Release`, a borrow ends by
-//! itself; `Flush` is needed for reservations alone; and a write drops an open reservation.
+//! itself; `Flush` is needed for reservations alone; and a write drops an open reservation. [`commit`](LinkBuffer::commit) after
+//! [`insert`](LinkBuffer::insert) counts what is still reserved, where `MallocAck` after `WriteDirect` counts all since the last
+//! `Flush`, the inserted bytes too.
 #![forbid(unsafe_code)]
+
+/// The examples of the README, as a reader would run them.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 // The operations that the model test and the fuzz target share name the crate as others do.
 #[cfg(test)]
