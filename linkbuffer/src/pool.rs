@@ -12,8 +12,8 @@
 //! used, also by a thread that only gives back what others took, and with [`trim`]; a spare that two looks see is freed.
 
 use crate::limits::{
-    NODE_BYTES_MIN, NODE_CLASSES_LEN, NODE_POOLED_BYTES_MAX, POOL_SHARED_BYTES_MAX, POOL_THREAD_BYTES_MAX,
-    POOL_TRIM_CALLS, REST_PIECES_MAX, SHELLS_LEN_MAX,
+    NODE_BYTES_MIN, NODE_CLASSES_LEN, NODE_POOLED_BYTES_MAX, POOL_SHARED_BYTES_MAX, POOL_SPARES_BYTES_MAX,
+    POOL_THREAD_BYTES_MAX, POOL_TRIM_CALLS, REST_PIECES_MAX, SHELLS_LEN_MAX,
 };
 use crate::piece::{Piece, Rest};
 use std::cell::{Cell, RefCell};
@@ -26,11 +26,8 @@ thread_local! {
 
 static SHARED: Mutex<Shelf> = Mutex::new(Shelf::new(POOL_SHARED_BYTES_MAX));
 
-/// One spare node of each size.
-const SPARES_BYTES_MAX: usize = class_bytes(NODE_CLASSES_LEN) - NODE_BYTES_MIN;
-
 const _: () =
-    assert!(SPARES_BYTES_MAX < POOL_THREAD_BYTES_MAX, "there is room for shelves beside the spares");
+    assert!(POOL_SPARES_BYTES_MAX == class_bytes(NODE_CLASSES_LEN) - NODE_BYTES_MIN, "a spare of each size");
 
 struct Pool {
     /// `reserved` of a spare node is 1 when a look has seen it since it came back.
@@ -234,7 +231,7 @@ impl Pool {
 // A busy or poisoned overflow is no overflow: nobody waits for it.
 impl Shelves {
     const fn new() -> Self {
-        Self { nodes: Shelf::new(POOL_THREAD_BYTES_MAX - SPARES_BYTES_MAX), shells: List::new() }
+        Self { nodes: Shelf::new(POOL_THREAD_BYTES_MAX - POOL_SPARES_BYTES_MAX), shells: List::new() }
     }
 
     fn trim(&mut self, shared: &Mutex<Shelf>) {
@@ -411,7 +408,7 @@ mod tests {
             let burst: Vec<_> = sizes.chain([NODE_POOLED_BYTES_MAX; 64]).map(take).collect();
             burst.into_iter().for_each(give);
             let (shelf, spares) = kept();
-            assert_eq!(spares, SPARES_BYTES_MAX);
+            assert_eq!(spares, POOL_SPARES_BYTES_MAX);
             assert!(shelf + spares <= POOL_THREAD_BYTES_MAX);
             assert!(shelf + spares > POOL_THREAD_BYTES_MAX - NODE_POOLED_BYTES_MAX, "and comes near it");
             assert!(SHARED.lock().expect("no test panics with it").bytes <= POOL_SHARED_BYTES_MAX);
