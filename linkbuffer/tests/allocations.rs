@@ -3,7 +3,7 @@
 //! The allocator counts per thread, and one test runs at a time: they share the pool's overflow.
 #![allow(unsafe_code)] // `GlobalAlloc` is an unsafe trait; this one only counts and forwards to the system's.
 
-use linkbuffer::limits::{POOL_SHARED_BYTES_MAX, POOL_THREAD_BYTES_MAX};
+use linkbuffer::limits::{POOL_SHARED_BYTES_MAX, POOL_THREAD_BYTES_MAX, REST_PIECES_MAX};
 use linkbuffer::{LinkBuffer, Node};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -135,17 +135,54 @@ fn a_relay_of_chains_allocates_and_copies_nothing() {
 }
 
 #[test]
-fn a_relay_of_framed_chains_allocates_nothing() {
+fn a_relay_of_framed_chains_allocates_and_copies_nothing() {
     let (mut input, mut output, mut node) = (LinkBuffer::new(), LinkBuffer::new(), None);
     check(0, || {
-        for _ in 0..4 {
+        let mut addresses = [std::ptr::null(); 4];
+        for address in &mut addresses {
             receive(&mut input, &mut node, PIECE_BYTES);
+            *address = input.chunk().as_ptr();
             output.write(&[b'h'; 12]);
             output.append(input.split_to(PIECE_BYTES).expect("it was just received"));
             node = input.reclaim();
         }
+        let bodies = output.chunks().filter(|chunk| chunk.len() >= PIECE_BYTES).map(<[u8]>::as_ptr);
+        assert!(bodies.eq(addresses), "the bodies lie where they were read");
         send(&mut output);
         assert!(output.is_empty());
+    });
+}
+
+// The receiver takes less than it is offered, and many pieces wait for it: more than one send shows, and than the pool
+// keeps a list for.
+#[test]
+fn a_relay_that_lags_allocates_and_copies_nothing() {
+    let (mut input, mut output, mut node) = (LinkBuffer::new(), LinkBuffer::new(), None);
+    let mut relay = |output: &mut LinkBuffer| {
+        receive(&mut input, &mut node, PIECE_BYTES);
+        let address = input.chunk().as_ptr();
+        output.append(input.split_to(PIECE_BYTES).expect("it was just received"));
+        node = input.reclaim();
+        address
+    };
+    let waiting = REST_PIECES_MAX + 20;
+    (0..waiting).for_each(|_| drop(relay(&mut output)));
+    let (mut addresses, mut at) = (vec![std::ptr::null(); waiting + 1], 0);
+    check(0, || {
+        let address = std::mem::replace(&mut addresses[at % (waiting + 1)], relay(&mut output));
+        // A send that ends within a piece, and goes on to within the next one.
+        let sent = if at == 0 { PIECE_BYTES / 3 } else { PIECE_BYTES };
+        let mut slices = [IoSlice::new(&[]); 16];
+        assert_eq!(output.io_slices(&mut slices), 16);
+        if at > waiting {
+            assert_eq!(
+                slices[0].as_ptr().wrapping_sub(PIECE_BYTES / 3),
+                address,
+                "it lies where it was read"
+            );
+        }
+        output.output_ack(sent);
+        at += 1;
     });
 }
 
