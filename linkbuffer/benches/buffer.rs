@@ -7,6 +7,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use linkbuffer::{LinkBuffer, Node};
+use memchr::memchr;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -216,7 +217,7 @@ impl Queue for BytesMut {
         self.advance(n);
     }
     fn line(&mut self) -> bool {
-        let Some(at) = self.iter().position(|&byte| byte == b'\n') else { return false };
+        let Some(at) = memchr(b'\n', self) else { return false };
         Queue::consume(self, at + 1);
         true
     }
@@ -252,7 +253,9 @@ impl Queue for VecDeque<u8> {
         self.drain(..n);
     }
     fn line(&mut self) -> bool {
-        let Some(at) = self.iter().position(|&byte| byte == b'\n') else { return false };
+        let (front, back) = self.as_slices();
+        let found = memchr(b'\n', front).or_else(|| memchr(b'\n', back).map(|at| front.len() + at));
+        let Some(at) = found else { return false };
         Queue::consume(self, at + 1);
         true
     }
@@ -290,7 +293,7 @@ impl Queue for Vec<u8> {
         self.drain(..n);
     }
     fn line(&mut self) -> bool {
-        let Some(at) = self.iter().position(|&byte| byte == b'\n') else { return false };
+        let Some(at) = memchr(b'\n', self) else { return false };
         Queue::consume(self, at + 1);
         true
     }

@@ -52,10 +52,26 @@ fn position_pair(bytes: &[u8], first: u8, last: u8, gap: usize) -> Option<usize>
     heads.iter().zip(tails).position(|(&head, &tail)| head == first && tail == last)
 }
 
-/// Where `byte` first stands in `bytes`.
-#[inline]
+/// Where `byte` first stands in `bytes`: as `position_pair`, with half of the comparisons.
 fn position(bytes: &[u8], byte: u8) -> Option<usize> {
-    position_pair(bytes, byte, byte, 0)
+    let mut start = 0;
+    for block in bytes.as_chunks::<LANES>().0 {
+        if block.iter().fold(false, |found, &here| found | (here == byte)) {
+            break;
+        }
+        start += LANES;
+    }
+    for word in bytes[start..].as_chunks().0 {
+        if let Some(at) = position_in_word(word, word, byte, byte) {
+            return Some(start + at);
+        }
+        start += 8;
+    }
+    if let Some(last) = bytes.last_chunk() {
+        // The last places, and some again in which it was not.
+        return position_in_word(last, last, byte, byte).map(|at| bytes.len() - 8 + at);
+    }
+    bytes.iter().position(|&here| here == byte)
 }
 
 /// Where `needle`, which is not empty, first stands in `bytes` as a whole.
@@ -98,6 +114,16 @@ impl LinkBuffer {
     /// ```
     #[inline]
     pub fn find_from(&self, start: usize, byte: u8) -> Option<usize> {
+        let first = self.first_readable();
+        if let Some(bytes) = first.get(start..)
+            && let Some(at) = position(bytes, byte)
+        {
+            return Some(start + at);
+        }
+        if first.len() == self.len { None } else { self.find_behind(start.max(first.len()), byte) }
+    }
+
+    fn find_behind(&self, start: usize, byte: u8) -> Option<usize> {
         let mut before = 0;
         for chunk in self.chunks() {
             let from = start.saturating_sub(before).min(chunk.len());
