@@ -26,7 +26,9 @@ use crate::state::{Close, Closer};
 use crate::timer;
 use crate::watch::NEVER;
 
-const LINGER: Duration = Duration::from_millis(limits::LINGER_MS);
+/// For a checker any time is as long as it likes.
+const LINGER: Duration =
+    if cfg!(poller_shuttle) { Duration::ZERO } else { Duration::from_millis(limits::LINGER_MS) };
 
 impl Owner<'_> {
     /// A close was asked for: waits for unsent output, then for the peer to stop, or cleans up.
@@ -52,7 +54,9 @@ impl Owner<'_> {
 
     /// Whether there is something to wait for before the end, and time for it. `begins`: the close was just seen.
     fn waits(&mut self, begins: bool, closer: Closer) -> bool {
-        let Some(transport) = &self.conn.kept.transport else { return false };
+        if self.conn.kept.transport.is_none() {
+            return false;
+        }
         match self.conn.kept.phase {
             Phase::Lingering => return !self.is_late() && self.lingers(),
             Phase::Closing => {}
@@ -66,19 +70,30 @@ impl Owner<'_> {
             }
             return !self.is_late();
         }
-        let flags = self.conn.kept.flags;
-        let sends = flags.has(Flags::READABLE.with(Flags::PAUSED)) || !self.conn.busy.input.is_empty();
         let ours = matches!(closer, Closer::User | Closer::Handler | Closer::Shutdown);
-        if !sends || !ours || flags.has(Flags::INPUT_ENDED) || self.conn.busy.broken.is_some() {
+        if !ours
+            || self.conn.kept.flags.has(Flags::INPUT_ENDED)
+            || self.conn.busy.broken.is_some()
+            || !self.is_sending()
+        {
             return false;
         }
-        if !flags.has(Flags::END_SENT) && transport.shutdown_write().is_err() {
+        if let Some(transport) = &self.conn.kept.transport
+            && !self.conn.kept.flags.has(Flags::END_SENT)
+            && transport.shutdown_write().is_err()
+        {
             return false;
         }
         self.conn.kept.phase = Phase::Lingering;
-        self.conn.busy.lingered = 0;
         self.wait_until(self.shared.poll().clock.at(timer::later(LINGER)));
-        self.lingers()
+        true
+    }
+
+    /// Whether the peer has sent something that nobody wanted, and may send more.
+    fn is_sending(&mut self) -> bool {
+        let unconsumed = !self.conn.busy.input.is_empty();
+        self.conn.busy.lingered = 0;
+        self.lingers() && (unconsumed || self.conn.busy.lingered > 0)
     }
 
     fn wait_until(&mut self, at: u64) {

@@ -227,3 +227,31 @@ fn what_handles_had_sent_is_sent_when_on_connect_fails() {
     .serve(&event_loop);
     assert_eq!(read_all(&mut connect(addr)), b"bye, and thanks");
 }
+
+// proves that a close waits for nobody who has sent nothing: it comes before a timer that was set just then
+#[test]
+fn a_peer_that_says_nothing_is_not_waited_for() {
+    let event_loop = one_poll();
+    let remote = event_loop.remote();
+    let (told, order) = crossbeam_channel::unbounded();
+    let closes = told.clone();
+    let (addr, _log) = Probe::new(move |at, conn| {
+        if at == At::Connect {
+            let told = told.clone();
+            let fires = move || told.send("the timer").expect("listened to");
+            remote.after(Duration::from_millis(limits::LINGER_MS / 2), fires)?;
+            conn.output().write(b"full");
+            conn.close();
+        }
+        Ok(())
+    })
+    .after(move |at, _| {
+        if at == At::Close {
+            closes.send("the close").expect("listened to");
+        }
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    assert_eq!(read_all(&mut user), b"full");
+    assert_eq!(order.recv_timeout(PATIENCE), Ok("the close"));
+}
