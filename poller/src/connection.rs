@@ -24,7 +24,7 @@ use crate::timer::{self, Due};
 use crate::transport::Transport;
 use crate::watch::{NEVER, Seen};
 
-/// One accepted or dialed socket with its buffers, in the hands of its handler.
+/// One accepted, dialed or adopted socket with its buffers, in the hands of its handler.
 ///
 /// What is written to [`output`](Connection::output) leaves when the handler returns, in one system call where the
 /// kernel takes it; [`flush`](Connection::flush) sends earlier. It lasts for one call: what may be kept is its

@@ -18,7 +18,7 @@ use crate::udp::UdpShared;
 pub(crate) enum Job {
     /// Run a connection that the sender owns.
     Run(Arc<Shared>),
-    /// Give an accepted connection, which the sender owns, its first turn.
+    /// Give an accepted or adopted connection, which the sender owns, its first turn.
     First(Arc<Shared>),
     /// Register a new connection that the sender owns, and run it.
     Open(Arc<Shared>),
