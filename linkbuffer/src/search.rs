@@ -7,6 +7,8 @@ use crate::LinkBuffer;
 
 /// Places compared at a time: a whole number of vector registers, and the loop over them has no branch inside.
 const LANES: usize = 32;
+/// How far one byte is sought so, before larger blocks are compared: most lines end there.
+const NEAR: usize = 4 * LANES;
 
 /// Whether there is a place where `heads` has `first` and `tails` has `last`.
 #[inline]
@@ -52,15 +54,49 @@ fn position_pair(bytes: &[u8], first: u8, last: u8, gap: usize) -> Option<usize>
     heads.iter().zip(tails).position(|(&head, &tail)| head == first && tail == last)
 }
 
+/// Whether `byte` stands in `block`.
+#[inline]
+fn holds<const N: usize>(block: &[u8; N], byte: u8) -> bool {
+    block.iter().fold(false, |found, &here| found | (here == byte))
+}
+
 /// Where `byte` first stands in `bytes`: as `position_pair`, with half of the comparisons.
 fn position(bytes: &[u8], byte: u8) -> Option<usize> {
     let mut start = 0;
     for block in bytes.as_chunks::<LANES>().0 {
-        if block.iter().fold(false, |found, &here| found | (here == byte)) {
+        if start == NEAR {
+            return position_far(bytes, byte);
+        }
+        if holds(block, byte) {
             break;
         }
         start += LANES;
     }
+    position_from(bytes, byte, start)
+}
+
+/// As `position`, where the first `NEAR` bytes are others: by larger blocks, which lines are too short for.
+#[inline(never)]
+fn position_far(bytes: &[u8], byte: u8) -> Option<usize> {
+    let mut start = NEAR;
+    for block in bytes[NEAR..].as_chunks::<{ 4 * LANES }>().0 {
+        if holds(block, byte) {
+            break;
+        }
+        start += 4 * LANES;
+    }
+    for block in bytes[start..].as_chunks::<LANES>().0 {
+        if holds(block, byte) {
+            break;
+        }
+        start += LANES;
+    }
+    position_from(bytes, byte, start)
+}
+
+/// As `position`, where the first `start` bytes are others.
+#[inline]
+fn position_from(bytes: &[u8], byte: u8, mut start: usize) -> Option<usize> {
     for word in bytes[start..].as_chunks().0 {
         if let Some(at) = position_in_word(word, word, byte, byte) {
             return Some(start + at);
@@ -120,17 +156,21 @@ impl LinkBuffer {
         {
             return Some(start + at);
         }
-        if first.len() == self.len { None } else { self.find_behind(start.max(first.len()), byte) }
+        if first.len() == self.len { None } else { self.find_behind(start, byte) }
     }
 
+    /// As `find_from`, where it is not in the first piece.
     fn find_behind(&self, start: usize, byte: u8) -> Option<usize> {
-        let mut before = 0;
-        for chunk in self.chunks() {
-            let from = start.saturating_sub(before).min(chunk.len());
-            if let Some(at) = position(&chunk[from..], byte) {
-                return Some(before + from + at);
+        let first = self.first.as_ref()?;
+        let mut before = first.len();
+        for piece in &first.rest {
+            let bytes = piece.readable();
+            if let Some(bytes) = bytes.get(start.saturating_sub(before)..)
+                && let Some(at) = position(bytes, byte)
+            {
+                return Some(start.max(before) + at);
             }
-            before += chunk.len();
+            before += bytes.len();
         }
         None
     }

@@ -224,6 +224,25 @@ fn a_search_finds_the_first_at_every_place() {
     }
 }
 
+// Beyond the first places larger blocks are compared: every place of theirs and around their edges, the byte after it too.
+#[test]
+fn a_byte_is_found_however_far_away() {
+    for len in [127, 128, 129, 160, 255, 256, 257, 300, 391].into_iter().take(cut(9, 3)) {
+        for at in (0..=len).step_by(cut(1, 13)) {
+            // Bytes that differ in one bit.
+            let mut bytes: Vec<u8> = b"\x0b\x0e\x8a\x08\x02".iter().cycle().take(len).copied().collect();
+            bytes[at..].fill(b'\n');
+            let want = (at < len).then_some(at);
+            let halves = pieces(&[&bytes[..len / 2], &bytes[len / 2..]]);
+            for start in [0, 1, len / 2, at.saturating_sub(1), at] {
+                let want = want.map(|at| at.max(start)).filter(|&at| at < len);
+                assert_eq!(pieces(&[&bytes]).find_from(start, b'\n'), want, "{start} {at} {len}");
+                assert_eq!(halves.find_from(start, b'\n'), want, "{start} {at} {len}, in two pieces");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_peek_joins_within_a_node_that_has_the_space() {
     let mut buffer = LinkBuffer::new();
