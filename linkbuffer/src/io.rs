@@ -6,6 +6,7 @@
 //!                                                                                        └──▶ None: the thread takes another
 //! ```
 
+use crate::limits::{ALONG_BYTES_MAX, ALONG_RATIO_MIN};
 use crate::piece::Piece;
 use crate::{LinkBuffer, Node, Short};
 use std::io::IoSlice;
@@ -61,12 +62,15 @@ impl LinkBuffer {
     #[inline]
     #[track_caller]
     pub fn output_ack(&mut self, n: usize) {
-        assert!(n <= self.len, "our own invariant: {n} bytes were sent of {}", self.len);
+        assert!(n <= self.len, "output_ack({n}): {} bytes are there", self.len);
         self.consume(n);
     }
 
-    /// Hangs a node behind the readable bytes, as the space that reads fill. A node lent before is dropped or kept as it is needed. O(1), or
-    /// what [`reclaim`](Self::reclaim) costs where another one was lent.
+    /// Hangs a node behind the readable bytes, as the space that reads fill. A node lent before is dropped or kept as it is
+    /// needed. The beginning of a message that waits for the rest of it moves into the front of the node, where the rest will
+    /// lie behind it: then nobody has to join them. O(1), with a copy of
+    /// [`ALONG_BYTES_MAX`](crate::limits::ALONG_BYTES_MAX) at most, or what [`reclaim`](Self::reclaim) costs where another
+    /// one was lent.
     ///
     /// # Examples
     /// ```
@@ -84,10 +88,27 @@ impl LinkBuffer {
         if let Some(mut piece) = node.into_piece()
             && piece.capacity() > 0
         {
+            if self.first.is_some() {
+                self.take_along(&mut piece);
+            }
             piece.lent = true;
             self.push(piece);
         }
         self.check();
+    }
+
+    /// Moves what is readable into the front of `node`, where it is little beside the node and all there is.
+    fn take_along(&mut self, node: &mut Piece) {
+        let most = ALONG_BYTES_MAX.min(node.capacity() / ALONG_RATIO_MIN);
+        if let Some(first) = &self.first
+            && first.rest.is_empty()
+            && !first.lent
+            && first.reserved == 0
+            && first.len() <= most
+        {
+            node.fill(first.readable());
+            self.clear();
+        }
     }
 
     /// The free space of the lent node; empty when none was lent, when it is full, or when its memory was given out as
@@ -146,7 +167,7 @@ impl LinkBuffer {
     #[track_caller]
     pub fn input_ack(&mut self, n: usize) {
         if let Err(short) = self.try_input_ack(n) {
-            panic!("our own invariant: {n} bytes were read into {}", short.available);
+            panic!("input_ack({n}): there is space for {}", short.available);
         }
     }
 

@@ -50,6 +50,15 @@ pub const COMPACT_RATIO_MIN: usize = 8;
 /// at a quarter, 301 ns at an eighth, where a connection would hold eight times what it waits with.
 pub const KEEP_RATIO_MAX: usize = 4;
 
+/// Unread bytes up to this many move into the front of a node that is lent behind them, if they are not more than
+/// [`ALONG_RATIO_MIN`] allows. More are joined by whoever wants them in one piece, or never.
+///
+/// It is what [`ZERO_COPY_BYTES_MIN`] says of owned reads: less is copied.
+pub const ALONG_BYTES_MAX: usize = ZERO_COPY_BYTES_MIN;
+
+/// A lent node is at least this many times the unread bytes that move into its front: most of it stays for the read.
+pub const ALONG_RATIO_MIN: usize = 4;
+
 /// Free nodes that one thread keeps.
 ///
 /// Not measured, because no figure of one thread speaks against more: it bounds what a program with many threads holds for

@@ -1,8 +1,8 @@
 //! One block of memory.
 
+use crate::limits::RESERVED_BYTES_MAX;
 use crate::piece::Piece;
-use crate::pool;
-use std::collections::TryReserveError;
+use crate::{Short, pool};
 use std::fmt;
 
 /// One block of initialised memory, taken from the pool and given back when dropped.
@@ -48,7 +48,7 @@ impl Node {
     /// As [`take`](Self::take), for a capacity from outside. Beyond 64 KiB it writes all of the new memory once: O(`capacity`).
     ///
     /// # Errors
-    /// When there is no such memory.
+    /// Above [`RESERVED_BYTES_MAX`]: the error says how much may be taken.
     ///
     /// # Examples
     /// ```
@@ -56,8 +56,11 @@ impl Node {
     /// assert!(Node::try_take(100_000).is_ok());
     /// assert!(Node::try_take(usize::MAX).is_err());
     /// ```
-    pub fn try_take(capacity: usize) -> Result<Self, TryReserveError> {
-        pool::try_take(capacity).map(Self::from_piece)
+    pub fn try_take(capacity: usize) -> Result<Self, Short> {
+        match capacity {
+            0..=RESERVED_BYTES_MAX => Ok(Self::take(capacity)),
+            _ => Err(Short { wanted: capacity, available: RESERVED_BYTES_MAX }),
+        }
     }
 
     /// How many bytes it can hold. O(1).

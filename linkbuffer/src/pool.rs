@@ -17,7 +17,6 @@ use crate::limits::{
 };
 use crate::piece::{Piece, Rest};
 use std::cell::{Cell, RefCell};
-use std::collections::TryReserveError;
 use std::sync::Mutex;
 
 thread_local! {
@@ -101,17 +100,6 @@ pub(crate) fn take(capacity: usize) -> Box<Piece> {
 fn take_from_shelf(class: usize) -> Box<Piece> {
     let pooled = POOL.try_with(|pool| pool.shelves.borrow_mut().take(class, &SHARED)).ok().flatten();
     pooled.unwrap_or_else(|| allocate(class_bytes(class)))
-}
-
-/// As `take`, where there may be no such memory.
-pub(crate) fn try_take(capacity: usize) -> Result<Box<Piece>, TryReserveError> {
-    if class_for(capacity).is_some() {
-        return Ok(take(capacity));
-    }
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(capacity)?;
-    memory.resize(capacity, 0);
-    Ok(Box::new(Piece::node(memory.into_boxed_slice())))
 }
 
 #[cold]

@@ -7,7 +7,7 @@ use crate::LinkBuffer;
 
 /// Places compared at a time: a whole number of vector registers, and the loop over them has no branch inside.
 const LANES: usize = 32;
-/// How far one byte is sought so, before larger blocks are compared: most lines end there.
+/// How far one byte is sought so, before a search with more of a beginning takes over: most lines end there.
 const NEAR: usize = 4 * LANES;
 
 /// Whether there is a place where `heads` has `first` and `tails` has `last`.
@@ -75,23 +75,10 @@ fn position(bytes: &[u8], byte: u8) -> Option<usize> {
     position_from(bytes, byte, start)
 }
 
-/// As `position`, where the first `NEAR` bytes are others: by larger blocks, which lines are too short for.
+/// As `position`, where the first `NEAR` bytes are others: by `memchr`, which lines are too short for.
 #[inline(never)]
 fn position_far(bytes: &[u8], byte: u8) -> Option<usize> {
-    let mut start = NEAR;
-    for block in bytes[NEAR..].as_chunks::<{ 4 * LANES }>().0 {
-        if holds(block, byte) {
-            break;
-        }
-        start += 4 * LANES;
-    }
-    for block in bytes[start..].as_chunks::<LANES>().0 {
-        if holds(block, byte) {
-            break;
-        }
-        start += LANES;
-    }
-    position_from(bytes, byte, start)
+    memchr::memchr(byte, &bytes[NEAR..]).map(|at| NEAR + at)
 }
 
 /// As `position`, where the first `start` bytes are others.

@@ -126,7 +126,7 @@ impl LinkBuffer {
     pub fn reserve(&mut self, n: usize) -> &mut [u8] {
         match self.try_reserve(n) {
             Ok(space) => space,
-            Err(short) => panic!("our own length is too large to reserve: {short}"),
+            Err(short) => panic!("reserve: {short}"),
         }
     }
 
@@ -270,7 +270,7 @@ impl LinkBuffer {
     #[track_caller]
     pub fn commit(&mut self, n: usize) {
         if let Err(short) = self.try_commit(n) {
-            panic!("our own length is not reserved: {short}");
+            panic!("commit: {short}");
         }
     }
 

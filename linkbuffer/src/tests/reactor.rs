@@ -1,7 +1,9 @@
 //! The reactor's side: lending, owned bytes of lent memory, relays, sending.
 
 use super::*;
-use crate::limits::{KEEP_RATIO_MAX, NODE_POOLED_BYTES_MAX, ZERO_COPY_BYTES_MIN};
+use crate::limits::{
+    ALONG_BYTES_MAX, ALONG_RATIO_MIN, KEEP_RATIO_MAX, NODE_POOLED_BYTES_MAX, ZERO_COPY_BYTES_MIN,
+};
 use std::io::IoSlice;
 
 // proves L-06: inputs, one read, input_ack; and L-27: the node goes back, the rest fits its size.
@@ -143,13 +145,13 @@ fn a_cut_shares_large_parts_and_copies_small_ones() {
 }
 
 #[test]
-#[should_panic(expected = "513 bytes were read into 512")]
+#[should_panic(expected = "input_ack(513): there is space for 512")]
 fn acknowledging_more_input_than_space_is_a_mistake() {
     lent(512, b"").input_ack(513);
 }
 
 #[test]
-#[should_panic(expected = "2 bytes were sent of 1")]
+#[should_panic(expected = "output_ack(2): 1 bytes are there")]
 fn acknowledging_more_output_than_there_was_is_a_mistake() {
     LinkBuffer::from(&b"x"[..]).output_ack(2);
 }
@@ -170,13 +172,34 @@ fn slices_fill_as_many_as_fit() {
 
 #[test]
 fn inputs_are_full_again_once_all_was_joined() {
-    let mut buffer = pieces(&[b"left over"]);
+    let mut buffer = pieces(&[&[b'l'; 200]]);
     buffer.lend(Node::take(512));
     buffer.input_ack(100);
-    assert_eq!(buffer.peek(109).map(<[u8]>::len), Ok(109));
+    assert_eq!(buffer.peek(300).map(<[u8]>::len), Ok(300));
     assert_eq!(buffer.inputs().len(), 512, "the joined bytes lie in the other node");
     assert_eq!(buffer.reclaim().map(|node| node.capacity()), Some(512));
-    assert_eq!(buffer.len(), 109);
+    assert_eq!(buffer.len(), 300);
+}
+
+#[test]
+fn the_beginning_of_a_message_moves_into_the_front_of_what_is_lent() {
+    let quarter = 16_384 / ALONG_RATIO_MIN;
+    for (unread, moves) in [(1, true), (quarter, true), (quarter + 1, false), (ALONG_BYTES_MAX + 1, false)] {
+        let text = vec![b't'; unread];
+        let mut buffer = LinkBuffer::new();
+        buffer.write(&text);
+        buffer.lend(Node::take(16_384));
+        assert_eq!(buffer.inputs().len(), if moves { 16_384 - unread } else { 16_384 }, "{unread} bytes");
+        buffer.inputs()[..3].copy_from_slice(b"end");
+        buffer.input_ack(3);
+        assert_eq!(buffer.chunk().len(), if moves { unread + 3 } else { unread });
+        assert_eq!(buffer.read_vec(unread + 3), Ok([&text[..], b"end"].concat()));
+        assert_eq!(buffer.reclaim().map(|node| node.capacity()), Some(16_384));
+    }
+    // Several pieces, or what is reserved, stay where they are.
+    let mut buffer = pieces(&[b"one", b"two"]);
+    buffer.lend(Node::take(4096));
+    assert_eq!((buffer.inputs().len(), buffer.chunk()), (4096, &b"one"[..]));
 }
 
 #[test]
