@@ -66,7 +66,7 @@ impl Owner<'_> {
         if self.conn.busy.unsent() > 0 {
             if begins {
                 self.conn.kept.phase = Phase::Closing;
-                self.wait_until(self.shared.poll().close_stalled());
+                self.wait_until(self.shared.poll().close_stalled(self.conn.busy.watches.write_stall()));
             }
             return !self.is_late();
         }

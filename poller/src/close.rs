@@ -48,7 +48,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A limit in time that a connection can have (L-11).
+/// A limit in time that a connection can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Limit {

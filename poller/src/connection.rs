@@ -91,8 +91,9 @@ impl Connection<'_> {
         self.shared.bytes_out.load(Relaxed)
     }
 
-    /// Closes when the output has left (L-23): what is queued is still sent, unless none of it moves for
-    /// [`CLOSE_STALL_MS`](crate::limits::CLOSE_STALL_MS) (builder: `close_stall`). Takes effect when the handler returns.
+    /// Closes when the output has left: what is queued is still sent, unless none of it moves for
+    /// [`CLOSE_STALL_MS`](crate::limits::CLOSE_STALL_MS) (builder: `close_stall`), or the connection's write-stall limit where
+    /// that is shorter. Takes effect when the handler returns.
     ///
     /// Where the peer is known to be sending still (input was left unconsumed or unread), our stream ends first and what it
     /// sends is dropped, until it stops, for at most [`LINGER_MS`](crate::limits::LINGER_MS): otherwise the system
@@ -104,13 +105,14 @@ impl Connection<'_> {
         self.shared.state.close_as_owner(closer, false);
     }
 
-    /// Closes at once, dropping what is queued; the peer sees a reset. Takes effect when the handler returns.
+    /// Closes at once, dropping what is queued; the peer sees a reset (on a Unix socket, which has none, an ordinary end).
+    /// Takes effect when the handler returns.
     pub fn abort(&mut self) {
         self.shared.state.close_as_owner(Closer::User, true);
     }
 
     /// Ends our stream after what is queued here and was sent by handles; reading goes on, and a handle's next send is
-    /// refused. Writing more afterwards is a mistake that breaks the connection.
+    /// refused. Writing more in a later callback is a mistake that breaks the connection.
     pub fn shutdown_write(&mut self) {
         if !self.kept.flags.has(Flags::END_ASKED) {
             self.kept.flags.set(Flags::END_ASKED);
@@ -195,7 +197,11 @@ impl Connection<'_> {
         self.set_limit(Limit::WriteStall, limit)
     }
 
-    /// Bounds the time for which no byte is read or sent.
+    /// Bounds the time for which no byte is read or sent, for whatever reason: also while reading is paused or the output is
+    /// full, so that in a relay it has to be longer than the write-stall limit of the other side.
+    ///
+    /// When this limit or the one for reading passes, the connection closes as by [`close`](Connection::close): what is queued
+    /// is still sent, while it moves.
     ///
     /// # Errors
     /// When the limit is zero.
@@ -335,7 +341,8 @@ impl Connection<'_> {
         self.shared.bytes_out.store(total, Relaxed);
         self.shared.note_moved();
         if self.busy.deadlines.close != NEVER {
-            self.busy.deadlines.close = self.shared.poll().close_stalled();
+            let limit = self.busy.watches.write_stall();
+            self.busy.deadlines.close = self.shared.poll().close_stalled(limit);
         }
         if self.kept.flags.take(Flags::WAKE_ON_PROGRESS) {
             self.shared.wake_owner();

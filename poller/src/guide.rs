@@ -61,8 +61,8 @@
 //! # Half-close
 //! The peer's end of stream is a request with [`input_ended`](crate::Connection::input_ended). What that request writes is sent,
 //! and then the connection closes. With `set_half_close(true)`, in `on_prepare` or later, it closes when our own stream has ended
-//! too: [`shutdown_write`](crate::Connection::shutdown_write) ends it after all that was written and sent before, and reading goes
-//! on.
+//! too: [`shutdown_write`](crate::Connection::shutdown_write), or [that of a handle](crate::Handle::shutdown_write), ends it after
+//! all that was written and sent before, and reading goes on.
 //!
 //! # From elsewhere, and elsewhere
 //! [`Remote::adopt`](crate::Remote::adopt) takes a connection that is there already, and [`detach`](crate::Connection::detach)

@@ -76,6 +76,8 @@ pub(crate) struct Outbox {
     parked: Option<Arc<Parker>>,
     /// Our stream has ended, or will after what is queued: sends are refused.
     ended: bool,
+    /// It was a handle that asked for that.
+    end_asked: bool,
     /// Set by clean-up, before the callbacks run.
     closed: Option<Arc<Closed>>,
 }
@@ -221,6 +223,9 @@ impl Shared {
                 busy.deadlines.user = at;
                 kept.flags.set(Flags::KEEPS);
             }
+            if std::mem::take(&mut outbox.end_asked) {
+                kept.flags.set(Flags::END_ASKED);
+            }
             busy.output.append(std::mem::take(&mut outbox.bytes));
             // Under the lock, so that a sender never sees the bytes in neither place.
             outbox.unsent = busy.unsent();
@@ -356,7 +361,7 @@ impl Handle {
         self.0.id
     }
 
-    /// The other end.
+    /// The other end; `None` where it has no IP address, as on a Unix socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.0.peer_addr()
     }
@@ -395,7 +400,8 @@ impl Handle {
     }
 
     /// Sends `bytes` after everything that was sent before. They leave from this thread when the connection is
-    /// idle, and otherwise when its owner lets go.
+    /// idle, and otherwise when its owner lets go; of one that is still being dialed, after `on_connect`. Below the high
+    /// watermark bytes of any length are taken.
     ///
     /// # Errors
     /// [`SendError::WouldBlock`] above the high watermark, [`SendError::Closed`] when closing has begun or our stream was
@@ -426,6 +432,23 @@ impl Handle {
             self.0.send_now(news, None);
         }
         Ok(())
+    }
+
+    /// Ends our stream after what was written and sent before, as
+    /// [`Connection::shutdown_write`](crate::Connection::shutdown_write); later sends are refused. Nothing happens when it was
+    /// ended or closed already.
+    pub fn shutdown_write(&self) {
+        {
+            let mut slot = self.0.outbox.lock();
+            if self.0.state.closing().is_some() || slot.as_ref().is_some_and(|outbox| outbox.ended) {
+                return;
+            }
+            let outbox = slot.get_or_insert_default();
+            (outbox.ended, outbox.end_asked) = (true, true);
+        }
+        if let Some(news) = self.0.acquire(News::SENT) {
+            self.0.send_now(news, None);
+        }
     }
 
     /// Wakes `waiter` once this connection's output is below its low watermark, or closed.
@@ -476,7 +499,7 @@ impl Handle {
         self.0.close(Closer::User, false);
     }
 
-    /// Closes at once, dropping what is queued; the peer sees a reset.
+    /// Closes at once, dropping what is queued; the peer sees a reset (on a Unix socket, which has none, an ordinary end).
     pub fn abort(&self) {
         self.0.close(Closer::User, true);
     }

@@ -46,13 +46,13 @@ impl fmt::Debug for Error {
     }
 }
 
-/// Why `on_prepare` turned a connection away.
+/// Why `on_prepare` turned a connection away: a text, or any error, so that `?` works there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject(pub String);
 
-impl<T: Into<String>> From<T> for Reject {
-    fn from(why: T) -> Reject {
-        Reject(why.into())
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Reject {
+    fn from(why: E) -> Reject {
+        Reject(why.into().to_string())
     }
 }
 
@@ -196,7 +196,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Bytes came, or the end of the stream ([`Connection::input_ended`]), or a wake. What is not consumed stays;
-    /// the handler is not called again for it before one of the three happens.
+    /// the handler is not called again for it before one of the three happens. So **loop** until no whole message is left:
+    /// several come at once, and one that is left lying waits for the peer's next word.
     /// A handler that waits for a whole message bounds it: above [`INPUT_HIGH_BYTES`](crate::limits::INPUT_HIGH_BYTES) that
     /// nobody consumes, the connection is not read on.
     ///

@@ -17,7 +17,8 @@ pub struct PollStats {
     pub longest_turn: Duration,
     /// Times that a standby worker took over the lead, announced or not.
     pub takeovers: u64,
-    /// Of those: times that the monitor found a callback to block or to take long.
+    /// Of those: times that the monitor found a callback to block. One that spins is taken over from, too, and not
+    /// counted here.
     pub suspected: u64,
     /// Listeners, datagram sockets and dialed handlers whose callbacks were found to block without announcing it
     /// ([`blocking`](crate::blocking)), and which are looked at more closely since.

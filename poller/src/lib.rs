@@ -213,6 +213,9 @@ mod wait;
 mod watch;
 mod worker;
 
+/// What [`Handle::send`] takes.
+pub use bytes::Bytes;
+
 pub use builder::Builder;
 pub use close::{Closed, Fault, Limit, Reason};
 pub use connection::Connection;

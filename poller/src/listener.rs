@@ -290,7 +290,8 @@ impl ListenerShared {
     }
 }
 
-/// A listener that was given to an event loop. Its address is of the kind that the listener was given as.
+/// A listener that was given to an event loop. Its address is of the kind that the listener was given as. Dropping it
+/// does not close it.
 #[derive(Clone)]
 pub struct Listener<A = SocketAddr> {
     pub(crate) shared: Arc<ListenerShared>,

@@ -394,6 +394,10 @@ impl Owner<'_> {
     }
 
     pub(crate) fn flush(&mut self) {
+        // An abort sends nothing more.
+        if self.shared.state.closing().is_some_and(|close| close.abort) {
+            return;
+        }
         if self.conn.flush().is_err() {
             // The connection remembers that it is broken, and closes when what the peer sent before was read (L-15).
             debug_assert!(self.conn.busy.broken.is_some(), "a flush that fails breaks the connection");

@@ -35,9 +35,10 @@ use crate::pool::Pool;
 use crate::state::News;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::sync::{self, Mutex, RwLock};
-use crate::timer::{self, Due, Key, Timers};
+use crate::timer::{Due, Key, Timers};
 use crate::token::{Table, Token, WAKER};
 use crate::udp::UdpShared;
+use crate::watch::NEVER;
 use crate::worker;
 
 /// A poll as every thread sees it.
@@ -187,9 +188,10 @@ impl PollShared {
         }
     }
 
-    /// When a graceful close whose output does not move from now on is over.
-    pub(crate) fn close_stalled(&self) -> u64 {
-        self.clock.at(timer::later(self.close_stall))
+    /// When a graceful close whose output does not move from now on is over; `limit` (nanoseconds) is its connection's.
+    pub(crate) fn close_stalled(&self, limit: u64) -> u64 {
+        let stall = u64::try_from(self.close_stall.as_nanos()).unwrap_or(NEVER);
+        self.clock.look().saturating_add(stall.min(limit))
     }
 
     /// Arms a deadline in the place of its former entry.

@@ -72,7 +72,7 @@ impl<H: Handler> IntoHandler for Arc<H> {
     }
 }
 
-/// A timer that was set with [`Remote::after`].
+/// A timer that was set with [`Remote::after`]. Dropping it does not take it back.
 pub struct Timer {
     poll: Arc<PollShared>,
     key: Key,

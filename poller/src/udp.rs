@@ -30,7 +30,8 @@ use crate::token::Token;
 
 /// Takes what arrives at a datagram socket. Calls for one socket never overlap.
 pub trait DatagramHandler: Send + Sync + 'static {
-    /// A datagram came; `data` is all of it.
+    /// A datagram came; `data` is all of it. A panic is one line in the log and costs this datagram alone: the socket stays
+    /// open, or whoever may send to it could end the service.
     fn on_datagram(&self, socket: &Datagrams, from: SocketAddr, data: &[u8]);
 
     /// The system reports an error on the socket, such as a port that nobody listens on. The socket stays open.
@@ -113,7 +114,6 @@ impl UdpShared {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
                 log::error!(event = "panic", addr:% = self.local_addr;
                     "a datagram handler panicked: {}", panic_text(panic.as_ref()));
-                self.state.close_as_owner(Closer::Panic, true);
             }
             if received.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
                 match self.state.release() {
@@ -200,7 +200,7 @@ impl Datagrams {
         }
     }
 
-    /// Closes the socket and frees its port. The handler is not called any more once this has taken effect.
+    /// Closes the socket and frees its port; dropping this does not. The handler is not called any more once this has taken effect.
     pub fn close(&self) {
         self.0.close();
     }

@@ -66,10 +66,14 @@ impl Connection<'_> {
     /// The read limit runs from the beginning of the wait, the idle limit as ever; where neither is set,
     /// [`Builder::wait_limit`](crate::Builder::wait_limit) bounds the wait as the read limit would.
     ///
+    /// Whoever sends half a message holds a thread: for peers that are not trusted set a short read limit, or use what is there
+    /// and return.
+    ///
     /// # Errors
     /// When the handler returns them, they close the connection like any other.
     /// * `UnexpectedEof`: the stream ended first; the message says after how many bytes, which are still in the input.
-    /// * `ConnectionAborted`: the connection was closed from elsewhere, or the event loop stops.
+    /// * `ConnectionAborted`: the connection was closed from elsewhere, or the grace of a shutdown is over (`on_shutdown` comes
+    ///   only when the handler has returned).
     /// * `TimedOut`: a limit passed, and the connection closes with that reason.
     /// * `ResourceBusy`: as many handlers wait already as there are standby workers.
     /// * `InvalidInput`: more is asked for than [`INPUT_HIGH_BYTES`](limits::INPUT_HIGH_BYTES).

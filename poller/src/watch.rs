@@ -85,6 +85,11 @@ impl Watches {
         Ok(())
     }
 
+    /// Nanoseconds; `NEVER` without that limit.
+    pub(crate) fn write_stall(&self) -> u64 {
+        self.write_stall.limit
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         [self.read, self.write_stall, self.idle].iter().all(|watch| watch.limit == NEVER)
     }

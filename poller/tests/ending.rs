@@ -2,12 +2,12 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::Bytes;
-use poller::{Reason, limits};
+use poller::{Reason, SendError, limits};
 use support::*;
 
 // proves L-15, L-14: a reset ends a pause; what came before it is handed over first
@@ -254,4 +254,55 @@ fn a_peer_that_says_nothing_is_not_waited_for() {
     let mut user = connect(addr);
     assert_eq!(read_all(&mut user), b"full");
     assert_eq!(order.recv_timeout(PATIENCE), Ok("the close"));
+}
+
+// proves that an abort sends nothing of what was written, in whatever order
+#[test]
+fn an_abort_drops_what_its_callback_has_written() {
+    for early in [false, true] {
+        let event_loop = one_poll();
+        let (addr, log) = Probe::new(move |at, conn| {
+            if at == At::Request {
+                if early {
+                    conn.abort();
+                }
+                conn.output().write(b"not to be seen");
+                conn.abort();
+            }
+            Ok(())
+        })
+        .serve(&event_loop);
+        let mut user = connect(addr);
+        user.write_all(b"?").expect("written");
+        let error = user.read(&mut [0]).expect_err("cut off, with nothing before it");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let closed = log.closed();
+        assert_eq!((closed.reason, closed.unsent, closed.bytes_out), (Reason::User, 14, 0));
+    }
+}
+
+// proves L-07 for handles: our stream ends after what was written and sent, once, and reading goes on
+#[test]
+fn a_handle_ends_our_stream_after_what_was_sent() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Connect {
+            conn.output().write(b"first, ");
+            conn.handle().send(Bytes::from_static(b"then this")).expect("open");
+            conn.handle().shutdown_write();
+            conn.handle().shutdown_write();
+        }
+        Ok(())
+    })
+    .half_close()
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    assert_eq!(read_all(&mut user), b"first, then this");
+    let handle = log.handle();
+    assert_eq!(handle.send(Bytes::from_static(b"late")), Err(SendError::Closed(Bytes::from_static(b"late"))));
+    user.write_all(b"still heard").expect("written");
+    assert_eq!(log.until(At::Request).input, 11);
+    assert!(!handle.is_closed());
+    drop(user);
+    assert_eq!(log.closed().reason, Reason::Peer);
 }

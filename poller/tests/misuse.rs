@@ -48,8 +48,9 @@ fn settings_of_zero_are_refused() {
 struct Deaf;
 
 impl DatagramHandler for Deaf {
-    fn on_datagram(&self, _: &Datagrams, _: SocketAddr, data: &[u8]) {
+    fn on_datagram(&self, socket: &Datagrams, from: SocketAddr, data: &[u8]) {
         assert_ne!(data, b"panic", "on purpose");
+        socket.send_to(data, from).expect("sent");
     }
 }
 
@@ -185,6 +186,10 @@ fn panics_elsewhere_are_one_line_each() {
     user.send_to(b"panic", socket.local_addr()).expect("sent");
     wait_until("the panic is told", || errors().len() == 1);
     assert_eq!(errors()[0].value("addr"), Some(&*socket.local_addr().to_string()));
+    // It costs that datagram alone.
+    user.send_to(b"harmless", socket.local_addr()).expect("sent");
+    user.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    assert_eq!(user.recv(&mut [0; 100]).expect("answered"), b"harmless".len());
     event_loop.after(Duration::ZERO, || panic!("on purpose, in a timer")).expect("a timer");
     wait_until("the panic is told", || errors().len() == 2);
     assert!(errors()[1].text.contains("on purpose, in a timer"));

@@ -157,6 +157,26 @@ fn what_a_handle_has_sent_is_under_the_write_stall_limit() {
     assert!(closed.unsent > 0);
 }
 
+// proves that the write-stall limit holds for a close that waits for its output, too
+#[test]
+fn a_close_waits_no_longer_than_the_write_stall_limit() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Connect {
+            conn.set_write_stall_timeout(Some(SHORT))?;
+            conn.output().write_bytes(Bytes::from(vec![0; 16 << 20]));
+            conn.close();
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let _user = connect(addr);
+    // The event loop's own limit is longer than this test waits.
+    let closed = log.closed();
+    assert_eq!(closed.reason, Reason::User);
+    assert!(closed.unsent > 0);
+}
+
 // proves L-11: a limit that waits can be made shorter, and taken off
 #[test]
 fn a_limit_can_be_changed_while_it_waits() {
