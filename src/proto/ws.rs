@@ -122,7 +122,8 @@ impl WebSocket {
     /// When the WebSocket is over because of it. It is reported once, is final, and the output has
     /// the last words for the peer; messages that were whole before it can still be taken.
     pub fn handle_input(&mut self, input: &mut LinkBuffer) -> Result<(), Error> {
-        let line_ended = input.find(b'\n').is_some();
+        // Only a head has lines: what comes behind it is not searched, for it is the bulk of all bytes.
+        let line_ended = self.phase == Phase::Upgrading && input.find(b'\n').is_some();
         self.keep(input);
         let result = match self.phase {
             Phase::Upgrading => self.read_head(line_ended).and_then(|()| self.read_frames()),
