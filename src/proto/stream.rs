@@ -213,6 +213,16 @@ impl Stream {
         matches!(self.sending, Sending::RstQueued(_))
     }
 
+    /// RST follows what is queued. What has come is dropped: nobody here reads it any more.
+    pub(super) fn reset_behind(&mut self, code: ResetCode) {
+        self.sending = Sending::RstQueued(code);
+        self.wants_room = false;
+        self.received = LinkBuffer::new();
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.received = DatagramQueue::default();
+        }
+    }
+
     /// Takes the next `len` bytes of the queue, for one DATA frame.
     pub(super) fn take_data(&mut self, len: usize) -> LinkBuffer {
         self.send_window.take(len);

@@ -143,12 +143,12 @@ impl Session {
     }
 
     /// As [`reset`](Self::reset), but what is queued is sent first: it came before whatever broke. The queue is within the peer's
-    /// window, so the stream is gone as soon as it had its turns; the application has nothing more to do with it.
+    /// window, so the stream is gone as soon as it had its turns; the application has nothing more to do with it. What was
+    /// not read is dropped, and so is what still comes.
     pub fn reset_behind(&mut self, id: StreamId, code: ResetCode) {
         match self.table.get_mut(&id.0) {
             Some(stream) if stream.opening == Opening::Done && stream.next_is_data() => {
-                stream.sending = Sending::RstQueued(code);
-                stream.wants_room = false;
+                stream.reset_behind(code);
             }
             _ => self.reset(id, code),
         }
@@ -158,9 +158,10 @@ impl Session {
     /// datagram was read.
     ///
     /// # Errors
-    /// When the stream is gone.
+    /// When the stream is gone, also if that was [behind what is queued](Self::reset_behind).
     pub fn read(&mut self, id: StreamId, out: &mut LinkBuffer, max: usize) -> Result<Read, StreamError> {
-        let stream = self.table.get_mut(&id.0).ok_or(StreamError::Gone)?;
+        let stream = self.table.get_mut(&id.0).filter(|stream| !stream.is_resetting());
+        let stream = stream.ok_or(StreamError::Gone)?;
         let (bytes, end) = stream.read(out, max);
         if let Receiving::Rst(code) = stream.receiving
             && stream.readable_len() == 0
@@ -266,14 +267,19 @@ impl Session {
                     return Err(Error::Empty(kind));
                 }
                 stream.receive_window.receive(body.len()).map_err(|_| Error::WindowExceeded(id))?;
-                stream.push_received(body);
+                // Of a stream that nobody here has any more, they are booked and dropped.
+                if !stream.is_resetting() {
+                    stream.push_received(body);
+                }
                 self.readable(id);
             }
             Frame::Dgram(body) => {
                 if stream.network != Network::Udp {
                     return Err(Error::Unexpected(kind));
                 }
-                self.stats.datagrams_dropped += stream.push_received_datagram(body);
+                if !stream.is_resetting() {
+                    self.stats.datagrams_dropped += stream.push_received_datagram(body);
+                }
                 self.readable(id);
             }
             Frame::Window(0) => return Err(Error::Empty(kind)),
@@ -317,10 +323,11 @@ impl Session {
 
     // ---- inside
 
-    /// Queues `Readable`, unless one is queued.
+    /// Queues `Readable`, unless one is queued or nobody is left to read.
     fn readable(&mut self, id: StreamId) {
         if let Some(stream) = self.table.get_mut(&id.0)
             && !stream.readable_queued
+            && !stream.is_resetting()
         {
             stream.readable_queued = true;
             self.events.push_back(Event::Readable(id));

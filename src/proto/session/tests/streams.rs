@@ -3,7 +3,7 @@
 use super::*;
 use crate::limits::{
     CONTROL_QUEUE_OPEN_LEN_MAX, DATAGRAM_QUEUE_BYTES_MAX, DATAGRAM_QUEUE_LEN_MAX, DGRAM_BODY_BYTES_MAX,
-    SEND_QUEUE_BYTES_MAX,
+    SEND_QUEUE_BYTES_MAX, WINDOW_INITIAL_BYTES,
 };
 
 #[track_caller]
@@ -149,6 +149,45 @@ fn a_reset_behind_nothing_is_a_reset_and_a_reset_of_it_is_at_once() {
     pair.drive();
     assert_eq!(pair.take_events(GATEWAY), [Event::Reset(id, ResetCode::Stopping), Event::Closed(id)]);
     assert_eq!(pair.ends[CLIENT].stream_count() + pair.ends[GATEWAY].stream_count(), 0);
+}
+
+// Nobody is left to read them, and the peer may send a window of them before it hears of the reset.
+#[test]
+fn bytes_for_a_stream_that_only_has_its_reset_to_send_are_not_kept() {
+    let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+    let early = pair.ends[GATEWAY].write(id, &mut buffer(&[1; 10_000])).unwrap();
+    pair.drive();
+    assert_eq!(pair.ends[CLIENT].readable_len(id), early);
+    pair.stalled[CLIENT] = true;
+    pair.ends[CLIENT].write(id, &mut buffer(b"the answer")).unwrap();
+    pair.ends[CLIENT].reset_behind(id, ResetCode::Reset);
+    assert_eq!(pair.ends[CLIENT].readable_len(id), 0, "what had come before");
+    pair.take_events(CLIENT);
+    // All that the window allows, which still holds.
+    let mut left = buffer(&[2; WINDOW_INITIAL_BYTES as usize]);
+    while pair.ends[GATEWAY].write(id, &mut left).unwrap() > 0 {
+        pair.drive();
+        assert_eq!(pair.ends[CLIENT].readable_len(id), 0);
+    }
+    assert_eq!(left.len(), early);
+    pair.ends[GATEWAY].finish(id);
+    pair.drive();
+    assert_eq!(pair.take_events(CLIENT), [], "nobody is there to be told");
+    assert_eq!(pair.ends[CLIENT].read(id, &mut LinkBuffer::new(), 1), Err(StreamError::Gone), "no clean end");
+    pair.stalled[CLIENT] = false;
+    pair.drive();
+    assert_eq!(read_all(&mut pair, GATEWAY, id).0, b"the answer");
+    assert!(!pair.ends[CLIENT].contains(id) && !pair.ends[GATEWAY].contains(id));
+
+    let (mut pair, id) = Pair::with_stream(udp("a", 1));
+    pair.stalled[CLIENT] = true;
+    pair.ends[GATEWAY].send_datagram(id, Bytes::from_static(b"before"));
+    pair.drive();
+    pair.ends[CLIENT].send_datagram(id, Bytes::from_static(b"the answer"));
+    pair.ends[CLIENT].reset_behind(id, ResetCode::Reset);
+    pair.ends[GATEWAY].send_datagram(id, Bytes::from_static(b"after"));
+    pair.drive();
+    assert_eq!(pair.ends[CLIENT].read_datagram(id), None);
 }
 
 // proves S-09: after FIN there is no second closing message, and what was sent before FIN is still read to its end
