@@ -54,6 +54,52 @@ impl Connection<'_> {
         &mut self.busy.output
     }
 
+    /// Bytes of output that the kernel has not taken: those in the [`output`](Connection::output) and, with TLS, the
+    /// records that were made of what was there. So it can be more than zero when the output is empty, and it is what to
+    /// look at for who asks whether all has left.
+    ///
+    /// # Examples
+    /// ```
+    /// // Asks for more only as fast as the peer takes it.
+    /// fn produce(conn: &mut poller::Connection, blocks: &mut impl Iterator<Item = Vec<u8>>) -> poller::Result {
+    ///     while conn.unsent() < 64 * 1024
+    ///         && let Some(block) = blocks.next()
+    ///     {
+    ///         conn.output().write(&block);
+    ///         conn.flush()?;
+    ///     }
+    ///     if conn.unsent() > 0 {
+    ///         conn.wake_on_progress();
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # let event_loop = poller::EventLoop::new()?;
+    /// # struct Blocks;
+    /// # impl poller::Handler for Blocks {
+    /// #     type Context = std::vec::IntoIter<Vec<u8>>;
+    /// #     fn on_prepare(&self, _: &mut poller::Prepare<'_>) -> Result<Self::Context, poller::Reject> {
+    /// #         Ok(vec![vec![7; 50_000]; 40].into_iter())
+    /// #     }
+    /// #     fn on_connect(&self, cx: &mut Self::Context, conn: &mut poller::Connection) -> poller::Result {
+    /// #         self.on_request(cx, conn)
+    /// #     }
+    /// #     fn on_request(&self, cx: &mut Self::Context, conn: &mut poller::Connection) -> poller::Result {
+    /// #         produce(conn, cx)?;
+    /// #         if cx.len() == 0 {
+    /// #             conn.close();
+    /// #         }
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # let listener = event_loop.remote().serve(std::net::TcpListener::bind("127.0.0.1:0")?, Blocks)?;
+    /// # let mut user = std::net::TcpStream::connect(listener.local_addr())?;
+    /// # assert_eq!(std::io::copy(&mut user, &mut std::io::sink())?, 2_000_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unsent(&self) -> usize {
+        self.busy.unsent()
+    }
+
     /// Input and output at once.
     pub fn buffers(&mut self) -> (&mut LinkBuffer, &mut LinkBuffer) {
         (&mut self.busy.input, &mut self.busy.output)

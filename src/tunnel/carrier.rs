@@ -208,7 +208,7 @@ impl CarrierContext {
         loop {
             self.ws.poll_output(conn.output());
             let mut more = self.ws.is_open();
-            while more && conn.output().len() < TUNNEL_OUTPUT_BYTES {
+            while more && conn.unsent() < TUNNEL_OUTPUT_BYTES {
                 let mut message = LinkBuffer::new();
                 let bytes =
                     self.tunnel.inner.lock().session.poll_transmit(TUNNEL_MESSAGE_BYTES, &mut message);
@@ -219,7 +219,7 @@ impl CarrierContext {
                     self.ws.poll_output(conn.output());
                 }
             }
-            if conn.flush().is_err() || !conn.output().is_empty() || !more || sent >= TUNNEL_TURN_BYTES_MAX {
+            if conn.flush().is_err() || conn.unsent() > 0 || !more || sent >= TUNNEL_TURN_BYTES_MAX {
                 return Ok(());
             }
         }
@@ -227,7 +227,7 @@ impl CarrierContext {
 
     /// Rests until there is news, unless there is some already: then another turn follows, after the others'.
     fn rest(&mut self, conn: &mut Connection) {
-        let blocked = !conn.output().is_empty();
+        let blocked = conn.unsent() > 0;
         if blocked {
             conn.wake_on_progress();
         }
@@ -278,7 +278,7 @@ impl CarrierContext {
         }
         // Who does not answer does not listen either.
         let late = now >= until || matches!(end, End::Session(session::Error::PeerLost));
-        match (conn.output().is_empty(), late) {
+        match (conn.unsent() == 0, late) {
             (true, _) => conn.close(),
             (false, true) => conn.abort(),
             (false, false) => {
