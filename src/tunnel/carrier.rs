@@ -209,20 +209,25 @@ impl CarrierContext {
             self.ws.poll_output(conn.output());
             let mut more = self.ws.is_open();
             while more && conn.unsent() < TUNNEL_OUTPUT_BYTES {
-                let mut message = LinkBuffer::new();
-                let bytes =
-                    self.tunnel.inner.lock().session.poll_transmit(TUNNEL_MESSAGE_BYTES, &mut message);
+                let bytes = self.transmit_message(conn)?;
                 more = bytes > 0;
                 sent += bytes;
-                if more {
-                    self.ws.send(message)?;
-                    self.ws.poll_output(conn.output());
-                }
             }
             if conn.flush().is_err() || conn.unsent() > 0 || !more || sent >= TUNNEL_TURN_BYTES_MAX {
                 return Ok(());
             }
         }
+    }
+
+    /// Puts the session's next message behind the output; says how many bytes of the session's, 0 when there is none.
+    fn transmit_message(&mut self, conn: &mut Connection) -> Result<usize, ws::Error> {
+        let mut message = LinkBuffer::new();
+        let bytes = self.tunnel.inner.lock().session.poll_transmit(TUNNEL_MESSAGE_BYTES, &mut message);
+        if bytes > 0 {
+            self.ws.send(message)?;
+            self.ws.poll_output(conn.output());
+        }
+        Ok(bytes)
     }
 
     /// Rests until there is news, unless there is some already: then another turn follows, after the others'.
@@ -266,6 +271,10 @@ impl CarrierContext {
                     End::WebSocket(_) | End::Peer(..) => (1000, String::new()),
                 };
                 self.transmit(conn)?;
+                // A session that is over has nothing left but its farewell, which says more than the close frame:
+                // it goes out before that, however much waits already.
+                let over = self.tunnel.inner.lock().session.end().is_some();
+                while over && self.ws.is_open() && self.transmit_message(conn)? > 0 {}
                 self.ws.close(code, &words);
                 self.ws.poll_output(conn.output());
                 let until = now + Duration::from_millis(TUNNEL_GOODBYE_MS);

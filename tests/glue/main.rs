@@ -3,6 +3,7 @@
 // A test that cannot go on says where.
 #![allow(clippy::unwrap_used)]
 
+mod carriers;
 mod streams;
 mod support;
 mod tunnels;

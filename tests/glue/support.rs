@@ -201,10 +201,15 @@ impl Puppet {
             generation,
             nonce: [7; 32],
         };
+        Puppet::at(world.gateway.tunnel_addr(), config)
+    }
+
+    /// One that comes to whoever speaks for a gateway there.
+    pub(crate) fn at(gateway: SocketAddr, config: ClientConfig) -> Puppet {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         // Little, so that a puppet that does not read is felt soon.
         socket.set_recv_buffer_size(16 << 10).unwrap();
-        socket.connect(&world.gateway.tunnel_addr().into()).unwrap();
+        socket.connect(&gateway.into()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut puppet = Puppet {
             socket: socket.into(),

@@ -1,0 +1,121 @@
+//! Single carriers, with a side that only listens.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyproxy::limits::{SEND_QUEUE_BYTES_MAX, TUNNEL_OUTPUT_BYTES};
+use anyproxy::proto::credentials::Credentials;
+use anyproxy::proto::frame::{GoAwayCode, Network, OpenRequest, Opened};
+use anyproxy::proto::session::{ClientConfig, Event, GatewayConfig, Lost, Session, StreamId};
+use anyproxy::proto::ws::WebSocket;
+use anyproxy::tunnel::{Carrier, Down, Side, StreamWatcher, Tunnel, Watcher};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use poller::EventLoop;
+
+use crate::support::*;
+
+/// A gateway's end without a gateway.
+struct Plain {
+    ups: Sender<Arc<Tunnel>>,
+}
+
+impl Side for Plain {
+    fn begin(&self, _peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
+        let config =
+            GatewayConfig { credentials: Arc::new(Credentials::new()), session_id: 1, nonce: [1; 32] };
+        let tunnel = Tunnel::new(Session::gateway(config, Instant::now()), "plain".into());
+        Ok((WebSocket::server(), tunnel))
+    }
+
+    fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
+        self.ups.send(tunnel.clone()).ok();
+    }
+
+    fn on_event(self: &Arc<Self>, _tunnel: &Arc<Tunnel>, _event: Event) {}
+
+    fn on_down(self: &Arc<Self>, _tunnel: &Arc<Tunnel>, _down: &Down) {}
+}
+
+struct Bench {
+    event_loop: EventLoop,
+    addr: SocketAddr,
+    ups: Receiver<Arc<Tunnel>>,
+}
+
+/// A plain side whose sockets hold little.
+fn bench() -> Bench {
+    let event_loop = event_loop();
+    let (listener, addr) = listen();
+    socket2::SockRef::from(&listener).set_send_buffer_size(4 << 10).unwrap();
+    let (ups_tx, ups) = unbounded();
+    let side = Plain { ups: ups_tx };
+    event_loop.serve(listener, Carrier(Arc::new(side))).unwrap();
+    Bench { event_loop, addr, ups }
+}
+
+/// Passes on that there is news.
+struct Tells(Sender<()>);
+
+impl StreamWatcher for Tells {
+    fn on_stream(&self, _id: StreamId) {
+        self.0.send(()).ok();
+    }
+}
+
+// Who is replaced must not take it for a fault and come back, however much waits for its socket.
+#[test]
+fn the_last_words_come_behind_all_that_waits() {
+    const STREAMS: usize = 6;
+    let bench = bench();
+    let config = ClientConfig {
+        name: "puppet".into(),
+        group: String::new(),
+        secret: None,
+        instance: 1,
+        generation: 1,
+        nonce: [7; 32],
+    };
+    let mut puppet = Puppet::at(bench.addr, config);
+    let tunnel = bench.ups.recv_timeout(PATIENCE).unwrap();
+    let (told, hears) = unbounded();
+    let watcher = Arc::new(Tells(told));
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let request =
+            OpenRequest { network: Network::Tcp, host: "x".into(), port: 1, conn_id: 1, user_addr: None };
+        streams.push(tunnel.open(request, Watcher::Call(watcher.clone())).unwrap());
+        let Event::Opened(id, _) = puppet.next() else { panic!("not what was asked for") };
+        puppet.session.accept(id, Opened::default()).unwrap();
+        puppet.send();
+        hears.recv_timeout(PATIENCE).unwrap();
+    }
+    for stream in &streams {
+        let mut bytes = vec![0; SEND_QUEUE_BYTES_MAX].into();
+        stream.exchange(|session, id| session.write(id, &mut bytes)).unwrap();
+    }
+    let carrier = tunnel.carrier().unwrap();
+    let counts = || (tunnel.exchange(|session| session.stats().bytes_out), carrier.bytes_out());
+    until("a full socket, and as much before it as may be", || {
+        let before = counts();
+        // Each time it tries again.
+        carrier.wake();
+        std::thread::sleep(Duration::from_millis(10));
+        before == counts() && before.0 >= before.1 + TUNNEL_OUTPUT_BYTES as u64
+    });
+    hears.try_iter().count();
+    tunnel.exchange(|session| session.close(GoAwayCode::Replaced, "another"));
+    // Its one thread tells the streams, says goodbye, and looks at its timers then.
+    hears.recv_timeout(PATIENCE).unwrap();
+    let (told, turned) = unbounded();
+    let turn = bench.event_loop.remote().after(Duration::ZERO, move || told.send(()).unwrap()).unwrap();
+    turned.recv_timeout(PATIENCE).unwrap();
+    drop(turn);
+    let lost = loop {
+        if let Event::Lost(lost) = puppet.next() {
+            break lost;
+        }
+    };
+    assert_eq!(lost, Lost::PeerClosed(GoAwayCode::Replaced, "another".into()));
+}
