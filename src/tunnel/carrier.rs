@@ -50,7 +50,7 @@ pub struct Down {
     pub peer: Option<SocketAddr>,
     /// Whether it had been up.
     pub was_up: bool,
-    /// How long it had been there.
+    /// How long it had been there, from its connection on.
     pub lived: Duration,
     /// Why, for people.
     pub why: String,
@@ -112,6 +112,7 @@ impl<S: Side> Handler for Carrier<S> {
         if cx.tunnel.carrier.set(conn.handle()).is_err() {
             return Err("a tunnel has one carrier".into());
         }
+        cx.tunnel.begin(Instant::now());
         self.advance(cx, conn)
     }
 
@@ -150,10 +151,12 @@ impl<S: Side> Handler for Carrier<S> {
             Some(end) => end.to_string(),
             None => info.reason.to_string(),
         };
-        let lived = cx.tunnel.started.elapsed();
         let bytes = (info.bytes_out, info.bytes_in);
         // Who has said that it is leaving is not missed, however it leaves in the end.
-        let announced = cx.tunnel.inner.lock().session.is_draining();
+        let (announced, lived) = {
+            let inner = cx.tunnel.inner.lock();
+            (inner.session.is_draining(), inner.started.elapsed())
+        };
         let on_purpose = on_purpose || shutdown || announced;
         self.0.on_down(
             &cx.tunnel,

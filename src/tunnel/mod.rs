@@ -35,7 +35,6 @@ pub struct Tunnel {
     inner: Mutex<Inner>,
     carrier: OnceLock<Handle>,
     label: String,
-    started: Instant,
     /// Copies of what stands behind the lock, for those who choose between tunnels.
     stream_count: AtomicUsize,
     takes_streams: AtomicBool,
@@ -43,6 +42,8 @@ pub struct Tunnel {
 
 struct Inner {
     session: Session,
+    /// When there was a connection to carry it; when it was made, until then.
+    started: Instant,
     /// Streams that somebody owns. Those that the peer opened and nobody has taken on yet are in the session alone.
     streams: HashMap<StreamId, Entry>,
     /// What the side has to be told, in order. The session bounds how many events a peer can cause.
@@ -150,6 +151,7 @@ impl Tunnel {
     pub fn new(session: Session, label: String) -> Arc<Tunnel> {
         let inner = Inner {
             session,
+            started: Instant::now(),
             streams: HashMap::new(),
             events: VecDeque::new(),
             calls: Vec::new(),
@@ -162,10 +164,16 @@ impl Tunnel {
             inner: Mutex::new(inner),
             carrier: OnceLock::new(),
             label,
-            started: Instant::now(),
             stream_count: AtomicUsize::new(0),
             takes_streams: AtomicBool::new(false),
         })
+    }
+
+    /// There is a connection: its time begins. What the dial took is no part of the handshake's time, nor of a life.
+    fn begin(&self, now: Instant) {
+        let inner = &mut *self.inner.lock();
+        inner.started = now;
+        inner.session.begin(now);
     }
 
     /// The session's label in the logs.

@@ -18,7 +18,12 @@ use crate::support::*;
 
 /// A gateway's end without a gateway.
 struct Plain {
+    /// What getting ready takes.
+    delay: Duration,
+    ready: Sender<Instant>,
     ups: Sender<Arc<Tunnel>>,
+    /// How long the tunnel lived, and when that was said.
+    downs: Sender<(Duration, Instant)>,
 }
 
 impl Side for Plain {
@@ -26,6 +31,8 @@ impl Side for Plain {
         let config =
             GatewayConfig { credentials: Arc::new(Credentials::new()), session_id: 1, nonce: [1; 32] };
         let tunnel = Tunnel::new(Session::gateway(config, Instant::now()), "plain".into());
+        std::thread::sleep(self.delay);
+        self.ready.send(Instant::now()).ok();
         Ok((WebSocket::server(), tunnel))
     }
 
@@ -35,24 +42,28 @@ impl Side for Plain {
 
     fn on_event(self: &Arc<Self>, _tunnel: &Arc<Tunnel>, _event: Event) {}
 
-    fn on_down(self: &Arc<Self>, _tunnel: &Arc<Tunnel>, _down: &Down) {}
+    fn on_down(self: &Arc<Self>, _tunnel: &Arc<Tunnel>, down: &Down) {
+        self.downs.send((down.lived, Instant::now())).ok();
+    }
 }
 
 struct Bench {
     event_loop: EventLoop,
     addr: SocketAddr,
+    ready: Receiver<Instant>,
     ups: Receiver<Arc<Tunnel>>,
+    downs: Receiver<(Duration, Instant)>,
 }
 
 /// A plain side whose sockets hold little.
-fn bench() -> Bench {
+fn bench(delay: Duration) -> Bench {
     let event_loop = event_loop();
     let (listener, addr) = listen();
     socket2::SockRef::from(&listener).set_send_buffer_size(4 << 10).unwrap();
-    let (ups_tx, ups) = unbounded();
-    let side = Plain { ups: ups_tx };
+    let ((ready_tx, ready), (ups_tx, ups), (downs_tx, downs)) = (unbounded(), unbounded(), unbounded());
+    let side = Plain { delay, ready: ready_tx, ups: ups_tx, downs: downs_tx };
     event_loop.serve(listener, Carrier(Arc::new(side))).unwrap();
-    Bench { event_loop, addr, ups }
+    Bench { event_loop, addr, ready, ups, downs }
 }
 
 /// Passes on that there is news.
@@ -68,7 +79,7 @@ impl StreamWatcher for Tells {
 #[test]
 fn the_last_words_come_behind_all_that_waits() {
     const STREAMS: usize = 6;
-    let bench = bench();
+    let bench = bench(Duration::ZERO);
     let config = ClientConfig {
         name: "puppet".into(),
         group: String::new(),
@@ -118,4 +129,14 @@ fn the_last_words_come_behind_all_that_waits() {
         }
     };
     assert_eq!(lost, Lost::PeerClosed(GoAwayCode::Replaced, "another".into()));
+}
+
+// proves S-57: what came before the connection is no part of the tunnel's life, which can earn it a quick return
+#[test]
+fn a_tunnel_lives_from_its_connection_on() {
+    let bench = bench(Duration::from_millis(50));
+    drop(dial(bench.addr));
+    let ready = bench.ready.recv_timeout(PATIENCE).unwrap();
+    let (lived, said) = bench.downs.recv_timeout(PATIENCE).unwrap();
+    assert!(lived <= said - ready, "{lived:?} of {:?}", said - ready);
 }

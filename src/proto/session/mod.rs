@@ -131,6 +131,15 @@ impl Session {
 
     // ---- what happened
 
+    /// Says that the connection to the peer is there, where the session was made before: the handshake has all of its
+    /// time from now on. Does nothing once the handshake is done.
+    pub fn begin(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::Up) {
+            self.handshake_deadline = now + Duration::from_millis(HANDSHAKE_MS);
+            self.liveness = Liveness::new(now);
+        }
+    }
+
     /// Takes bytes that arrived from the peer, in order, cut anywhere. Bytes after the end of the session are dropped.
     ///
     /// # Errors

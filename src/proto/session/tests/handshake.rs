@@ -153,6 +153,13 @@ fn the_handshake_has_a_limit() {
         assert_eq!(end.handle_timeout(now + limit), Err(Error::HandshakeTimeout));
         assert_eq!(end.poll_timeout(), None);
     }
+    // A dial that took nine seconds takes nothing of it.
+    let mut late = Session::client(client_config(), now);
+    let connected = now + Duration::from_secs(9);
+    late.begin(connected);
+    assert_eq!(late.poll_timeout(), Some(connected + limit));
+    assert_eq!(late.handle_timeout(now + limit), Ok(()));
+    assert_eq!(late.handle_timeout(connected + limit), Err(Error::HandshakeTimeout));
     let mut gateway = Session::gateway(gateway_config(), now);
     let open = Frame::Open { request: tcp("h", 1), window: 1 }.encode(1);
     assert_eq!(gateway.handle_input(open, now), Err(Error::Unexpected(Kind::Open)));
