@@ -154,7 +154,7 @@ pub(crate) fn bind(name: &str, addr: SocketAddr) -> io::Result<TcpListener> {
 pub enum NoStream {
     /// No client of the group is connected.
     NoClient,
-    /// The tunnel has as many streams as it may.
+    /// As many streams are open as may be, through every client that could take one.
     Limit,
     /// Every client of the group is about to leave.
     Draining,
@@ -184,14 +184,14 @@ pub struct Opening {
 }
 
 impl Shared {
-    /// Opens a stream through the least busy client of a group.
+    /// Opens a stream through the least busy client of a group that has room.
     ///
     /// # Errors
     /// See [`NoStream`].
     pub fn open(&self, group: &str, mut request: OpenRequest, watcher: Watcher) -> Result<Opening, NoStream> {
         let conn_id = self.next_conn_id();
         request.conn_id = conn_id;
-        let member = self.registry.pick(group).ok_or(NoStream::NoClient)?;
+        let member = self.registry.pick(group)?;
         match member.tunnel.open(request, watcher) {
             Ok(stream) => Ok(Opening { stream, via: member.name, conn_id }),
             Err(error) => Err(error.into()),
@@ -301,3 +301,6 @@ impl Side for GatewaySide {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,15 +3,16 @@
 //! * A client is known by its instance, a number it draws when its process starts; each of its connections has a
 //!   higher generation. A higher generation takes the place of a lower one at once.
 //! * Who leaves is named by its tunnel, so the clean-up of an older generation touches nothing of the newer.
-//! * The least busy client is picked, the longest unpicked when several are equal.
+//! * Of those that have room the least busy client is picked, the longest unpicked when several are equal.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::NoStream;
 use crate::limits::CLIENTS_PER_GROUP_MAX;
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Room, Tunnel};
 
 /// One connected client.
 #[derive(Clone)]
@@ -78,16 +79,31 @@ impl Registry {
         Some(left)
     }
 
-    /// The client that carries the next stream of a group: one that is about to leave only when there is no other.
-    pub fn pick(&self, group: &str) -> Option<Member> {
+    /// The client that carries the next stream of a group.
+    ///
+    /// # Errors
+    /// When none has room. One that is full is a better reason than one that is about to leave.
+    pub fn pick(&self, group: &str) -> Result<Member, NoStream> {
         let mut groups = self.groups.lock();
-        let members = groups.get_mut(group)?;
-        let busy = |member: &Member| (!member.tunnel.takes_streams(), member.tunnel.stream_count());
-        let (index, _) = members.iter().enumerate().min_by_key(|(_, member)| busy(member))?;
+        let members = groups.get_mut(group).ok_or(NoStream::NoClient)?;
+        let mut best = Room::Gone;
+        let mut least: Option<(usize, usize)> = None;
+        for (index, Member { tunnel, .. }) in members.iter().enumerate() {
+            let (room, count) = (tunnel.room(), tunnel.stream_count());
+            best = best.max(room);
+            if room == Room::Free && least.is_none_or(|(_, least)| count < least) {
+                least = Some((index, count));
+            }
+        }
+        let (index, _) = least.ok_or(match best {
+            Room::Gone => NoStream::NoClient,
+            Room::Leaving => NoStream::Draining,
+            Room::Full | Room::Free => NoStream::Limit,
+        })?;
         // To the back, so that equals take turns.
         let member = members.remove(index);
         members.push(member.clone());
-        Some(member)
+        Ok(member)
     }
 
     /// Clients that are connected.

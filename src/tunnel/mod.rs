@@ -16,7 +16,7 @@ mod carrier;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -37,7 +37,25 @@ pub struct Tunnel {
     label: String,
     /// Copies of what stands behind the lock, for those who choose between tunnels.
     stream_count: AtomicUsize,
-    takes_streams: AtomicBool,
+    room: AtomicU8,
+}
+
+/// What is to be expected of asking a tunnel for a stream, from the worst on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Room {
+    /// It is not up, or it is a client's end.
+    Gone,
+    /// One of its sides is about to leave.
+    Leaving,
+    /// It has as many streams as it may, or too much to say.
+    Full,
+    /// There is room.
+    Free,
+}
+
+impl Room {
+    /// By their numbers.
+    const ALL: [Room; 4] = [Room::Gone, Room::Leaving, Room::Full, Room::Free];
 }
 
 struct Inner {
@@ -165,7 +183,7 @@ impl Tunnel {
             carrier: OnceLock::new(),
             label,
             stream_count: AtomicUsize::new(0),
-            takes_streams: AtomicBool::new(false),
+            room: AtomicU8::new(Room::Gone as u8),
         })
     }
 
@@ -191,9 +209,14 @@ impl Tunnel {
         self.stream_count.load(Ordering::Relaxed)
     }
 
-    /// Whether it is worth asking for a stream: it is up, and neither side is leaving.
+    /// Whether it is worth asking for a stream: it is up, neither side is leaving, and it is not full.
     pub fn takes_streams(&self) -> bool {
-        self.takes_streams.load(Ordering::Relaxed)
+        self.room() == Room::Free
+    }
+
+    /// What is to be expected of asking for a stream.
+    pub fn room(&self) -> Room {
+        Room::ALL[usize::from(self.room.load(Ordering::Relaxed))]
     }
 
     /// Uses the session, then wakes whomever that concerns.
@@ -224,9 +247,16 @@ impl Tunnel {
 
     fn settle(&self, inner: &mut Inner) -> Settled {
         let settled = inner.settle();
-        let takes = inner.session.is_up() && !inner.session.is_draining() && !inner.stopping && !inner.lost;
+        let room = match inner.session.room() {
+            _ if inner.lost => Room::Gone,
+            Err(OpenError::NotUp | OpenError::Role | OpenError::Host) => Room::Gone,
+            Err(OpenError::Draining) => Room::Leaving,
+            _ if inner.stopping => Room::Leaving,
+            Err(OpenError::Limit | OpenError::Exhausted) => Room::Full,
+            Ok(_) => Room::Free,
+        };
         self.stream_count.store(inner.streams.len(), Ordering::Relaxed);
-        self.takes_streams.store(takes, Ordering::Relaxed);
+        self.room.store(room as u8, Ordering::Relaxed);
         settled
     }
 

@@ -29,6 +29,22 @@ impl Session {
     /// # Errors
     /// When no stream can be opened on this session now; nothing is sent then.
     pub fn open(&mut self, request: OpenRequest) -> Result<StreamId, OpenError> {
+        let id = self.room()?;
+        if request.host.is_empty() || !is_text(&request.host, HOST_BYTES_MAX) {
+            return Err(OpenError::Host);
+        }
+        self.next_id += 2;
+        self.stats.streams_opened += 1;
+        self.table.insert(id, Stream::new(request.network, Opening::Sent));
+        self.control(&Frame::Open { request, window: WINDOW_INITIAL_BYTES }, id);
+        Ok(StreamId(id))
+    }
+
+    /// Whether a stream could be opened now: the number that it would have.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), which looks at the host besides.
+    pub fn room(&self) -> Result<u32, OpenError> {
         if !self.is_up() {
             return Err(OpenError::NotUp);
         }
@@ -38,18 +54,10 @@ impl Session {
         if self.is_draining() {
             return Err(OpenError::Draining);
         }
-        if request.host.is_empty() || !is_text(&request.host, HOST_BYTES_MAX) {
-            return Err(OpenError::Host);
-        }
         if self.table.len() >= self.streams_max || self.control.len() >= CONTROL_QUEUE_OPEN_LEN_MAX {
             return Err(OpenError::Limit);
         }
-        let id = u32::try_from(self.next_id).map_err(|_| OpenError::Exhausted)?;
-        self.next_id += 2;
-        self.stats.streams_opened += 1;
-        self.table.insert(id, Stream::new(request.network, Opening::Sent));
-        self.control(&Frame::Open { request, window: WINDOW_INITIAL_BYTES }, id);
-        Ok(StreamId(id))
+        u32::try_from(self.next_id).map_err(|_| OpenError::Exhausted)
     }
 
     /// Says that the target answered.

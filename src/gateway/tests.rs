@@ -1,0 +1,108 @@
+//! Which client a stream goes to, with tunnels that have no carrier.
+
+use super::*;
+use crate::logfmt::Stamp;
+use crate::proto::auth::{Prover, prove};
+use crate::proto::frame::{Frame, Hello, Network};
+use crate::proto::session::{StreamId, VERSION_NEWEST, VERSION_OLDEST};
+use crate::tunnel::StreamWatcher;
+use bytes::Bytes;
+use linkbuffer::LinkBuffer;
+use poller::EventLoop;
+
+const GROUP: &str = "g";
+
+struct Nobody;
+
+impl StreamWatcher for Nobody {
+    fn on_stream(&self, _id: StreamId) {}
+}
+
+/// A client that takes so many streams, and has proved itself.
+fn member(instance: u64, streams_max: u32) -> Member {
+    let credentials = Arc::new(Credentials::new());
+    let config = GatewayConfig { credentials, session_id: instance, nonce: [2; 32] };
+    let tunnel = Tunnel::new(Session::gateway(config, Instant::now()), format!("t{instance}"));
+    let say = |frame: &Bytes| {
+        tunnel.exchange(|session| {
+            let mut answer = LinkBuffer::new();
+            session.handle_input(frame.clone(), Instant::now()).expect("what a client says");
+            let bytes = session.poll_transmit(usize::MAX, &mut answer);
+            answer.read_bytes(bytes).expect("all of it")
+        })
+    };
+    let hello = Frame::Hello(Hello {
+        version_min: VERSION_OLDEST,
+        version_max: VERSION_NEWEST,
+        features: 0,
+        instance,
+        generation: 1,
+        streams_max,
+        nonce: [1; 32],
+        group: String::new(),
+        name: "c".into(),
+    });
+    let hello = hello.encode(0);
+    let welcome = say(&hello);
+    say(&Frame::Auth(prove(None, Prover::Client, &hello, &welcome)).encode(0));
+    assert!(tunnel.exchange(|session| session.is_up()));
+    Member { tunnel, name: "c".into(), instance, generation: 1 }
+}
+
+/// A gateway, and what it runs on, with these clients.
+fn gateway(members: &[&Member]) -> (EventLoop, Gateway) {
+    let event_loop = EventLoop::builder().polls(1).build().expect("there are threads");
+    let localhost = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = Config {
+        tunnel: localhost,
+        http: localhost,
+        socks: None,
+        clients: Arc::default(),
+        users: Arc::default(),
+        group: GROUP.into(),
+        access: AccessLog::start(Box::new(io::sink()), Stamp::Time).expect("there are threads"),
+    };
+    let gateway = Gateway::start(event_loop.remote(), config).expect("loopback has free ports");
+    for member in members {
+        let joined = gateway.shared.registry.join(GROUP, (*member).clone());
+        assert!(matches!(joined, Joined::First | Joined::Another));
+    }
+    (event_loop, gateway)
+}
+
+fn open(gateway: &Gateway) -> Result<Stream, NoStream> {
+    let request =
+        OpenRequest { network: Network::Tcp, host: "target".into(), port: 1, conn_id: 0, user_addr: None };
+    let watcher = Watcher::Call(Arc::new(Nobody));
+    gateway.shared.open(GROUP, request, watcher).map(|opening| opening.stream)
+}
+
+// A client that takes no streams has none, and so is the least busy one for ever.
+#[test]
+fn streams_go_to_clients_that_have_room() {
+    let (none, two, three) = (member(1, 0), member(2, 2), member(3, 3));
+    let (_event_loop, gateway) = gateway(&[&none, &two, &three]);
+    let mut streams: Vec<Stream> = (0..5).map(|_| open(&gateway).expect("there is room")).collect();
+    let counts = [&none, &two, &three].map(|member| member.tunnel.stream_count());
+    assert_eq!(counts, [0, 2, 3]);
+    assert_eq!(open(&gateway).err(), Some(NoStream::Limit));
+    // Whoever is full has room again when a stream ends.
+    let ended = streams.swap_remove(0).tunnel().clone();
+    let next = open(&gateway).expect("there is room");
+    assert!(Arc::ptr_eq(next.tunnel(), &ended));
+}
+
+#[test]
+fn a_group_without_room_says_the_best_of_its_reasons() {
+    let (full, leaving, gone) = (member(1, 0), member(2, 1), member(3, 1));
+    leaving.tunnel.exchange(Session::drain);
+    gone.tunnel.exchange(|session| session.close(GoAwayCode::Stop, ""));
+    for (members, why) in [
+        (vec![&gone, &leaving, &full], NoStream::Limit),
+        (vec![&gone, &leaving], NoStream::Draining),
+        (vec![&gone], NoStream::NoClient),
+        (vec![], NoStream::NoClient),
+    ] {
+        assert_eq!(open(&gateway(&members).1).err(), Some(why));
+    }
+}
