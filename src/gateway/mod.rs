@@ -17,7 +17,7 @@ use std::time::Instant;
 use poller::{Listener, Remote};
 
 use crate::access::AccessLog;
-use crate::limits::PRE_AUTH_MAX;
+use crate::limits::{CLIENTS_PER_GROUP_MAX, PRE_AUTH_MAX};
 use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, GatewayConfig, OpenError, Session};
@@ -191,11 +191,19 @@ impl Shared {
     pub fn open(&self, group: &str, mut request: OpenRequest, watcher: Watcher) -> Result<Opening, NoStream> {
         let conn_id = self.next_conn_id();
         request.conn_id = conn_id;
-        let member = self.registry.pick(group)?;
-        match member.tunnel.open(request, watcher) {
-            Ok(stream) => Ok(Opening { stream, via: member.name, conn_id }),
-            Err(error) => Err(error.into()),
+        let mut why = NoStream::NoClient;
+        // One that was picked may have filled or begun to leave since. Then it is known to have no room, and is not picked
+        // again: each of them is asked once, unless room comes and goes while this looks.
+        for _ in 0..CLIENTS_PER_GROUP_MAX {
+            let member = self.registry.pick(group)?;
+            match member.tunnel.open(request.clone(), watcher.clone()) {
+                Ok(stream) => return Ok(Opening { stream, via: member.name, conn_id }),
+                // That is the same with every client.
+                Err(OpenError::Host) => return Err(NoStream::Host),
+                Err(error) => why = error.into(),
+            }
         }
+        Err(why)
     }
 
     /// The group of a user: the one that was proved, or the one for users that are not asked.

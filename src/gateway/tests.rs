@@ -3,7 +3,7 @@
 use super::*;
 use crate::logfmt::Stamp;
 use crate::proto::auth::{Prover, prove};
-use crate::proto::frame::{Frame, Hello, Network};
+use crate::proto::frame::{Frame, GoAway, Hello, Network};
 use crate::proto::session::{StreamId, VERSION_NEWEST, VERSION_OLDEST};
 use crate::tunnel::StreamWatcher;
 use bytes::Bytes;
@@ -104,5 +104,25 @@ fn a_group_without_room_says_the_best_of_its_reasons() {
         (vec![], NoStream::NoClient),
     ] {
         assert_eq!(open(&gateway(&members).1).err(), Some(why));
+    }
+}
+
+// The client was picked, and then could not: that is no answer for a user while there is another.
+#[test]
+fn a_client_that_leaves_when_it_is_asked_leaves_the_stream_to_the_next() {
+    let goaway = |code| Frame::GoAway(GoAway { code, reason: String::new() }).encode(0);
+    for code in [GoAwayCode::Drain, GoAwayCode::Stop] {
+        let (first, second, third) = (member(1, 9), member(2, 9), member(3, 9));
+        let (_event_loop, gateway) = gateway(&[&first, &second, &third]);
+        for leaving in [&first, &second] {
+            leaving
+                .tunnel
+                .unsettled(|session| session.handle_input(goaway(code), Instant::now()))
+                .expect("legal");
+            assert!(leaving.tunnel.takes_streams(), "nobody has looked since");
+        }
+        let stream = open(&gateway).expect("the third is there");
+        assert!(Arc::ptr_eq(stream.tunnel(), &third.tunnel));
+        assert!(!first.tunnel.takes_streams() && !second.tunnel.takes_streams());
     }
 }

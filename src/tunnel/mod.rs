@@ -224,6 +224,12 @@ impl Tunnel {
         self.change(|inner| with(&mut inner.session))
     }
 
+    /// Uses the session as a carrier does between two looks at it: nobody has heard of it yet.
+    #[cfg(test)]
+    pub(crate) fn unsettled<R>(&self, with: impl FnOnce(&mut Session) -> R) -> R {
+        with(&mut self.inner.lock().session)
+    }
+
     /// Whether a stream is still in the session.
     pub fn has_stream(&self, id: StreamId) -> bool {
         self.inner.lock().session.contains(id)
