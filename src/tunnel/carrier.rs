@@ -181,6 +181,10 @@ impl CarrierContext {
                 return;
             }
         }
+        if self.tunnel.inner.lock().session.end().is_some() {
+            // Its event says how; what the WebSocket says behind a farewell is only the end of that.
+            return;
+        }
         let taken = match ended {
             true => taken.and_then(|()| self.ws.handle_end()),
             false => taken,
@@ -191,7 +195,8 @@ impl CarrierContext {
             let (words, on_purpose) = match self.ws.peer_close() {
                 Some((code, words)) => (
                     format!("closed by the peer: {code} {words}").trim_end().to_owned(),
-                    matches!(code, 1000 | 1001),
+                    // Who means to leave says GOAWAY, and 1001 behind it; alone it says that nobody answered.
+                    code == 1000,
                 ),
                 None => ("closed by the peer".into(), true),
             };

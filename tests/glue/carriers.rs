@@ -22,8 +22,16 @@ struct Plain {
     delay: Duration,
     ready: Sender<Instant>,
     ups: Sender<Arc<Tunnel>>,
-    /// How long the tunnel lived, and when that was said.
-    downs: Sender<(Duration, Instant)>,
+    downs: Sender<Ended>,
+}
+
+/// How a tunnel ended.
+struct Ended {
+    lived: Duration,
+    why: String,
+    on_purpose: bool,
+    /// When that was said.
+    said: Instant,
 }
 
 impl Side for Plain {
@@ -43,7 +51,8 @@ impl Side for Plain {
     fn on_event(self: &Arc<Self>, _tunnel: &Arc<Tunnel>, _event: Event) {}
 
     fn on_down(self: &Arc<Self>, _tunnel: &Arc<Tunnel>, down: &Down) {
-        self.downs.send((down.lived, Instant::now())).ok();
+        let Down { lived, on_purpose, .. } = *down;
+        self.downs.send(Ended { lived, why: down.why.clone(), on_purpose, said: Instant::now() }).ok();
     }
 }
 
@@ -52,7 +61,21 @@ struct Bench {
     addr: SocketAddr,
     ready: Receiver<Instant>,
     ups: Receiver<Arc<Tunnel>>,
-    downs: Receiver<(Duration, Instant)>,
+    downs: Receiver<Ended>,
+}
+
+impl Bench {
+    fn puppet(&self) -> Puppet {
+        let config = ClientConfig {
+            name: "puppet".into(),
+            group: String::new(),
+            secret: None,
+            instance: 1,
+            generation: 1,
+            nonce: [7; 32],
+        };
+        Puppet::at(self.addr, config)
+    }
 }
 
 /// A plain side whose sockets hold little.
@@ -80,15 +103,7 @@ impl StreamWatcher for Tells {
 fn the_last_words_come_behind_all_that_waits() {
     const STREAMS: usize = 6;
     let bench = bench(Duration::ZERO);
-    let config = ClientConfig {
-        name: "puppet".into(),
-        group: String::new(),
-        secret: None,
-        instance: 1,
-        generation: 1,
-        nonce: [7; 32],
-    };
-    let mut puppet = Puppet::at(bench.addr, config);
+    let mut puppet = bench.puppet();
     let tunnel = bench.ups.recv_timeout(PATIENCE).unwrap();
     let (told, hears) = unbounded();
     let watcher = Arc::new(Tells(told));
@@ -137,6 +152,33 @@ fn a_tunnel_lives_from_its_connection_on() {
     let bench = bench(Duration::from_millis(50));
     drop(dial(bench.addr));
     let ready = bench.ready.recv_timeout(PATIENCE).unwrap();
-    let (lived, said) = bench.downs.recv_timeout(PATIENCE).unwrap();
+    let Ended { lived, said, .. } = bench.downs.recv_timeout(PATIENCE).unwrap();
     assert!(lived <= said - ready, "{lived:?} of {:?}", said - ready);
+}
+
+/// How the other end is seen to have ended when all of its last words arrive at once.
+#[track_caller]
+fn check_last_words(say: impl FnOnce(&mut Puppet), why: &str, on_purpose: bool) {
+    let bench = bench(Duration::ZERO);
+    let mut puppet = bench.puppet();
+    bench.ups.recv_timeout(PATIENCE).unwrap();
+    say(&mut puppet);
+    puppet.send();
+    let ended = bench.downs.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((ended.why.as_str(), ended.on_purpose), (why, on_purpose));
+}
+
+#[test]
+fn the_reason_of_a_goodbye_counts_and_not_the_close_that_comes_with_it() {
+    let goodbye = |code| {
+        move |puppet: &mut Puppet| {
+            puppet.session.close(code, "enough");
+            puppet.close(1001);
+        }
+    };
+    check_last_words(goodbye(GoAwayCode::Stop), "closed by the peer: Stop enough", true);
+    check_last_words(goodbye(GoAwayCode::Internal), "closed by the peer: Internal enough", false);
+    // A peer that gave this side up says only this, and nobody has wanted it.
+    check_last_words(|puppet| puppet.close(1001), "closed by the peer: 1001", false);
+    check_last_words(|puppet| puppet.close(1000), "closed by the peer: 1000", true);
 }

@@ -222,14 +222,24 @@ impl Puppet {
 
     /// Sends what there is to send.
     pub(crate) fn send(&mut self) {
+        self.say();
         let mut out = LinkBuffer::new();
         self.ws.poll_output(&mut out);
+        self.socket.write_all(&out.read_vec(out.len()).unwrap()).unwrap();
+    }
+
+    /// Makes a message of what the session has to say.
+    fn say(&mut self) {
         let mut message = LinkBuffer::new();
         if self.ws.is_open() && self.session.poll_transmit(64 << 10, &mut message) > 0 {
             self.ws.send(message).unwrap();
         }
-        self.ws.poll_output(&mut out);
-        self.socket.write_all(&out.read_vec(out.len()).unwrap()).unwrap();
+    }
+
+    /// Closes the WebSocket behind what the session has to say; nothing is sent yet.
+    pub(crate) fn close(&mut self, code: u16) {
+        self.say();
+        self.ws.close(code, "");
     }
 
     /// Sends a WebSocket ping, to which the gateway has to say something.
