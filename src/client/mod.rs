@@ -221,7 +221,8 @@ impl Side for ClientSide {
             return self.failed(&down.why, down.fatal);
         }
         let (up, received) = down.bytes;
-        let level = if self.remote.is_stopping() { log::Level::Info } else { log::Level::Warn };
+        let expected = down.on_purpose || self.remote.is_stopping();
+        let level = if expected { log::Level::Info } else { log::Level::Warn };
         log::log!(level, event = "tun_down", tun = tunnel.label(), gateway:% = self.config.gateway,
             dur_ms = down.lived.as_millis() as u64, up, down = received; "{}", down.why);
         // It was said that the gateway is gone; that it is still gone is not news.
