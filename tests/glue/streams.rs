@@ -1,9 +1,12 @@
 //! The ends of streams: what each side sees of the other's, and what is written down.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use anyproxy::limits::UDP_EARLY_MAX;
+use anyproxy::proto::frame::{Network, Opened, PortRequest, RefuseCode, ResetCode};
+use anyproxy::proto::session::Event;
 use poller::EventLoop;
 use socket2::{Domain, Socket, Type};
 
@@ -166,4 +169,47 @@ fn socks_handshakes_that_come_to_nothing_are_written_down_in_the_words_of_the_lo
         b"\x05\x01\x02\x01\x01g\x06secret\x05\x02\x00\x01\0\0\0\0\0\0",
         Some(("7", "PR", "bad_command")),
     );
+}
+
+// Of a UDP flow, only what went into the tunnel went up.
+#[test]
+fn datagrams_that_were_dropped_are_not_counted() {
+    let world = World::new();
+    let mut puppet = Puppet::new(&world, 1, 1);
+    let request = PortRequest { network: Network::Udp, port: 0, host: "127.0.0.1".into(), target_port: 1 };
+    puppet.session.request_port(request).unwrap();
+    let Event::PortOpened { actual, .. } = puppet.next() else { panic!("not what was asked for") };
+    let port = SocketAddr::from(([127, 0, 0, 1], actual));
+    let [user, other] = [(); 2].map(|()| UdpSocket::bind(localhost()).unwrap());
+
+    // Four more than can wait; that the other's first datagram is seen shows that all of these were.
+    for n in 0..UDP_EARLY_MAX + 4 {
+        user.send_to(&vec![7; n + 1], port).unwrap();
+    }
+    other.send_to(b"refused", port).unwrap();
+    let mut opened = || loop {
+        if let Event::Opened(id, request) = puppet.next() {
+            return (id, request.user_addr.unwrap());
+        }
+    };
+    let (first, second) = (opened(), opened());
+    assert_eq!((first.1, second.1), (user.local_addr().unwrap(), other.local_addr().unwrap()));
+    puppet.session.refuse(second.0, RefuseCode::Refused, 0, 0).unwrap();
+    puppet.session.accept(first.0, Opened::default()).unwrap();
+    puppet.send();
+    let line = world.lines.first();
+    assert_eq!((value(&line, "end"), value(&line, "up")), ("SC", "0"), "nothing of it went anywhere");
+
+    let mut lens = Vec::new();
+    while lens.len() < UDP_EARLY_MAX {
+        puppet.next();
+        while let Some(datagram) = puppet.session.read_datagram(first.0) {
+            lens.push(datagram.len());
+        }
+    }
+    assert_eq!(lens, (5..=UDP_EARLY_MAX + 4).collect::<Vec<_>>());
+    puppet.session.reset(first.0, ResetCode::Reset);
+    puppet.send();
+    until("the second line", || world.lines.all().len() == 2);
+    assert_eq!(value(&world.lines.all()[1], "up"), lens.iter().sum::<usize>().to_string());
 }

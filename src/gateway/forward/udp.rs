@@ -47,7 +47,9 @@ struct UdpFlow {
     /// What came before the target was ready. `None` once it is. Invariant: len <= UDP_EARLY_MAX.
     early: Option<VecDeque<Bytes>>,
     last: Instant,
+    /// Bytes that the tunnel took.
     up: u64,
+    /// Bytes that came out of it.
     down: u64,
 }
 
@@ -73,6 +75,20 @@ impl Flows {
 }
 
 impl UdpFlow {
+    /// Gives datagrams to the tunnel, and counts those that it takes.
+    fn send(&mut self, datagrams: impl IntoIterator<Item = Bytes>) {
+        self.up += self.stream.exchange(|session, id| {
+            let mut taken = 0;
+            for data in datagrams {
+                let len = data.len() as u64;
+                if session.send_datagram(id, data) {
+                    taken += len;
+                }
+            }
+            taken
+        });
+    }
+
     /// Whoever has taken the flow out of the table writes its line.
     fn end(self, gate: &Gate, end: End) {
         self.stream.reset(if end.who == Who::Killed { ResetCode::Stopping } else { ResetCode::Cancelled });
@@ -136,7 +152,6 @@ impl Udp {
         }
         let Some(flow) = flows.by_user.get_mut(&user) else { return };
         flow.last = Instant::now();
-        flow.up += data.len() as u64;
         match &mut flow.early {
             Some(early) => {
                 if early.len() >= UDP_EARLY_MAX {
@@ -144,9 +159,7 @@ impl Udp {
                 }
                 early.push_back(data);
             }
-            None => {
-                flow.stream.exchange(|session, id| session.send_datagram(id, data));
-            }
+            None => flow.send([data]),
         }
     }
 
@@ -190,11 +203,7 @@ impl StreamWatcher for Udp {
             match opened(&flow.stream, &mut flow.journey) {
                 Some(Ok(_)) => {
                     let early = flow.early.take().unwrap_or_default();
-                    flow.stream.exchange(|session, id| {
-                        for data in early {
-                            session.send_datagram(id, data);
-                        }
-                    });
+                    flow.send(early);
                 }
                 Some(Err(verdict)) => end = Some(verdict.end),
                 None => {}
