@@ -111,15 +111,21 @@ struct DatagramQueue {
     bytes: usize,
 }
 
+/// Datagrams that made room for a newer one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Dropped {
+    pub(super) count: u64,
+    pub(super) bytes: usize,
+}
+
 impl DatagramQueue {
-    /// Returns how many older ones were dropped.
-    fn push(&mut self, datagram: Bytes) -> u64 {
+    fn push(&mut self, datagram: Bytes) -> Dropped {
         self.bytes += datagram.len();
         self.queue.push_back(datagram);
-        let mut dropped = 0;
+        let mut dropped = Dropped::default();
         while self.queue.len() > DATAGRAM_QUEUE_LEN_MAX || self.bytes > DATAGRAM_QUEUE_BYTES_MAX {
-            self.pop();
-            dropped += 1;
+            dropped.bytes += self.pop().map_or(0, |oldest| oldest.len());
+            dropped.count += 1;
         }
         dropped
     }
@@ -185,8 +191,8 @@ impl Stream {
             && self.room() > 0
     }
 
-    pub(super) fn push_datagram(&mut self, datagram: Bytes) -> u64 {
-        self.datagrams.as_mut().map_or(0, |datagrams| datagrams.out.push(datagram))
+    pub(super) fn push_datagram(&mut self, datagram: Bytes) -> Dropped {
+        self.datagrams.as_mut().map(|datagrams| datagrams.out.push(datagram)).unwrap_or_default()
     }
 
     /// What is next to be sent, if anything is.
@@ -251,9 +257,9 @@ impl Stream {
         self.received.write_bytes(body);
     }
 
-    pub(super) fn push_received_datagram(&mut self, body: Bytes) -> u64 {
+    pub(super) fn push_received_datagram(&mut self, body: Bytes) -> Dropped {
         let body = if body.len() < DATAGRAM_COPY_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body };
-        self.datagrams.as_mut().map_or(0, |datagrams| datagrams.received.push(body))
+        self.datagrams.as_mut().map(|datagrams| datagrams.received.push(body)).unwrap_or_default()
     }
 
     /// Moves at most `max` received bytes to `out`. The flag is the end of the stream, and is set once.

@@ -75,17 +75,16 @@ impl Flows {
 }
 
 impl UdpFlow {
-    /// Gives datagrams to the tunnel, and counts those that it takes.
+    /// Gives datagrams to the tunnel, and counts those that it takes, without the older ones that it drops for them.
     fn send(&mut self, datagrams: impl IntoIterator<Item = Bytes>) {
-        self.up += self.stream.exchange(|session, id| {
-            let mut taken = 0;
+        let up = &mut self.up;
+        self.stream.exchange(|session, id| {
             for data in datagrams {
                 let len = data.len() as u64;
-                if session.send_datagram(id, data) {
-                    taken += len;
+                if let Some(dropped) = session.send_datagram(id, data) {
+                    *up = *up + len - dropped as u64;
                 }
             }
-            taken
         });
     }
 

@@ -111,19 +111,20 @@ impl Session {
         Ok(taken)
     }
 
-    /// Queues one datagram on a stream of UDP; the oldest makes room. False when it cannot go out: the stream is gone, finished or no
-    /// stream of UDP, or the datagram is too long.
-    pub fn send_datagram(&mut self, id: StreamId, datagram: Bytes) -> bool {
-        let Some(stream) = self.table.get_mut(&id.0) else { return false };
+    /// Queues one datagram on a stream of UDP; the oldest make room, and it says how many bytes of them were dropped. `None` when it
+    /// cannot go out: the stream is gone, finished or no stream of UDP, or the datagram is too long.
+    pub fn send_datagram(&mut self, id: StreamId, datagram: Bytes) -> Option<usize> {
+        let stream = self.table.get_mut(&id.0)?;
         if stream.sending != Sending::Open
             || stream.network != Network::Udp
             || datagram.len() > DGRAM_BODY_BYTES_MAX
         {
-            return false;
+            return None;
         }
-        self.stats.datagrams_dropped += stream.push_datagram(datagram);
+        let dropped = stream.push_datagram(datagram);
+        self.stats.datagrams_dropped += dropped.count;
         self.schedule(id);
-        true
+        Some(dropped.bytes)
     }
 
     /// Says that nothing more will be written: FIN follows what is queued. Does nothing when that was said before or the stream is gone.
@@ -286,7 +287,7 @@ impl Session {
                     return Err(Error::Unexpected(kind));
                 }
                 if !stream.is_resetting() {
-                    self.stats.datagrams_dropped += stream.push_received_datagram(body);
+                    self.stats.datagrams_dropped += stream.push_received_datagram(body).count;
                 }
                 self.readable(id);
             }

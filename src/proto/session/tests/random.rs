@@ -133,7 +133,7 @@ impl World {
         let flow = &mut model.flows[side];
         let end = &mut self.pair.ends[side];
         if model.udp {
-            if end.send_datagram(id, flow.written.to_be_bytes().to_vec().into()) {
+            if end.send_datagram(id, flow.written.to_be_bytes().to_vec().into()).is_some() {
                 assert!(!flow.finished && !model.gone[side]);
                 flow.written += 1;
             }

@@ -365,19 +365,20 @@ fn turns_are_shared_and_a_small_stream_waits_for_one_frame_of_a_large_one() {
 #[test]
 fn datagrams_keep_their_edges_and_the_oldest_is_dropped() {
     let (mut pair, id) = Pair::with_stream(udp("ns", 53));
-    assert!(pair.ends[GATEWAY].send_datagram(id, Bytes::from_static(b"q1")));
-    assert!(pair.ends[GATEWAY].send_datagram(id, Bytes::new()));
+    assert_eq!(pair.ends[GATEWAY].send_datagram(id, Bytes::from_static(b"q1")), Some(0));
+    assert_eq!(pair.ends[GATEWAY].send_datagram(id, Bytes::new()), Some(0));
     pair.drive();
     assert_eq!(pair.take_events(CLIENT), [Event::Readable(id)]);
     let got: Vec<_> = std::iter::from_fn(|| pair.ends[CLIENT].read_datagram(id)).collect();
     assert_eq!(got, [&b"q1"[..], b""]);
 
     for n in 0..DATAGRAM_QUEUE_LEN_MAX + 3 {
-        assert!(pair.ends[CLIENT].send_datagram(id, vec![n as u8; 4].into()));
+        let dropped = if n < DATAGRAM_QUEUE_LEN_MAX { 0 } else { 4 };
+        assert_eq!(pair.ends[CLIENT].send_datagram(id, vec![n as u8; 4].into()), Some(dropped));
     }
     assert_eq!(pair.ends[CLIENT].stats().datagrams_dropped, 3);
     pair.ends[CLIENT].finish(id);
-    assert!(!pair.ends[CLIENT].send_datagram(id, Bytes::new()));
+    assert_eq!(pair.ends[CLIENT].send_datagram(id, Bytes::new()), None);
     pair.drive();
     assert_eq!(
         pair.ends[GATEWAY].read(id, &mut LinkBuffer::new(), 1),
@@ -391,10 +392,11 @@ fn datagrams_keep_their_edges_and_the_oldest_is_dropped() {
     // By bytes, and the longest datagram passes although it is longer than a turn.
     let longest = Bytes::from(vec![7; DGRAM_BODY_BYTES_MAX]);
     let fits = DATAGRAM_QUEUE_BYTES_MAX / DGRAM_BODY_BYTES_MAX;
-    for _ in 0..=fits {
-        assert!(pair.ends[GATEWAY].send_datagram(id, longest.clone()));
+    for n in 0..=fits {
+        let dropped = if n < fits { 0 } else { DGRAM_BODY_BYTES_MAX };
+        assert_eq!(pair.ends[GATEWAY].send_datagram(id, longest.clone()), Some(dropped));
     }
-    assert!(!pair.ends[GATEWAY].send_datagram(id, vec![0; DGRAM_BODY_BYTES_MAX + 1].into()));
+    assert_eq!(pair.ends[GATEWAY].send_datagram(id, vec![0; DGRAM_BODY_BYTES_MAX + 1].into()), None);
     assert_eq!(pair.ends[GATEWAY].stats().datagrams_dropped, 1);
     pair.drive();
     let got: Vec<_> = std::iter::from_fn(|| pair.ends[CLIENT].read_datagram(id)).collect();
