@@ -113,14 +113,14 @@ impl Relay {
     pub fn pump(&mut self, conn: &mut Connection) -> Flow {
         let begun = self.read;
         loop {
-            let room = RELAY_OUTPUT_BYTES.saturating_sub(conn.output().len());
+            let room = RELAY_OUTPUT_BYTES.saturating_sub(conn.unsent());
             let read = self.exchange(conn, room);
             if conn.flush().is_err() {
                 return Flow::Open;
             }
             let uncredited = self.delivered(conn) - self.credited;
             let more = read == room && !self.ended;
-            if !conn.output().is_empty() || !(more || uncredited >= RELAY_CREDIT_BYTES) {
+            if conn.unsent() > 0 || !(more || uncredited >= RELAY_CREDIT_BYTES) {
                 break;
             }
             if self.read - begun >= RELAY_TURN_BYTES_MAX {
@@ -149,7 +149,7 @@ impl Relay {
             self.stream.leave();
             return Flow::Done;
         }
-        if !conn.output().is_empty() {
+        if conn.unsent() > 0 {
             conn.wake_on_progress();
         } else if self.ended && !conn.input_ended() {
             // With both ends reached the connection would close by itself, though its input may still wait for the
@@ -161,7 +161,7 @@ impl Relay {
 
     /// Of the bytes read, those that reached the kernel.
     fn delivered(&self, conn: &mut Connection) -> u64 {
-        self.read.saturating_sub(conn.output().len() as u64)
+        self.read.saturating_sub(conn.unsent() as u64)
     }
 
     /// All that there is to say to the session, in one go. Returns how much was read.

@@ -171,7 +171,7 @@ impl Http {
             let mut moved = from_upstream(cx);
             moved |= from_user(cx, conn);
             moved |= to_upstream(cx);
-            if conn.output().len() < RELAY_OUTPUT_BYTES && !cx.proxy.to_user().is_empty() {
+            if conn.unsent() < RELAY_OUTPUT_BYTES && !cx.proxy.to_user().is_empty() {
                 conn.output().append(std::mem::take(cx.proxy.to_user()));
                 moved = true;
             }
@@ -185,7 +185,7 @@ impl Http {
                     return Ok(());
                 }
                 // The kernel may have made room for what did not fit.
-                if !conn.output().is_empty() || cx.proxy.to_user().is_empty() {
+                if conn.unsent() > 0 || cx.proxy.to_user().is_empty() {
                     settle(cx, conn);
                     return Ok(());
                 }
@@ -303,7 +303,7 @@ impl Upstream {
 
 /// Gives credit, and says what to wait for.
 fn settle(cx: &mut User, conn: &mut Connection) {
-    let unsent = conn.output().len() + cx.proxy.to_user().len();
+    let unsent = conn.unsent() + cx.proxy.to_user().len();
     if let Stage::Exchanging(upstream) = &mut cx.stage {
         // The response's framing is part of what is unsent, so credit is late by that, never early.
         let delivered = upstream.read.saturating_sub((unsent + upstream.input.len()) as u64);
@@ -312,7 +312,7 @@ fn settle(cx: &mut User, conn: &mut Connection) {
             upstream.stream.exchange(|session, id| session.delivered(id, delivered));
         }
     }
-    if !conn.output().is_empty() {
+    if conn.unsent() > 0 {
         conn.wake_on_progress();
     }
     // What is not wanted now stays in the kernel, but a little is read so that a user who leaves is noticed.
