@@ -29,6 +29,7 @@ mod tests {
     nix::getsockopt_impl!(DeferAccept, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, bool, GetBool);
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri does not know the option")]
     fn the_kernel_was_told() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         assert_eq!(getsockopt(&listener, DeferAccept), Ok(false));

@@ -43,7 +43,7 @@ pub const LISTEN_BACKLOG_MAX: i32 = 4096;
 pub const STANDBY_MAX: usize = 32;
 
 /// Microseconds between two looks of the monitor for blocked callbacks, at most: while none block.
-pub const TICK_MAX_US: u64 = 1000;
+pub const TICK_MAX_US: u64 = 2000;
 
 /// Microseconds between two looks of the monitor for blocked callbacks, at least: however many block.
 pub const TICK_MIN_US: u64 = 100;

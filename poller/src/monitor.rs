@@ -9,7 +9,7 @@
 //!      └─ each tick, for each poll: is a callback under way? the same as before, or one that is hinted?
 //!         its thread sleeps, or has run for long ──▶ a standby worker is called and takes the lead
 //! ```
-//! * **A tick** comes each millisecond while nothing blocks, and more often the more callbacks are found to block:
+//! * **A tick** comes every two milliseconds while nothing blocks, and more often the more callbacks are found to block:
 //!   `T = sqrt(10 µs / (1.5 r))` for `r` a second, at least 100 µs: below that a tick costs more than it saves.
 //! * **A look** touches no lead: the number of the callback says whether it is the same one as before. Linux says
 //!   whether its thread sleeps (`/proc/self/task/TID/stat`); a thread that runs, or waits for a core, gets ten
