@@ -85,7 +85,7 @@ impl Lead {
                 let token = self.operators.insert(Operator::Listener(listener.clone()));
                 if self.stopping {
                     listener.close();
-                } else if let Err(error) = poll.registry(|registry| listener.register(registry, token)) {
+                } else if let Err(error) = listener.register(token) {
                     log::error!(event = "listen", addr:% = listener.address; "cannot be registered: {error}");
                 }
                 return Some(Work::Listener(listener));
@@ -94,7 +94,7 @@ impl Lead {
                 let token = self.operators.insert(Operator::Udp(socket.clone()));
                 if self.killing {
                     socket.close();
-                } else if let Err(error) = poll.registry(|registry| socket.register(registry, token)) {
+                } else if let Err(error) = socket.register(token) {
                     log::error!(event = "listen", addr:% = socket.local_addr; "cannot be registered: {error}");
                 }
                 return Some(Work::Udp(socket));

@@ -185,6 +185,7 @@ pub mod guide;
 mod handle;
 mod handler;
 mod handover;
+mod held;
 mod hint;
 mod insight;
 mod job;

@@ -6,18 +6,16 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry};
 use socket2::Socket;
 
 use crate::busy::Scratch;
 use crate::defer::defer_accept;
 use crate::handle::Shared;
 use crate::handler::{Callbacks, Prepare, prepare};
+use crate::held::Held;
 use crate::hint::Hint;
 use crate::job::Job;
 use crate::kept::Phase;
@@ -39,16 +37,10 @@ pub(crate) struct ListenerShared {
     accept_turn_max: usize,
     /// `None` when only the event loop bounds its connections.
     quota: Option<Arc<Quota>>,
-    /// The socket, which whoever closes it takes out, and the token, which is the owner's part.
-    socket: Mutex<(Option<Held>, Option<Token>)>,
+    /// Whoever closes it releases the socket; the slot is the owner's part.
+    socket: Mutex<Held<Socket>>,
     /// The owner's part. While accepting rests one timer stands for it, whatever events come.
     rest: Mutex<Rest>,
-}
-
-/// A socket, and the proof that the event loop has it once.
-struct Held {
-    socket: Socket,
-    _registration: Registration,
 }
 
 #[derive(Default)]
@@ -112,7 +104,7 @@ impl ListenerShared {
                 places: Places::new(options.placement, services),
                 accept_turn_max: options.accept_turn_max,
                 quota,
-                socket: Mutex::new((Some(Held { socket, _registration: registration }), None)),
+                socket: Mutex::new(Held::new(socket, registration)),
                 rest: Mutex::new(Rest::default()),
             }
         }))
@@ -127,13 +119,8 @@ impl ListenerShared {
         &self.places.own().hint
     }
 
-    pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        let (held, slot) = &mut *self.socket.lock();
-        *slot = Some(token);
-        let register = |held: &Held| {
-            registry.register(&mut SourceFd(&held.socket.as_raw_fd()), token.to_mio(), Interest::READABLE)
-        };
-        held.as_ref().map_or(Ok(()), register)
+    pub(crate) fn register(&self, token: Token) -> io::Result<()> {
+        self.socket.lock().register(self.poll(), token)
     }
 
     /// The port is free when this returns; the owner clears up the rest.
@@ -206,9 +193,9 @@ impl ListenerShared {
     }
 
     fn accept(&self, scratch: &mut Scratch) -> Accepted {
-        let accepted = match &self.socket.lock().0 {
+        let accepted = match self.socket.lock().socket() {
             None => return Accepted::Closed,
-            Some(held) => held.socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC),
+            Some(socket) => socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC),
         };
         match accepted {
             Ok((socket, peer)) => self.welcome(socket, peer.as_socket(), scratch),
@@ -263,14 +250,8 @@ impl ListenerShared {
         Accepted::One
     }
 
-    /// Closes the socket, unless that was done. It is closed under the lock: whoever finds it gone may rely on that.
     fn release(&self) {
-        let (held, token) = &mut *self.socket.lock();
-        if let Some(held) = held.take()
-            && token.is_some()
-        {
-            self.poll().forget(&held.socket);
-        }
+        self.socket.lock().release(self.poll());
     }
 
     /// Gives the socket back without a poll to tell.
@@ -283,7 +264,7 @@ impl ListenerShared {
         self.release();
         self.state.finish();
         // Bound first: the job is left with the lock off.
-        let token = self.socket.lock().1.take();
+        let token = self.socket.lock().take_token();
         if let Some(token) = token {
             self.poll().push(Job::Retire(token));
         }

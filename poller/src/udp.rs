@@ -10,15 +10,12 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry};
-
 use crate::busy::Scratch;
 use crate::handler::panic_text;
+use crate::held::Held;
 use crate::hint::Hint;
 use crate::job::Job;
 use crate::limits;
@@ -45,15 +42,9 @@ pub(crate) struct UdpShared {
     poll: Arc<PollShared>,
     pub(crate) hint: Hint,
     handler: Box<dyn DatagramHandler>,
-    /// The socket, which whoever closes it takes out, and the token, which is the owner's part. Sending takes the lock
-    /// shared, so any thread may send.
-    socket: RwLock<(Option<Held>, Option<Token>)>,
-}
-
-/// A socket, and the proof that the event loop has it once.
-struct Held {
-    socket: UdpSocket,
-    _registration: Registration,
+    /// Whoever closes it releases the socket; the slot is the owner's part. Sending takes the lock shared, so any thread may
+    /// send.
+    socket: RwLock<Held<UdpSocket>>,
 }
 
 impl UdpShared {
@@ -70,18 +61,13 @@ impl UdpShared {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
             Err(error) => return Err(error),
         };
-        let socket = RwLock::new((Some(Held { socket, _registration: registration }), None));
+        let socket = RwLock::new(Held::new(socket, registration));
         let (state, hint) = (State::new(), Hint::default());
         Ok(Arc::new(UdpShared { state, local_addr, peer, poll, hint, handler, socket }))
     }
 
-    pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        let (held, slot) = &mut *self.socket.write();
-        *slot = Some(token);
-        let register = |held: &Held| {
-            registry.register(&mut SourceFd(&held.socket.as_raw_fd()), token.to_mio(), Interest::READABLE)
-        };
-        held.as_ref().map_or(Ok(()), register)
+    pub(crate) fn register(&self, token: Token) -> io::Result<()> {
+        self.socket.write().register(&self.poll, token)
     }
 
     /// The port is free when this returns; the owner clears up the rest.
@@ -104,7 +90,7 @@ impl UdpShared {
                 return;
             }
             let buffer = scratch.datagram();
-            let received = self.socket.read().0.as_ref().map(|held| held.socket.recv_from(buffer));
+            let received = self.socket.read().socket().map(|socket| socket.recv_from(buffer));
             let Some(received) = received else { return self.clean_up() };
             let call = || match &received {
                 Ok((n, from)) => self.handler.on_datagram(&handle, *from, &buffer[..*n]),
@@ -127,14 +113,8 @@ impl UdpShared {
         self.poll.push(Job::RunUdp(self.clone()));
     }
 
-    /// Closes the socket, unless that was done. It is closed under the lock: whoever finds it gone may rely on that.
     fn release(&self) {
-        let (held, token) = &mut *self.socket.write();
-        if let Some(held) = held.take()
-            && token.is_some()
-        {
-            self.poll.forget(&held.socket);
-        }
+        self.socket.write().release(&self.poll);
     }
 
     /// Gives the socket back without a poll to tell.
@@ -147,7 +127,7 @@ impl UdpShared {
         self.release();
         self.state.finish();
         // Bound first: the job is left with the lock off.
-        let token = self.socket.write().1.take();
+        let token = self.socket.write().take_token();
         if let Some(token) = token {
             self.poll.push(Job::Retire(token));
         }
@@ -194,8 +174,8 @@ impl Datagrams {
     }
 
     fn with(&self, send: impl FnOnce(&UdpSocket) -> io::Result<usize>) -> io::Result<()> {
-        match &self.0.socket.read().0 {
-            Some(held) => send(&held.socket).map(drop),
+        match self.0.socket.read().socket() {
+            Some(socket) => send(socket).map(drop),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
