@@ -324,7 +324,9 @@ fn sources() -> Vec<(String, String)> {
 fn the_readme_lists_the_examples() {
     let readme = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md"));
     let readme = readme.expect("there is one");
-    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    let section = readme.lines().skip_while(|line| *line != "## Examples").skip(1);
+    let section = section.take_while(|line| !line.starts_with("## "));
+    let rows = section.filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
     let mut listed: Vec<&str> = rows
         .flat_map(|names| names.split(", "))
         .map(|name| name.trim_matches('`').split('`').next().expect("a name"))
