@@ -303,10 +303,11 @@ mod tests {
     // proves that nothing is looked at tick by tick, and that a hundred thousand entries cancel and fire
     #[test]
     fn a_hundred_thousand_entries_cancel_and_fire_in_order() {
+        // Miri does a thousandth of it in the same time.
+        let count: u64 = if cfg!(miri) { 1_000 } else { 100_000 };
         let mut wheel = Wheel::default();
         let year = 365 * 24 * 3600 * 1000 * MS;
-        let keys: Vec<Key> =
-            (0..100_000).map(|n| wheel.insert(n * 7919 % 100_000 * (year / 100_000), n)).collect();
+        let keys: Vec<Key> = (0..count).map(|n| wheel.insert(n * 7919 % count * (year / count), n)).collect();
         for key in keys.iter().step_by(2) {
             assert!(wheel.remove(*key).is_some());
         }
@@ -319,7 +320,7 @@ mod tests {
                 fired += 1;
             }
         }
-        assert_eq!(fired, 50_000);
-        assert!(wakes <= 100_000, "at most one more for each that was cancelled: {wakes}");
+        assert_eq!(fired, count / 2);
+        assert!(wakes <= count, "at most one more for each that was cancelled: {wakes}");
     }
 }
