@@ -117,7 +117,7 @@ mod tests {
     fn refused_connects_are_retried_for_ever_under_a_growing_ceiling() {
         let waits = longest_waits(failures(10_000));
         assert_eq!(waits[..5], [99, 199, 399, 799, 999]);
-        assert_eq!(*waits.iter().max().unwrap(), RECONNECT_WAIT_MAX_MS - 1);
+        assert_eq!(*waits.iter().max().expect("there are waits"), RECONNECT_WAIT_MAX_MS - 1);
         assert!(waits[30..].iter().all(|&wait| wait == RECONNECT_WAIT_MAX_MS - 1));
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]));
     }

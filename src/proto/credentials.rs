@@ -202,7 +202,7 @@ mod tests {
 
     fn one(group: &str, secret: &str) -> Credentials {
         let mut credentials = Credentials::new();
-        credentials.insert(group, Secret::new(secret).unwrap()).unwrap();
+        credentials.insert(group, Secret::new(secret).expect("a secret")).expect("there is room");
         credentials
     }
 
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn verify_wants_the_groups_own_password() {
         let mut credentials = one("alpha", "s3cret");
-        credentials.insert("beta", Secret::new("other").unwrap()).unwrap();
+        credentials.insert("beta", Secret::new("other").expect("a secret")).expect("there is room");
         for (user, password, want) in [
             ("alpha", "s3cret", true),
             ("beta", "other", true),
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn secret_is_found_by_group() {
         let credentials = one("alpha", "s3cret");
-        assert_eq!(credentials.secret("alpha").unwrap().as_bytes(), b"s3cret");
+        assert_eq!(credentials.secret("alpha").expect("it is there").as_bytes(), b"s3cret");
         assert!(credentials.secret("beta").is_none());
         assert_eq!(credentials.groups().collect::<Vec<_>>(), ["alpha"]);
     }
@@ -276,7 +276,7 @@ mod tests {
     fn names_that_no_user_could_send_are_refused() {
         #[track_caller]
         fn check(name: &str, want: Result<(), GroupError>) {
-            assert_eq!(one("taken", "x").insert(name, Secret::new("y").unwrap()), want, "{name:?}");
+            assert_eq!(one("taken", "x").insert(name, Secret::new("y").expect("a secret")), want, "{name:?}");
         }
         check("fine", Ok(()));
         check("größe", Ok(()));
@@ -291,9 +291,9 @@ mod tests {
     #[test]
     fn the_number_of_groups_is_bounded() {
         let mut credentials = Credentials::new();
-        let secret = Secret::new("x").unwrap();
+        let secret = Secret::new("x").expect("a secret");
         for n in 0..GROUPS_MAX {
-            credentials.insert(&n.to_string(), secret.clone()).unwrap();
+            credentials.insert(&n.to_string(), secret.clone()).expect("there is room");
         }
         assert_eq!(credentials.insert("more", secret), Err(GroupError::TooMany));
     }

@@ -142,7 +142,7 @@ mod tests {
     fn credit_comes_back_only_for_delivered_bytes_and_in_large_parts() {
         let mut w = ReceiveWindow::default();
         let size = w.size() as usize;
-        w.receive(size).unwrap();
+        w.receive(size).expect("within the window");
         assert_eq!(w.receive(1), Err(Overrun));
         w.read(size);
         assert_eq!(w.credit(), None);
@@ -153,7 +153,7 @@ mod tests {
         assert!(w.has_credit());
         assert_eq!(w.credit(), Some(w.size() / 2));
         assert_eq!(w.credit(), None);
-        w.receive(size / 2).unwrap();
+        w.receive(size / 2).expect("within the window");
         assert_eq!(w.receive(1), Err(Overrun));
     }
 
@@ -161,11 +161,11 @@ mod tests {
     #[test]
     fn credit_beyond_the_largest_window_is_refused() {
         let mut w = SendWindow::default();
-        w.grant(WINDOW_BYTES_MAX).unwrap();
+        w.grant(WINDOW_BYTES_MAX).expect("within the window");
         assert_eq!(w.grant(1), Err(Overrun));
         assert_eq!(w.grant(u32::MAX), Err(Overrun));
         w.take(10);
-        w.grant(10).unwrap();
+        w.grant(10).expect("within the window");
         assert_eq!(w.available(), WINDOW_BYTES_MAX as usize);
     }
 }

@@ -201,7 +201,11 @@ mod tests {
 
     #[test]
     fn addresses_round_trip() {
-        for addr in [None, Some("10.1.2.3:80".parse().unwrap()), Some("[fe80::1]:65535".parse().unwrap())] {
+        for addr in [
+            None,
+            Some("10.1.2.3:80".parse().expect("an address")),
+            Some("[fe80::1]:65535".parse().expect("an address")),
+        ] {
             let mut out = Vec::new();
             put_addr(&mut out, addr);
             assert_eq!(Reader::new(&out).addr(), Ok(addr));

@@ -356,7 +356,7 @@ mod tests {
             host: "db.internal".into(),
             port: 5432,
             conn_id: 7,
-            user_addr: Some("[::1]:9".parse().unwrap()),
+            user_addr: Some("[::1]:9".parse().expect("an address")),
         };
         let network = Network::Udp;
         vec![
@@ -381,7 +381,11 @@ mod tests {
             Frame::Open { request: OpenRequest { host: "h".repeat(253), ..request.clone() }, window: 10 },
             Frame::Open { request: OpenRequest { user_addr: None, ..request }, window: u32::MAX },
             Frame::OpenOk {
-                opened: Opened { addr: Some("10.0.0.7:5432".parse().unwrap()), resolve_us: 1, connect_us: 2 },
+                opened: Opened {
+                    addr: Some("10.0.0.7:5432".parse().expect("an address")),
+                    resolve_us: 1,
+                    connect_us: 2,
+                },
                 window: 3,
             },
             Frame::OpenErr { code: RefuseCode::Dns, resolve_us: 1, connect_us: 0 },
@@ -404,7 +408,7 @@ mod tests {
         for frame in samples() {
             let stream = u32::from(frame.kind().is_stream());
             let bytes = frame.encode(stream);
-            let head = Head::decode(bytes.first_chunk().unwrap()).unwrap();
+            let head = Head::decode(bytes.first_chunk().expect("a head")).expect("it is whole");
             let body = bytes.slice(HEAD_SIZE..);
             assert_eq!((head.kind, head.len), (frame.kind(), body.len()));
             assert_eq!(Frame::read(head, body.clone()).as_ref(), Ok(&frame));

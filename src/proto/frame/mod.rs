@@ -276,7 +276,7 @@ mod tests {
             let mut seen = 0;
             for cut in bytes.chunks(piece) {
                 decoder.push(bytes.slice_ref(cut));
-                while let Some((head, body)) = decoder.next_frame().unwrap() {
+                while let Some((head, body)) = decoder.next_frame().expect("no error") {
                     assert_eq!((head.stream as usize, &body[..]), (seen + 1, bodies[seen]));
                     let whole = bytes.as_ptr_range().contains(&body.as_ptr());
                     assert!(whole || piece < bytes.len() || body.is_empty());
