@@ -12,12 +12,12 @@ pub mod logs;
 pub mod proto;
 pub mod record;
 pub mod relay;
+pub mod rt;
 pub mod run;
 pub mod serve;
 pub mod service;
 pub mod tunnel;
 
-use std::io;
 use std::net::SocketAddr;
 
 /// Says where something listens: operators and scripts read it.
@@ -28,20 +28,6 @@ pub(crate) fn announce(name: &str, addr: SocketAddr) {
 /// An address for a log line; `-` when there is none.
 pub(crate) fn shown(addr: Option<SocketAddr>) -> String {
     addr.map_or_else(|| "-".into(), |addr| addr.to_string())
-}
-
-/// A number that nobody can guess.
-pub(crate) fn random() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
-/// What a handshake is bound to.
-pub(crate) fn nonce() -> io::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// A stream's label in the logs, the same on both sides of the tunnel.

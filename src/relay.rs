@@ -18,11 +18,11 @@
 //! | our end of stream | the output, and the input when that has ended | both of the above |
 
 use linkbuffer::LinkBuffer;
-use poller::{Connection, Reason};
 
 use crate::limits::{RELAY_CREDIT_BYTES, RELAY_OUTPUT_BYTES, RELAY_TURN_BYTES_MAX};
 use crate::proto::frame::ResetCode;
 use crate::proto::session::{Session, StreamId};
+use crate::rt::{Connection, Reason};
 use crate::tunnel::{Broken, Stream};
 
 /// The joint.

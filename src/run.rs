@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
-use poller::EventLoop;
 
 use crate::access::AccessLog;
 use crate::cli;
@@ -21,6 +20,7 @@ use crate::logfmt::Stamp;
 use crate::proto::credentials::{Credentials, Secret};
 use crate::proto::frame::{Network, PortRequest};
 use crate::proto::target::{Host, Rules, Target};
+use crate::rt::{self, EventLoop};
 use crate::serve;
 use crate::service::{signals, systemd};
 
@@ -162,7 +162,7 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
     const GROUP: &str = "standalone";
     let program = Program::start("standalone")?;
     // The tunnel's port is on loopback, but other users of this machine are no clients of ours.
-    let secret = Secret::new(crate::nonce()?).map_err(|error| Fault::Failed(error.to_string()))?;
+    let secret = Secret::new(rt::nonce()?).map_err(|error| Fault::Failed(error.to_string()))?;
     let mut clients = Credentials::new();
     clients.insert(GROUP, secret.clone()).map_err(|error| Fault::Failed(error.to_string()))?;
     let remote = program.event_loop.remote();

@@ -15,10 +15,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use poller::Remote;
 
 use crate::limits::{GATEWAY_CONNECT_TIMEOUT_MS, PORT_RETRY_MAX_MS, PORT_RETRY_MS};
 use crate::proto::credentials::Secret;
@@ -26,6 +25,7 @@ use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Session};
 use crate::proto::target::{Rules, Target};
 use crate::proto::ws::{TUNNEL_PATH, WebSocket};
+use crate::rt::{self, Remote};
 use crate::tunnel::{Carrier, Down, Side, Tunnel};
 use reconnect::{Ended, Reconnect};
 
@@ -54,7 +54,7 @@ pub struct Config {
 pub fn start(remote: Remote, config: Config) -> io::Result<()> {
     let side = Arc::new(ClientSide {
         rules: Arc::new(config.rules.clone()),
-        instance: crate::random()?,
+        instance: rt::random()?,
         generation: AtomicU64::new(0),
         attempts: AtomicU64::new(0),
         reconnect: Mutex::new(Reconnect::new()),
@@ -127,7 +127,7 @@ impl ClientSide {
         if self.remote.is_stopping() {
             return;
         }
-        let random = match crate::random() {
+        let random = match rt::random() {
             Ok(random) => random as u32,
             Err(error) => {
                 log::debug!(event = "connect"; "no random numbers, no jitter: {error}");
@@ -181,10 +181,10 @@ impl Side for ClientSide {
             secret: self.config.secret.clone(),
             instance: self.instance,
             generation,
-            nonce: crate::nonce()?,
+            nonce: rt::nonce()?,
         };
-        let session = Session::client(config, Instant::now());
-        let ws = WebSocket::client(&self.config.gateway.to_string(), TUNNEL_PATH);
+        let session = Session::client(config, rt::now());
+        let ws = WebSocket::client(&self.config.gateway.to_string(), TUNNEL_PATH, rt::nonce()?);
         Ok((ws, Tunnel::new(session, format!("g{generation}"))))
     }
 

@@ -1,15 +1,15 @@
 //! Names to addresses, off the event loop: `getaddrinfo` on threads of its own.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use poller::Remote;
 
 use crate::limits::{RESOLVE_ADDRESSES_MAX, RESOLVE_TIMEOUT_MS};
 use crate::proto::target::{Host, Target};
+use crate::rt::{self, Remote};
 
 /// Why a name gave no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ fn give<T>(slot: &Mutex<Option<impl FnOnce(T)>>, what: impl FnOnce() -> T) {
 }
 
 fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>, NoAddress> {
-    match (name, port).to_socket_addrs() {
+    match rt::look_up(name, port) {
         Ok(found) => {
             let mut addresses: Vec<SocketAddr> = Vec::new();
             for address in found {

@@ -9,12 +9,9 @@ pub mod ingress;
 pub mod registry;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
-
-use poller::{Listener, Remote};
 
 use crate::access::AccessLog;
 use crate::limits::{CLIENTS_PER_GROUP_MAX, PRE_AUTH_MAX};
@@ -22,6 +19,7 @@ use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, GatewayConfig, OpenError, Session};
 use crate::proto::ws::WebSocket;
+use crate::rt::{self, Listener, Remote, TcpListener};
 use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
 use registry::{Joined, Member, Registry};
@@ -91,7 +89,7 @@ impl Gateway {
             access: config.access,
             sessions: AtomicU64::new(1),
             pre_auth: AtomicUsize::new(0),
-            seed: crate::random()?,
+            seed: rt::random()?,
             streams: AtomicU64::new(0),
             remote: remote.clone(),
         });
@@ -224,7 +222,7 @@ struct GatewaySide(Arc<Shared>);
 
 impl Side for GatewaySide {
     fn begin(&self, _peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
-        let nonce = crate::nonce()?;
+        let nonce = rt::nonce()?;
         let room = |strangers| (strangers < PRE_AUTH_MAX).then_some(strangers + 1);
         if self.0.pre_auth.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
             return Err(io::Error::other(format!(
@@ -233,7 +231,7 @@ impl Side for GatewaySide {
         }
         let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
         let config = GatewayConfig { credentials: self.0.clients.clone(), session_id: number, nonce };
-        let session = Session::gateway(config, Instant::now());
+        let session = Session::gateway(config, rt::now());
         Ok((WebSocket::server(), Tunnel::new(session, format!("t{number}"))))
     }
 
@@ -246,7 +244,7 @@ impl Side for GatewaySide {
             instance: peer.instance,
             generation: peer.generation,
         };
-        let addr = tunnel.carrier().and_then(poller::Handle::peer_addr);
+        let addr = tunnel.carrier().and_then(rt::Handle::peer_addr);
         let (via, group) = (peer.name.as_str(), peer.group.as_str());
         let refused = match self.0.registry.join(group, member) {
             Joined::First => {

@@ -5,10 +5,10 @@ use crate::logfmt::Stamp;
 use crate::proto::auth::{Prover, prove};
 use crate::proto::frame::{Frame, GoAway, Hello, Network};
 use crate::proto::session::{StreamId, VERSION_NEWEST, VERSION_OLDEST};
+use crate::rt::{self, EventLoop};
 use crate::tunnel::StreamWatcher;
 use bytes::Bytes;
 use linkbuffer::LinkBuffer;
-use poller::EventLoop;
 
 const GROUP: &str = "g";
 
@@ -22,11 +22,11 @@ impl StreamWatcher for Nobody {
 fn member(instance: u64, streams_max: u32) -> Member {
     let credentials = Arc::new(Credentials::new());
     let config = GatewayConfig { credentials, session_id: instance, nonce: [2; 32] };
-    let tunnel = Tunnel::new(Session::gateway(config, Instant::now()), format!("t{instance}"));
+    let tunnel = Tunnel::new(Session::gateway(config, rt::now()), format!("t{instance}"));
     let say = |frame: &Bytes| {
         tunnel.exchange(|session| {
             let mut answer = LinkBuffer::new();
-            session.handle_input(frame.clone(), Instant::now()).expect("what a client says");
+            session.handle_input(frame.clone(), rt::now()).expect("what a client says");
             let bytes = session.poll_transmit(usize::MAX, &mut answer);
             answer.read_bytes(bytes).expect("all of it")
         })
@@ -115,10 +115,7 @@ fn a_client_that_leaves_when_it_is_asked_leaves_the_stream_to_the_next() {
         let (first, second, third) = (member(1, 9), member(2, 9), member(3, 9));
         let (_event_loop, gateway) = gateway(&[&first, &second, &third]);
         for leaving in [&first, &second] {
-            leaving
-                .tunnel
-                .unsettled(|session| session.handle_input(goaway(code), Instant::now()))
-                .expect("legal");
+            leaving.tunnel.unsettled(|session| session.handle_input(goaway(code), rt::now())).expect("legal");
             assert!(leaving.tunnel.takes_streams(), "nobody has looked since");
         }
         let stream = open(&gateway).expect("the third is there");

@@ -17,7 +17,7 @@
 //! negotiated, so nothing is ever inflated. A limit is held against the length that a frame
 //! declares, before a byte of it is kept. Of any number of pings the last one is answered.
 //!
-//! `tungstenite` reads and writes the heads of frames and makes the keys. Messages do not pass
+//! `tungstenite` reads and writes the heads of frames. Messages do not pass
 //! through its buffers: a server sends them as the nodes that they came in, a client masks them on
 //! their one way into the output, and what arrives unmasked, not short and in one piece is not copied.
 
@@ -25,12 +25,9 @@ use std::{collections::VecDeque, fmt};
 
 use bytes::{Bytes, BytesMut};
 use linkbuffer::LinkBuffer;
-use tungstenite::{
-    handshake::client::generate_key,
-    protocol::{
-        Role,
-        frame::coding::{CloseCode, Control, Data, OpCode},
-    },
+use tungstenite::protocol::{
+    Role,
+    frame::coding::{CloseCode, Control, Data, OpCode},
 };
 
 use self::frame::{Header, Masks};
@@ -80,27 +77,30 @@ enum Phase {
 }
 
 impl WebSocket {
-    /// A client, whose first output is the request to upgrade.
+    /// A client, whose first output is the request to upgrade. Its key and its masks are drawn from `seed`, which nobody can guess
+    /// and nothing else is drawn from.
     ///
     /// # Panics
     /// When host or path would not stay in their places in an HTTP head: they are ours, not a user's.
-    pub fn client(host_header: &str, path: &str) -> WebSocket {
+    pub fn client(host_header: &str, path: &str, seed: [u8; 32]) -> WebSocket {
         let fits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
         assert!(
             fits(host_header) && fits(path),
             "host and path of the gateway are checked with the configuration"
         );
-        let mut socket = WebSocket::new(Role::Client, generate_key());
+        let mut masks = Masks::new(seed);
+        let mut socket = WebSocket::new(Role::Client, masks.key(), masks);
         socket.output.write(upgrade::request(host_header, path, &socket.key).as_bytes());
         socket
     }
 
     /// A server, which waits for a request to upgrade.
     pub fn server() -> WebSocket {
-        WebSocket::new(Role::Server, String::new())
+        // A server masks nothing.
+        WebSocket::new(Role::Server, String::new(), Masks::new([0; 32]))
     }
 
-    fn new(role: Role, key: String) -> WebSocket {
+    fn new(role: Role, key: String, masks: Masks) -> WebSocket {
         WebSocket {
             role,
             phase: Phase::Upgrading,
@@ -110,7 +110,7 @@ impl WebSocket {
             messages: VecDeque::new(),
             fragments: None,
             ping: None,
-            masks: Masks::default(),
+            masks,
             control_frames: 0,
             peer_close: None,
         }

@@ -7,11 +7,12 @@
 
 use std::cell::Cell;
 use std::io::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use linkbuffer::LinkBuffer;
 
 use crate::proto::http::Framing;
+use crate::rt;
 
 /// `Thu, 01 Jan 1970 00:00:00 GMT`
 const DATE_WIDTH: usize = 29;
@@ -33,7 +34,7 @@ impl Date {
         thread_local! {
             static LATEST: Cell<(u64, Date)> = const { Cell::new((u64::MAX, Date([0; DATE_WIDTH]))) };
         }
-        let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let second = rt::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (latest, date) = LATEST.get();
         if latest == second {
             return date;

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use linkbuffer::LinkBuffer;
-use poller::Connection;
-use poller::limits::OUTPUT_HIGH_BYTES;
 
 use super::Times;
 use super::answer::{self, Answer, Date, Persist, Ready};
@@ -16,6 +14,8 @@ use crate::limits::{
 use crate::proto::http::{
     BodyReader, BodyWriter, Framing, HeadScan, Reject, RequestHead, Version, empty_slots, parse_request,
 };
+use crate::rt::Connection;
+use crate::rt::limits::OUTPUT_HIGH_BYTES;
 
 /// The state of one connection.
 #[derive(Debug, Default)]

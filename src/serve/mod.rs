@@ -21,12 +21,11 @@ mod exchange;
 mod routes;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use poller::{Connection, Handler, Listener, Prepare, Reject, Remote};
-
 use crate::limits;
+use crate::rt::{self, Connection, Handler, Listener, Prepare, Reject, Remote, TcpListener};
 use exchange::Exchange;
 
 /// The origin, as a handler of connections.
@@ -73,22 +72,22 @@ impl Handler for Serve {
         Ok(Connected(Exchange::default()))
     }
 
-    fn on_request(&self, cx: &mut Connected, conn: &mut Connection) -> poller::Result {
+    fn on_request(&self, cx: &mut Connected, conn: &mut Connection) -> rt::Result {
         cx.0.advance(&self.times, conn);
         Ok(())
     }
 
-    fn on_drain(&self, cx: &mut Connected, conn: &mut Connection) -> poller::Result {
+    fn on_drain(&self, cx: &mut Connected, conn: &mut Connection) -> rt::Result {
         cx.0.advance(&self.times, conn);
         Ok(())
     }
 
-    fn on_timer(&self, cx: &mut Connected, conn: &mut Connection) -> poller::Result {
+    fn on_timer(&self, cx: &mut Connected, conn: &mut Connection) -> rt::Result {
         cx.0.timer(&self.times, conn);
         Ok(())
     }
 
-    fn on_shutdown(&self, cx: &mut Connected, conn: &mut Connection) -> poller::Result {
+    fn on_shutdown(&self, cx: &mut Connected, conn: &mut Connection) -> rt::Result {
         cx.0.shutdown(conn);
         Ok(())
     }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linkbuffer::LinkBuffer;
-use poller::{Closed, Connection, Handler, Prepare, Reject};
 
 use super::{Broken, CarrierState, Tunnel};
 use crate::limits::{
@@ -21,6 +20,7 @@ use crate::limits::{
 use crate::proto::frame::{GoAwayCode, ResetCode};
 use crate::proto::session::{self, Event};
 use crate::proto::ws::{self, WebSocket};
+use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
 
 /// What is different between the two ends of a tunnel.
 pub trait Side: Send + Sync + Sized + 'static {
@@ -108,37 +108,37 @@ impl<S: Side> Handler for Carrier<S> {
         Ok(CarrierContext { ws, tunnel, up: false, end: None, goodbye: None })
     }
 
-    fn on_connect(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
+    fn on_connect(&self, cx: &mut CarrierContext, conn: &mut Connection) -> rt::Result {
         if cx.tunnel.carrier.set(conn.handle()).is_err() {
             return Err("a tunnel has one carrier".into());
         }
-        cx.tunnel.begin(Instant::now());
+        cx.tunnel.begin(rt::now());
         self.advance(cx, conn)
     }
 
-    fn on_request(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
+    fn on_request(&self, cx: &mut CarrierContext, conn: &mut Connection) -> rt::Result {
         if cx.end.is_none() {
             cx.receive(conn);
         }
         self.advance(cx, conn)
     }
 
-    fn on_timer(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
-        let outcome = cx.tunnel.inner.lock().session.handle_timeout(Instant::now());
+    fn on_timer(&self, cx: &mut CarrierContext, conn: &mut Connection) -> rt::Result {
+        let outcome = cx.tunnel.inner.lock().session.handle_timeout(rt::now());
         if let Err(error) = outcome {
             cx.end.get_or_insert(End::Session(error));
         }
         self.advance(cx, conn)
     }
 
-    fn on_shutdown(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
+    fn on_shutdown(&self, cx: &mut CarrierContext, conn: &mut Connection) -> rt::Result {
         cx.tunnel.stop();
         self.0.on_stopping(&cx.tunnel);
         self.advance(cx, conn)
     }
 
     fn on_close(&self, cx: &mut CarrierContext, info: &Closed) {
-        let shutdown = info.reason == poller::Reason::Shutdown;
+        let shutdown = info.reason == rt::Reason::Shutdown;
         // What still was open at the deadline was ended by us and not by a fault of the tunnel.
         cx.tunnel.lose(if shutdown { Broken::Reset(ResetCode::Stopping) } else { Broken::Lost });
         let (fatal, on_purpose) = match &cx.end {
@@ -155,7 +155,7 @@ impl<S: Side> Handler for Carrier<S> {
         // Who has said that it is leaving is not missed, however it leaves in the end.
         let (announced, lived) = {
             let inner = cx.tunnel.inner.lock();
-            (inner.session.is_draining(), inner.started.elapsed())
+            (inner.session.is_draining(), rt::since(inner.started))
         };
         let on_purpose = on_purpose || shutdown || announced;
         self.0.on_down(
@@ -168,7 +168,7 @@ impl<S: Side> Handler for Carrier<S> {
 impl CarrierContext {
     /// From the socket through the WebSocket into the session.
     fn receive(&mut self, conn: &mut Connection) {
-        let now = Instant::now();
+        let now = rt::now();
         let ended = conn.input_ended();
         if conn.input().is_empty() && !ended {
             return;
@@ -211,7 +211,7 @@ impl CarrierContext {
 
     /// From the session through the WebSocket to the socket, as far as the kernel takes it. A send that fails needs
     /// nothing here: the connection knows, and closes with that error.
-    fn transmit(&mut self, conn: &mut Connection) -> poller::Result {
+    fn transmit(&mut self, conn: &mut Connection) -> rt::Result {
         let mut sent = 0;
         loop {
             self.ws.poll_output(conn.output());
@@ -256,7 +256,7 @@ impl CarrierContext {
             };
             (settled, inner.session.poll_timeout(), again)
         };
-        settled.woken.iter().for_each(poller::Handle::wake);
+        settled.woken.iter().for_each(rt::Handle::wake);
         match deadline {
             Some(at) => conn.set_timer_at(at),
             None => conn.clear_timer(),
@@ -267,8 +267,8 @@ impl CarrierContext {
     }
 
     /// Says the last words, such as why a client is refused, and closes when they have left, or late.
-    fn part(&mut self, conn: &mut Connection, end: &End) -> poller::Result {
-        let now = Instant::now();
+    fn part(&mut self, conn: &mut Connection, end: &End) -> rt::Result {
+        let now = rt::now();
         let until = match self.goodbye {
             Some(until) => until,
             None => {
@@ -309,7 +309,7 @@ impl CarrierContext {
 
 impl<S: Side> Carrier<S> {
     /// Does everything that can be done now: tells the side, sends, sets the timer, ends.
-    fn advance(&self, cx: &mut CarrierContext, conn: &mut Connection) -> poller::Result {
+    fn advance(&self, cx: &mut CarrierContext, conn: &mut Connection) -> rt::Result {
         self.news(cx);
         if cx.end.is_none() {
             cx.transmit(conn)?;
@@ -340,7 +340,7 @@ impl<S: Side> Carrier<S> {
                 }
                 (settled, std::mem::take(&mut inner.events), std::mem::take(&mut inner.calls))
             };
-            settled.woken.iter().for_each(poller::Handle::wake);
+            settled.woken.iter().for_each(rt::Handle::wake);
             if events.is_empty() && calls.is_empty() {
                 return;
             }

@@ -15,16 +15,16 @@
 mod carrier;
 mod stream;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use poller::Handle;
 
 use crate::proto::frame::{GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, OpenError, Session, StreamId};
+use crate::rt::{self, Handle};
 
 pub use carrier::{Carrier, CarrierContext, Down, Side};
 use stream::Notes;
@@ -63,7 +63,7 @@ struct Inner {
     /// When there was a connection to carry it; when it was made, until then.
     started: Instant,
     /// Streams that somebody owns. Those that the peer opened and nobody has taken on yet are in the session alone.
-    streams: HashMap<StreamId, Entry>,
+    streams: BTreeMap<StreamId, Entry>,
     /// What the side has to be told, in order. The session bounds how many events a peer can cause.
     events: VecDeque<Event>,
     /// Watchers that the carrier has to call.
@@ -169,8 +169,8 @@ impl Tunnel {
     pub fn new(session: Session, label: String) -> Arc<Tunnel> {
         let inner = Inner {
             session,
-            started: Instant::now(),
-            streams: HashMap::new(),
+            started: rt::now(),
+            streams: BTreeMap::new(),
             events: VecDeque::new(),
             calls: Vec::new(),
             // Its first turn looks at everything.
@@ -319,7 +319,7 @@ impl Tunnel {
             inner.lost = true;
             // First, so that closing the session finds no stream to speak of.
             let mut woken = Vec::new();
-            for (id, entry) in inner.streams.drain() {
+            for (id, entry) in std::mem::take(&mut inner.streams) {
                 entry.notes.lock().lose(how);
                 match entry.watcher {
                     Watcher::Connection(handle) => woken.push(handle),

@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use poller::Handle;
 
 use super::Tunnel;
 use crate::proto::frame::{Opened, ResetCode};
 use crate::proto::session::{Event, Refused, Session, StreamId};
+use crate::rt::Handle;
 
 /// Who is told that there is news of a stream.
 #[derive(Clone)]

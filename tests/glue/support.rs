@@ -213,7 +213,7 @@ impl Puppet {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut puppet = Puppet {
             socket: socket.into(),
-            ws: WebSocket::client("gateway", TUNNEL_PATH),
+            ws: WebSocket::client("gateway", TUNNEL_PATH, [7; 32]),
             session: Session::client(config, Instant::now()),
         };
         assert_eq!(puppet.next(), Event::Up);

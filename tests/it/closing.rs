@@ -50,7 +50,7 @@ impl Side for Counting {
         let (ws, session) = if self.client {
             let (name, group) = ("test".to_owned(), String::new());
             let config = ClientConfig { name, group, secret: None, instance: 1, generation: number, nonce };
-            (WebSocket::client("gateway", TUNNEL_PATH), Session::client(config, now))
+            (WebSocket::client("gateway", TUNNEL_PATH, [7; 32]), Session::client(config, now))
         } else {
             let credentials = Arc::new(Credentials::new());
             let config = GatewayConfig { credentials, session_id: number, nonce };

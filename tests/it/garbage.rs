@@ -71,7 +71,7 @@ fn http_noise() -> Vec<(Vec<u8>, &'static [u16], bool)> {
 
 /// The upgrade, as a client asks for it.
 fn upgrade() -> (WebSocket, Vec<u8>) {
-    let mut ws = WebSocket::client("gateway", TUNNEL_PATH);
+    let mut ws = WebSocket::client("gateway", TUNNEL_PATH, [7; 32]);
     let bytes = output(&mut ws);
     (ws, bytes)
 }

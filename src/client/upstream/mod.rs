@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use poller::{Closed, Connection, Handle, Handler, Prepare, Reason, Reject, Remote};
 
 use super::resolve::{NoAddress, resolve};
 use crate::limits::CONNECT_TIMEOUT_MS;
@@ -26,6 +25,7 @@ use crate::proto::frame::{Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use crate::proto::session::StreamId;
 use crate::proto::target::{Rules, Target};
 use crate::relay::{Flow, Relay};
+use crate::rt::{self, Closed, Connection, Handle, Handler, Prepare, Reason, Reject, Remote};
 use crate::tunnel::{Broken, Stream, StreamWatcher, Tunnel, Watcher};
 
 /// A stream whose target is being reached. Dropped without an answer, it is reset.
@@ -76,7 +76,7 @@ impl StreamWatcher for Attempt {
 
 /// Reaches the target of a stream.
 pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: StreamId, request: OpenRequest) {
-    let now = Instant::now();
+    let now = rt::now();
     let attempt = Arc::new(Attempt::default());
     let watcher = Watcher::Call(attempt.clone() as Arc<dyn StreamWatcher>);
     let Some(stream) = tunnel.take_on(id, watcher) else { return };
@@ -112,7 +112,7 @@ pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: Stre
             return;
         }
         reaching.resolve_us = micros(reaching.begun);
-        reaching.dialing = Instant::now();
+        reaching.dialing = rt::now();
         match found {
             Err(why) => reaching.refuse(match why {
                 NoAddress::NotFound => RefuseCode::Dns,
@@ -149,7 +149,7 @@ fn answered<T, E: std::fmt::Display>(outcome: Result<T, E>) {
 }
 
 fn micros(since: Instant) -> u32 {
-    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+    u32::try_from(rt::since(since).as_micros()).unwrap_or(u32::MAX)
 }
 
 impl Reaching {
@@ -168,7 +168,7 @@ impl Reaching {
         if self.stream.is_closed() {
             return;
         }
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = self.deadline.saturating_duration_since(rt::now());
         let Some(addr) = self.left.pop_front().filter(|_| !left.is_zero()) else {
             return self.refuse(code);
         };
@@ -220,7 +220,7 @@ impl Handler for Dial {
         Ok(TargetConn { stage: Stage::Dialing(reaching, addr), conn_id })
     }
 
-    fn on_connect(&self, cx: &mut TargetConn, conn: &mut Connection) -> poller::Result {
+    fn on_connect(&self, cx: &mut TargetConn, conn: &mut Connection) -> rt::Result {
         let Stage::Dialing(reaching, addr) = std::mem::replace(&mut cx.stage, Stage::Over) else {
             return Ok(());
         };
@@ -237,12 +237,12 @@ impl Handler for Dial {
         Ok(())
     }
 
-    fn on_request(&self, cx: &mut TargetConn, conn: &mut Connection) -> poller::Result {
+    fn on_request(&self, cx: &mut TargetConn, conn: &mut Connection) -> rt::Result {
         pump(cx, conn);
         Ok(())
     }
 
-    fn on_shutdown(&self, _cx: &mut TargetConn, _conn: &mut Connection) -> poller::Result {
+    fn on_shutdown(&self, _cx: &mut TargetConn, _conn: &mut Connection) -> rt::Result {
         // It may be in the middle of something: it has until the deadline.
         Ok(())
     }

@@ -1,15 +1,15 @@
 //! UDP targets: a connected socket for each stream, gone with it.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use poller::{DatagramHandler, Datagrams};
 
 use super::{Reaching, answered};
 use crate::proto::frame::RefuseCode;
 use crate::proto::session::StreamId;
+use crate::rt::{DatagramHandler, Datagrams, UdpSocket};
 use crate::tunnel::{Stream, StreamWatcher, Watcher};
 
 /// A UDP target: one socket a stream.

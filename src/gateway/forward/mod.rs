@@ -9,17 +9,16 @@ mod tcp;
 mod udp;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use parking_lot::Mutex;
-use poller::{Datagrams, Listener};
 
 use super::ingress::{Gate, Journey, Verdict};
 use super::{NoStream, Opening};
 use crate::proto::frame::{Network, OpenRequest, PortError, PortRequest};
 use crate::record::{Ingress, Proto};
+use crate::rt::{self, Datagrams, Listener, TcpListener, UdpSocket};
 use crate::tunnel::{Stream, Tunnel, Watcher};
 use tcp::Tcp;
 use udp::{Receiver, Udp};
@@ -117,7 +116,7 @@ impl Forwards {
         let way = Way { gate: gate.clone(), tunnel: tunnel.clone(), via, group, host, port };
         match request.network {
             Network::Tcp => {
-                let listener = std::net::TcpListener::bind(addr)?;
+                let listener = TcpListener::bind(addr)?;
                 Ok(Door::Tcp(gate.remote.serve(listener, Tcp(way))?))
             }
             Network::Udp => {
@@ -173,7 +172,7 @@ struct Way {
 
 impl Way {
     fn journey(&self, proto: Proto, user: Option<SocketAddr>) -> Journey {
-        let mut journey = Journey::new(proto, Ingress::Forward, user, Instant::now());
+        let mut journey = Journey::new(proto, Ingress::Forward, user, rt::now());
         journey.asked(&self.host, self.port, None);
         journey
     }

@@ -1,12 +1,11 @@
 //! A forwarded TCP port: each connection is a stream to the port's target.
 
-use poller::{Closed, Connection, Handler, Prepare, Reject};
-
 use super::Way;
 use crate::gateway::ingress::{Joined, Journey, closed_end, opened};
 use crate::proto::frame::Network;
 use crate::record::{Phase, Proto};
 use crate::relay::Relay;
+use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
 use crate::tunnel::{Stream, Watcher};
 
 /// The handler of the port.
@@ -34,7 +33,7 @@ impl Handler for Tcp {
         Ok(User { stage: Stage::Start, journey: None })
     }
 
-    fn on_connect(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_connect(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         // What the user says before the target is there stays in the kernel.
         conn.pause();
         let user = conn.peer_addr();
@@ -52,7 +51,7 @@ impl Handler for Tcp {
         Ok(())
     }
 
-    fn on_request(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_request(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         if let Stage::Opening(stream) = &cx.stage {
             let Some(answer) = opened(stream, &mut cx.journey) else { return Ok(()) };
             match (answer, std::mem::replace(&mut cx.stage, Stage::Over)) {
@@ -76,7 +75,7 @@ impl Handler for Tcp {
         Ok(())
     }
 
-    fn on_shutdown(&self, _cx: &mut User, _conn: &mut Connection) -> poller::Result {
+    fn on_shutdown(&self, _cx: &mut User, _conn: &mut Connection) -> rt::Result {
         // It may be in the middle of something: it has until the deadline.
         Ok(())
     }

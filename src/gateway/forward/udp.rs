@@ -4,7 +4,7 @@
 //! [`UDP_IDLE_MS`], or with the port. One lock holds the flows of a port; the tunnel's lock may be taken under it, and no
 //! lock is held by whoever calls in here.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use poller::{DatagramHandler, Datagrams};
 
 use super::Way;
 use crate::gateway::ingress::{Gate, Journey, broken_end, opened};
@@ -20,6 +19,7 @@ use crate::limits::{UDP_EARLY_MAX, UDP_FLOWS_MAX, UDP_IDLE_MS, UDP_SWEEP_MS};
 use crate::proto::frame::{Network, ResetCode};
 use crate::proto::session::StreamId;
 use crate::record::{End, Phase, Proto, Who};
+use crate::rt::{self, DatagramHandler, Datagrams};
 use crate::tunnel::{Stream, StreamWatcher, Watcher};
 
 /// A forwarded UDP port.
@@ -31,8 +31,8 @@ pub(super) struct Udp {
 #[derive(Default)]
 struct Flows {
     /// Invariant: by_user.len() <= UDP_FLOWS_MAX, and `by_stream` names the same flows.
-    by_user: HashMap<SocketAddr, UdpFlow>,
-    by_stream: HashMap<StreamId, SocketAddr>,
+    by_user: BTreeMap<SocketAddr, UdpFlow>,
+    by_stream: BTreeMap<StreamId, SocketAddr>,
     socket: Option<Datagrams>,
     /// A sweep is due.
     sweeping: bool,
@@ -142,7 +142,7 @@ impl Udp {
                 stream,
                 journey: Some(journey),
                 early: Some(VecDeque::new()),
-                last: Instant::now(),
+                last: rt::now(),
                 up: 0,
                 down: 0,
             };
@@ -150,7 +150,7 @@ impl Udp {
             self.sweep_later(&mut flows);
         }
         let Some(flow) = flows.by_user.get_mut(&user) else { return };
-        flow.last = Instant::now();
+        flow.last = rt::now();
         match &mut flow.early {
             Some(early) => {
                 if early.len() >= UDP_EARLY_MAX {
@@ -179,7 +179,7 @@ impl Udp {
         let users: Vec<SocketAddr> = flows
             .by_user
             .iter()
-            .filter(|(_, flow)| flow.last.elapsed() >= idle)
+            .filter(|(_, flow)| rt::since(flow.last) >= idle)
             .map(|(user, _)| *user)
             .collect();
         for user in users {
@@ -209,7 +209,7 @@ impl StreamWatcher for Udp {
             }
         }
         while let Some(data) = flow.stream.exchange(|session, id| session.read_datagram(id)) {
-            flow.last = Instant::now();
+            flow.last = rt::now();
             if let Some(journey) = &mut flow.journey {
                 journey.first_byte();
             }

@@ -10,10 +10,9 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use linkbuffer::LinkBuffer;
-use poller::{Closed, Connection, Handler, Prepare, Reject};
 
 use super::{Gate, Joined, Journey, Verdict, broken_end, closed_end, opened};
 use crate::limits::{LINGER_MS, RELAY_CREDIT_BYTES, RELAY_OUTPUT_BYTES};
@@ -23,6 +22,7 @@ use crate::proto::http::{
 };
 use crate::record::{End, Ingress, Phase, Proto, Who};
 use crate::relay::Relay;
+use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
 use crate::tunnel::{Broken, Stream, Watcher};
 
 /// The handler of the port.
@@ -82,7 +82,7 @@ struct Upstream {
 }
 
 fn clock() -> Clock {
-    Clock { now: Instant::now(), wall: SystemTime::now() }
+    Clock { now: rt::now(), wall: rt::wall() }
 }
 
 impl Handler for Http {
@@ -90,23 +90,23 @@ impl Handler for Http {
 
     fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<User, Reject> {
         conn.set_half_close(true);
-        let proxy = HttpProxy::new(self.config.clone(), Instant::now());
+        let proxy = HttpProxy::new(self.config.clone(), rt::now());
         Ok(User { proxy, stage: Stage::Between, journey: None, peer: conn.peer_addr(), stopping: false })
     }
 
-    fn on_connect(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_connect(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         self.advance(cx, conn)
     }
 
-    fn on_request(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_request(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         self.advance(cx, conn)
     }
 
-    fn on_drain(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_drain(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         self.advance(cx, conn)
     }
 
-    fn on_timer(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_timer(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         if matches!(cx.stage, Stage::Lingering) {
             conn.close();
             return Ok(());
@@ -115,7 +115,7 @@ impl Handler for Http {
         self.advance(cx, conn)
     }
 
-    fn on_shutdown(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_shutdown(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         cx.stopping = true;
         cx.proxy.stop();
         if matches!(cx.stage, Stage::Lingering) {
@@ -150,7 +150,7 @@ impl Handler for Http {
 
 impl Http {
     /// Moves everything that can be moved, until nothing changes any more.
-    fn advance(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn advance(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         if let Stage::Exchanging(upstream) = &mut cx.stage {
             upstream.dry = false;
         }
@@ -221,7 +221,7 @@ impl Http {
         match event {
             Event::Open { host, port, connect, user } => {
                 let proto = if connect { Proto::Connect } else { Proto::Http };
-                let mut journey = Journey::new(proto, Ingress::Http, cx.peer, Instant::now());
+                let mut journey = Journey::new(proto, Ingress::Http, cx.peer, rt::now());
                 journey.asked(&host, port, user.as_deref());
                 let group = self.gate.group_of(user.as_deref());
                 let request =
@@ -279,7 +279,7 @@ impl Http {
         let mut journey = cx.journey.take().unwrap_or_else(|| {
             // It never got as far as a stream.
             let proto = if record.method == "CONNECT" { Proto::Connect } else { Proto::Http };
-            let mut journey = Journey::new(proto, Ingress::Http, cx.peer, Instant::now());
+            let mut journey = Journey::new(proto, Ingress::Http, cx.peer, rt::now());
             if record.port != 0 {
                 journey.asked(&record.host, record.port, record.user.as_deref());
             }

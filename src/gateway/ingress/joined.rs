@@ -1,11 +1,10 @@
 //! A user's connection joined to its stream, as every ingress has it once the target has answered: bytes both ways,
 //! and at the end one access line.
 
-use poller::{Connection, Reason};
-
 use super::{Gate, Journey, broken_end, closed_end};
 use crate::record::{End, Phase};
 use crate::relay::{Flow, Relay};
+use crate::rt::{Connection, Reason};
 
 /// The last stage of a user's connection. Its line is written once, by whoever comes upon the end first.
 pub(crate) struct Joined {

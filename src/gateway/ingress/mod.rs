@@ -6,12 +6,13 @@ pub mod socks;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::gateway::{NoStream, Opening, Shared};
 use crate::proto::frame::{Opened, RefuseCode, ResetCode};
 use crate::proto::session::Refused;
 use crate::record::{AccessRecord, End, Ingress, Phase, Proto, Text, Timers, Who};
+use crate::rt;
 use crate::tunnel::{Broken, Stream};
 
 pub(crate) use joined::Joined;
@@ -28,14 +29,14 @@ pub(crate) struct Journey {
 
 impl Journey {
     pub(crate) fn new(proto: Proto, ingress: Ingress, cli: Option<SocketAddr>, begun: Instant) -> Journey {
-        let mut record = AccessRecord::new(SystemTime::now(), proto, ingress, End::EOF);
+        let mut record = AccessRecord::new(rt::wall(), proto, ingress, End::EOF);
         record.cli = cli;
-        Journey { record, begun, asked: Instant::now(), answered: None }
+        Journey { record, begun, asked: rt::now(), answered: None }
     }
 
     /// The user has said where to.
     pub(crate) fn asked(&mut self, host: &str, port: u16, user: Option<&str>) {
-        self.asked = Instant::now();
+        self.asked = rt::now();
         self.record.dst = Text::new(dst(host, port));
         self.record.user = user.map(Text::new).unwrap_or_default();
     }
@@ -60,7 +61,7 @@ impl Journey {
         let (resolve_us, connect_us) = match answer {
             Ok(opened) => {
                 self.record.ip = opened.addr;
-                self.answered = Some(Instant::now());
+                self.answered = Some(rt::now());
                 (opened.resolve_us, Some(opened.connect_us))
             }
             Err(refused) => {
@@ -81,7 +82,7 @@ impl Journey {
         if let Some(answered) = self.answered
             && self.record.timers.tfb.is_none()
         {
-            self.record.timers.tfb = Some(answered.elapsed());
+            self.record.timers.tfb = Some(rt::since(answered));
         }
     }
 
@@ -90,8 +91,8 @@ impl Journey {
         let AccessRecord { timers: Timers { ta, th, tq, tt, .. }, .. } = &mut self.record;
         (*ta, *th) = (Some(Duration::ZERO), Some(Duration::ZERO));
         *tq = Some(self.asked.saturating_duration_since(self.begun));
-        *tt = Some(self.begun.elapsed());
-        self.record.time = SystemTime::now();
+        *tt = Some(rt::since(self.begun));
+        self.record.time = rt::wall();
         self.record.code = code;
         (self.record.up, self.record.down) = bytes;
         self.record.act = shared.registry.stream_count() as u32;
@@ -207,15 +208,15 @@ pub(crate) fn broken_end(broken: Broken, phase: Phase) -> End {
 }
 
 /// How a user's connection that closed in the middle is written down.
-pub(crate) fn closed_end(reason: &poller::Reason, phase: Phase) -> End {
+pub(crate) fn closed_end(reason: &rt::Reason, phase: Phase) -> End {
     match reason {
-        poller::Reason::Peer => End::new(Who::UserReset, phase, "eof"),
-        poller::Reason::Error(_) => End::new(Who::UserReset, phase, "rst"),
-        poller::Reason::Tls(_) => End::new(Who::UserReset, phase, "tls"),
-        poller::Reason::Timeout(_) => End::new(Who::UserTimeout, phase, "timeout"),
-        poller::Reason::Shutdown => End::new(Who::Killed, phase, "drain"),
-        poller::Reason::User | poller::Reason::Detached => End::new(Who::Local, phase, "closed"),
-        poller::Reason::Handler(_) | poller::Reason::Panic => End::new(Who::Internal, phase, "internal"),
+        rt::Reason::Peer => End::new(Who::UserReset, phase, "eof"),
+        rt::Reason::Error(_) => End::new(Who::UserReset, phase, "rst"),
+        rt::Reason::Tls(_) => End::new(Who::UserReset, phase, "tls"),
+        rt::Reason::Timeout(_) => End::new(Who::UserTimeout, phase, "timeout"),
+        rt::Reason::Shutdown => End::new(Who::Killed, phase, "drain"),
+        rt::Reason::User | rt::Reason::Detached => End::new(Who::Local, phase, "closed"),
+        rt::Reason::Handler(_) | rt::Reason::Panic => End::new(Who::Internal, phase, "internal"),
     }
 }
 

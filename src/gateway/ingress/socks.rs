@@ -5,9 +5,7 @@
 //!                             └────────refused──▶ reply, close
 //! ```
 
-use std::time::{Duration, Instant};
-
-use poller::{Closed, Connection, Handler, Prepare, Reject};
+use std::time::Duration;
 
 use super::{Gate, Joined, Journey, Verdict, closed_end, opened};
 use crate::limits::{LINGER_MS, SOCKS5_HANDSHAKE_MS};
@@ -15,6 +13,7 @@ use crate::proto::frame::{Network, OpenRequest};
 use crate::proto::socks5::{Event, Socks5};
 use crate::record::{End, Ingress, Phase, Proto, Who};
 use crate::relay::Relay;
+use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
 use crate::tunnel::{Stream, Watcher};
 
 /// The handler of the port.
@@ -48,21 +47,21 @@ impl Handler for Socks {
 
     fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<User, Reject> {
         conn.set_half_close(true);
-        let journey = Journey::new(Proto::Socks5, Ingress::Socks, conn.peer_addr(), Instant::now());
+        let journey = Journey::new(Proto::Socks5, Ingress::Socks, conn.peer_addr(), rt::now());
         let socks = Socks5::new(self.0.users.clone());
         Ok(User { socks, stage: Stage::Handshake, journey: Some(journey), code: None })
     }
 
-    fn on_connect(&self, _cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_connect(&self, _cx: &mut User, conn: &mut Connection) -> rt::Result {
         conn.set_timer(Duration::from_millis(SOCKS5_HANDSHAKE_MS));
         Ok(())
     }
 
-    fn on_request(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_request(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         self.advance(cx, conn)
     }
 
-    fn on_timer(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_timer(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         match cx.stage {
             Stage::Handshake => {
                 self.handshake_ended(cx, conn, End::new(Who::UserTimeout, Phase::Request, "timeout"));
@@ -74,7 +73,7 @@ impl Handler for Socks {
         Ok(())
     }
 
-    fn on_shutdown(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn on_shutdown(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         if matches!(cx.stage, Stage::Handshake | Stage::Lingering) {
             conn.close();
         }
@@ -125,7 +124,7 @@ impl Socks {
         }
     }
 
-    fn advance(&self, cx: &mut User, conn: &mut Connection) -> poller::Result {
+    fn advance(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         if matches!(cx.stage, Stage::Handshake) {
             cx.socks.handle_input(conn.input());
             if conn.input_ended() {

@@ -4,13 +4,12 @@ use std::io::Cursor;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
 use linkbuffer::{LinkBuffer, Short};
-use tungstenite::{
-    handshake::client::generate_key,
-    protocol::{
-        Role,
-        frame::{FrameHeader, coding::OpCode},
-    },
+use sha2::Sha256;
+use tungstenite::protocol::{
+    Role,
+    frame::{FrameHeader, coding::OpCode},
 };
 
 use super::Error;
@@ -104,22 +103,42 @@ fn apply(bytes: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// Masks for a client's frames, drawn as `tungstenite` draws its keys, four at a time.
-#[derive(Default)]
+/// The key and the masks of a client: HMAC-SHA256 of a counter, eight masks at a time. Who has seen some of them knows
+/// nothing of the others (RFC 6455, section 10.3).
 pub(super) struct Masks {
-    drawn: Vec<[u8; 4]>,
+    seed: [u8; 32],
+    /// Blocks drawn so far.
+    count: u64,
+    drawn: [[u8; 4]; 8],
+    /// Of `drawn`. Invariant: left <= 8.
+    left: usize,
 }
 
 impl Masks {
+    pub(super) fn new(seed: [u8; 32]) -> Masks {
+        Masks { seed, count: 0, drawn: [[0; 4]; 8], left: 0 }
+    }
+
+    /// What a client sends as `Sec-WebSocket-Key`: 16 bytes in base64.
+    pub(super) fn key(&mut self) -> String {
+        STANDARD.encode(&self.block()[..16])
+    }
+
     pub(super) fn next(&mut self) -> [u8; 4] {
-        loop {
-            if let Some(mask) = self.drawn.pop() {
-                return mask;
-            }
-            let key = STANDARD.decode(generate_key()).expect("a key is 16 bytes in base64");
-            let (masks, rest) = key.as_chunks::<4>();
-            debug_assert!(masks.len() == 4 && rest.is_empty());
-            self.drawn.extend_from_slice(masks);
+        if self.left == 0 {
+            let block = self.block();
+            let (masks, _) = block.as_chunks::<4>();
+            self.drawn.copy_from_slice(masks);
+            self.left = self.drawn.len();
         }
+        self.left -= 1;
+        self.drawn[self.left]
+    }
+
+    fn block(&mut self) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.seed).expect("HMAC takes a key of any length");
+        mac.update(&self.count.to_le_bytes());
+        self.count += 1;
+        mac.finalize().into_bytes().into()
     }
 }

@@ -68,7 +68,7 @@ fn open_server() -> WebSocket {
 
 /// A client and a server past the upgrade.
 fn open_pair() -> (WebSocket, WebSocket) {
-    let mut client = WebSocket::client("gw.example:8443", TUNNEL_PATH);
+    let mut client = WebSocket::client("gw.example:8443", TUNNEL_PATH, [7; 32]);
     let mut server = WebSocket::server();
     server.handle_input(&mut buffer(&output(&mut client))).unwrap();
     client.handle_input(&mut buffer(&output(&mut server))).unwrap();
@@ -188,6 +188,26 @@ fn a_clients_masks_differ() {
     assert!(seen.len() >= 99, "{} masks in 100 frames", seen.len());
 }
 
+/// The request to upgrade, with the key, and the first frame, with its mask.
+fn first_words(seed: [u8; 32]) -> (Vec<u8>, Vec<u8>) {
+    let mut client = WebSocket::client("gw", TUNNEL_PATH, seed);
+    let request = output(&mut client);
+    let mut server = WebSocket::server();
+    server.handle_input(&mut buffer(&request)).unwrap();
+    client.handle_input(&mut buffer(&output(&mut server))).unwrap();
+    client.send(buffer(b"x")).unwrap();
+    (request, output(&mut client))
+}
+
+#[test]
+fn key_and_masks_follow_from_the_seed_alone() {
+    let (request, frame) = first_words([1; 32]);
+    assert_eq!(first_words([1; 32]), (request.clone(), frame.clone()));
+    let (other_request, other_frame) = first_words([2; 32]);
+    assert_ne!(other_request, request);
+    assert_ne!(other_frame[2..6], frame[2..6]);
+}
+
 #[test]
 fn the_upgrade_is_the_example_of_the_rfc() {
     for size in 1..=REQUEST.len() {
@@ -278,7 +298,7 @@ fn a_head_has_a_limit() {
             assert!(output(&mut server).starts_with(b"HTTP/1.1 431 "));
         }
     }
-    let mut client = WebSocket::client("gw", TUNNEL_PATH);
+    let mut client = WebSocket::client("gw", TUNNEL_PATH, [7; 32]);
     let endless = [b"HTTP/1.1 101 x\r\nx: ", "x".repeat(WEBSOCKET_HEAD_BYTES_MAX).as_bytes()].concat();
     assert_eq!(feed(&mut client, &endless, 999), Err(Error::Upgrade("the head is too long")));
 }
@@ -288,7 +308,7 @@ fn a_client_takes_only_the_answer_to_its_own_request() {
     #[track_caller]
     fn check(answer: &str, want: Result<(), Error>) {
         for size in 1..=answer.len() {
-            let mut client = WebSocket::client("gw", TUNNEL_PATH);
+            let mut client = WebSocket::client("gw", TUNNEL_PATH, [7; 32]);
             let request = String::from_utf8(output(&mut client)).unwrap();
             let key = request.split("Sec-WebSocket-Key: ").nth(1).unwrap().lines().next().unwrap();
             let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
@@ -495,7 +515,7 @@ fn an_end_without_a_close_is_an_error_once() {
 
 #[test]
 fn nothing_is_sent_before_the_upgrade() {
-    let mut client = WebSocket::client("gw", TUNNEL_PATH);
+    let mut client = WebSocket::client("gw", TUNNEL_PATH, [7; 32]);
     assert_eq!(client.send(buffer(b"x")), Err(Error::NotOpen));
     assert!(!client.is_open());
 }
@@ -503,7 +523,7 @@ fn nothing_is_sent_before_the_upgrade() {
 #[test]
 #[should_panic(expected = "checked with the configuration")]
 fn a_host_that_breaks_the_head_is_a_mistake_of_ours() {
-    drop(WebSocket::client("gw\r\nx: y", TUNNEL_PATH));
+    drop(WebSocket::client("gw\r\nx: y", TUNNEL_PATH, [7; 32]));
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn converse(mut ours: WebSocket, mut theirs: tungstenite::WebSocket<Wire>, wire:
 #[test]
 fn our_client_talks_with_another_server() {
     let wire = Wire::default();
-    let mut ours = WebSocket::client("gw", TUNNEL_PATH);
+    let mut ours = WebSocket::client("gw", TUNNEL_PATH, [7; 32]);
     wire.carry(&mut ours);
     let theirs = tungstenite::accept(wire.clone()).unwrap();
     wire.carry(&mut ours);
