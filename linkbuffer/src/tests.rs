@@ -34,13 +34,13 @@ fn pieces(parts: &[&[u8]]) -> LinkBuffer {
     buffer
 }
 
-/// Runs `test` on the same bytes cut into two pieces at every place, and on the one piece, shared and not.
+/// Runs `test` on the same bytes cut into two pieces at every place (under Miri at some), and on the one piece, shared and not.
 #[track_caller]
 fn check_every_split(bytes: &[u8], test: impl Fn(LinkBuffer)) {
     let mut whole = LinkBuffer::new();
     whole.write(bytes);
     test(whole);
-    for cut in 0..=bytes.len() {
+    for cut in (0..=bytes.len()).step_by(cut(1, 9)) {
         test(pieces(&[&bytes[..cut], &bytes[cut..]]));
         let mut copied = pieces(&[&bytes[..cut]]);
         copied.write(&bytes[cut..]);

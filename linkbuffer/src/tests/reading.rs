@@ -39,7 +39,7 @@ fn every_reading_call_over_every_split() {
 #[test]
 fn every_take_at_every_split() {
     let bytes = pattern(40);
-    for n in (0..=40).step_by(cut(1, 8)) {
+    for n in (0..=40).step_by(cut(1, 13)) {
         check_every_split(&bytes, |mut buffer| {
             let mut head = buffer.split_to(n).expect("n bytes are there");
             assert_eq!((head.len(), buffer.len()), (n, 40 - n));
