@@ -246,6 +246,20 @@ pub const GATEWAY_CONNECT_TIMEOUT_MS: u64 = 10_000;
 pub const RESOLVE_TIMEOUT_MS: u64 = 5_000;
 /// Addresses of one name that are tried.
 pub const RESOLVE_ADDRESSES_MAX: usize = 16;
+/// Threads that look up names of targets: as many look-ups may hang at once without any harm to others.
+pub const TARGET_LOOKUP_THREADS_MAX: usize = 8;
+/// How long a thread that looks names up waits for the next one before it ends.
+pub const RESOLVER_IDLE_MS: u64 = 10_000;
+/// Names that may be asked for at once; a stream to one more is refused.
+pub const LOOKUPS_MAX: usize = 256;
+/// Streams that may wait for names at once.
+pub const LOOKUP_WAITERS_MAX: usize = 4096;
+/// Names that are known at once; the one that was not used for longest makes room.
+pub const NAMES_MAX: usize = 1024;
+/// How long a name's addresses are known.
+pub const RESOLVED_MS: u64 = 30_000;
+/// How long it is known that there is no such name.
+pub const NOT_FOUND_MS: u64 = 5_000;
 /// Users' addresses of one forwarded UDP port.
 pub const UDP_FLOWS_MAX: usize = 1_024;
 /// Datagrams of one address that wait for the target to be reached; the oldest makes room.

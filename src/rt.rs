@@ -13,7 +13,7 @@ pub use std::net::{TcpListener, UdpSocket};
 pub use poller::limits;
 pub use poller::{
     Closed, Connection, DatagramHandler, Datagrams, EventLoop, Handle, Handler, Listener, Prepare, Reason,
-    Reject, Remote, Result,
+    Reject, Remote, Result, Timer,
 };
 
 /// The clock that deadlines are held against.

@@ -8,7 +8,7 @@
 
 pub mod reconnect;
 pub mod resolve;
-pub mod upstream;
+mod upstream;
 
 use std::collections::HashMap;
 use std::io;
@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::limits::{GATEWAY_CONNECT_TIMEOUT_MS, PORT_RETRY_MAX_MS, PORT_RETRY_MS};
+use crate::limits::{
+    GATEWAY_CONNECT_TIMEOUT_MS, PORT_RETRY_MAX_MS, PORT_RETRY_MS, TARGET_LOOKUP_THREADS_MAX,
+};
 use crate::proto::credentials::Secret;
 use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Session};
@@ -28,6 +30,8 @@ use crate::proto::ws::{TUNNEL_PATH, WebSocket};
 use crate::rt::{self, Remote};
 use crate::tunnel::{Carrier, Down, Side, Tunnel};
 use reconnect::{Ended, Reconnect};
+use resolve::Resolver;
+use upstream::Ways;
 
 /// Which gateway a client serves, and what it lets the gateway's users reach.
 pub struct Config {
@@ -53,7 +57,13 @@ pub struct Config {
 /// When the system gives no random numbers.
 pub fn start(remote: Remote, config: Config) -> io::Result<()> {
     let side = Arc::new(ClientSide {
-        rules: Arc::new(config.rules.clone()),
+        ways: Arc::new(Ways {
+            remote: remote.clone(),
+            rules: config.rules.clone(),
+            resolver: Resolver::system(remote.clone(), TARGET_LOOKUP_THREADS_MAX),
+        }),
+        // Not behind names of targets, and asked for anew each time: the gateway may have moved.
+        gateways: Resolver::system_uncached(remote.clone(), 1),
         instance: rt::random()?,
         generation: AtomicU64::new(0),
         attempts: AtomicU64::new(0),
@@ -71,7 +81,9 @@ pub fn start(remote: Remote, config: Config) -> io::Result<()> {
 struct ClientSide {
     remote: Remote,
     config: Config,
-    rules: Arc<Rules>,
+    ways: Arc<Ways>,
+    /// Looks up the gateway.
+    gateways: Resolver,
     /// Tells this process from the one that ran before it.
     instance: u64,
     generation: AtomicU64,
@@ -92,9 +104,9 @@ const SAID_REFUSED: u8 = 2;
 impl ClientSide {
     fn connect(self: &Arc<ClientSide>) {
         let side = self.clone();
-        resolve::resolve(&self.remote, &self.config.gateway, move |found| match found {
+        self.gateways.resolve(&self.config.gateway, move |found| match found {
             Ok(addresses) => side.dial(&addresses),
-            Err(why) => side.failed(&format!("the gateway's name gave no address: {why:?}"), false),
+            Err(why) => side.failed(&format!("the gateway's name gave no address: {why}"), false),
         });
     }
 
@@ -201,7 +213,7 @@ impl Side for ClientSide {
 
     fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event) {
         match event {
-            Event::Opened(id, request) => upstream::reach(&self.remote, &self.rules, tunnel, id, request),
+            Event::Opened(id, request) => upstream::reach(&self.ways, tunnel, id, request),
             Event::PortOpened { network, port, actual } => {
                 self.waits_for_ports.lock().remove(&(network, port));
                 log::info!(event = "fwd_open", tun = tunnel.label(), net = network.word(), port, actual; "the gateway opened a port");

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::resolve::{NoAddress, resolve};
+use super::resolve::{NoAddress, Resolver};
 use crate::limits::CONNECT_TIMEOUT_MS;
 use crate::proto::frame::{Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use crate::proto::session::StreamId;
@@ -27,6 +27,13 @@ use crate::proto::target::{Rules, Target};
 use crate::relay::{Flow, Relay};
 use crate::rt::{self, Closed, Connection, Handle, Handler, Prepare, Reason, Reject, Remote};
 use crate::tunnel::{Broken, Stream, StreamWatcher, Tunnel, Watcher};
+
+/// What every stream needs on its way.
+pub(super) struct Ways {
+    pub(super) remote: Remote,
+    pub(super) rules: Rules,
+    pub(super) resolver: Resolver,
+}
 
 /// A stream whose target is being reached. Dropped without an answer, it is reset.
 struct Reaching {
@@ -75,7 +82,7 @@ impl StreamWatcher for Attempt {
 }
 
 /// Reaches the target of a stream.
-pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: StreamId, request: OpenRequest) {
+pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, request: OpenRequest) {
     let now = rt::now();
     let attempt = Arc::new(Attempt::default());
     let watcher = Watcher::Call(attempt.clone() as Arc<dyn StreamWatcher>);
@@ -88,13 +95,13 @@ pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: Stre
             return refuse(RefuseCode::Dns);
         }
     };
-    let verdict = rules.name(&target);
+    let verdict = ways.rules.name(&target);
     if !verdict.allowed {
         log_forbidden(&target, request.conn_id, &verdict);
         return refuse(RefuseCode::Forbidden);
     }
     let mut reaching = Reaching {
-        remote: remote.clone(),
+        remote: ways.remote.clone(),
         stream,
         attempt,
         network: request.network,
@@ -106,8 +113,8 @@ pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: Stre
         left: VecDeque::new(),
         deadline: now + Duration::from_millis(CONNECT_TIMEOUT_MS),
     };
-    let rules = rules.clone();
-    resolve(remote, &target, move |found| {
+    let ways_on = ways.clone();
+    ways.resolver.resolve(&target, move |found| {
         if reaching.stream.is_closed() {
             return;
         }
@@ -121,7 +128,7 @@ pub fn reach(remote: &Remote, rules: &Arc<Rules>, tunnel: &Arc<Tunnel>, id: Stre
             }),
             Ok(addresses) => {
                 for address in addresses {
-                    let verdict = rules.address(&reaching.target, address);
+                    let verdict = ways_on.rules.address(&reaching.target, address);
                     if verdict.allowed {
                         reaching.left.push_back(address);
                     } else {
