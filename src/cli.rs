@@ -3,6 +3,7 @@
 //! Nothing here opens a socket. Password files are read here, because a file that cannot be used is a fault of the
 //! command line like any other, and the exit status of all of those is 2.
 
+mod check;
 mod password;
 mod values;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+pub use check::Check;
 pub use password::Password;
 pub use values::{Forward, GatewayUrl, Name, Network};
 
@@ -30,6 +32,8 @@ pub enum Command {
     Client(Client),
     /// The origin for load tests.
     Serve(Serve),
+    /// What the rules make of targets.
+    Check(Check),
     /// The summary of logs.
     Logs(Logs),
 }
@@ -133,7 +137,7 @@ pub fn parse(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Re
 fn one_line(error: &clap::Error) -> String {
     use clap::error::ErrorKind;
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "anyproxy: no command given (standalone, gateway, client, serve, logs); see anyproxy --help"
+        return "anyproxy: no command given (standalone, gateway, client, serve, check, logs); see anyproxy --help"
             .into();
     }
     let text = error.to_string();
@@ -160,6 +164,8 @@ enum RawCommand {
     Client(RawClient),
     /// Run the HTTP origin for load tests
     Serve(Serve),
+    /// Read a client's rules and explain what they make of targets, without connecting anywhere
+    Check(Check),
     /// Summarize logs on one screen
     Logs(Logs),
 }
@@ -190,10 +196,10 @@ struct RawClient {
     #[arg(long)]
     name: Option<Name>,
     /// Also reach targets that match (private, loopback and link-local ones only this way); may be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = values::pattern)]
+    #[arg(long, alias = "allowed-hosts", value_name = "PATTERN", value_parser = values::pattern)]
     allow: Vec<String>,
     /// Never reach targets that match; may be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = values::pattern)]
+    #[arg(long, alias = "forbidden-hosts", value_name = "PATTERN", value_parser = values::pattern)]
     deny: Vec<String>,
     /// Open PORT on the gateway for HOST:PORT behind this client; may be repeated
     #[arg(long = "forward", value_name = "PORT:HOST:PORT[/udp]")]
@@ -226,6 +232,7 @@ impl TryFrom<RawCommand> for Command {
             RawCommand::Gateway(raw) => raw.try_into().map(Command::Gateway),
             RawCommand::Client(raw) => raw.try_into().map(Command::Client),
             RawCommand::Serve(serve) => Ok(Command::Serve(serve)),
+            RawCommand::Check(check) => check.bounded().map(Command::Check),
             RawCommand::Logs(logs) => Ok(Command::Logs(logs)),
         }
     }

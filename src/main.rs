@@ -28,6 +28,17 @@ fn dispatch(command: Command) -> ExitCode {
             Err(LogsError::Write(error)) if logging::quiet(&error) => ExitCode::SUCCESS,
             Err(error) => fail(2, &format!("anyproxy: logs: {error}")),
         },
+        Command::Check(config) => match run::check(&config) {
+            Ok((text, reached)) => match io::stdout().write_all(text.as_bytes()) {
+                Err(error) if !logging::quiet(&error) => {
+                    fail(1, &format!("anyproxy: standard output: {error}"))
+                }
+                _ => ExitCode::from(u8::from(!reached)),
+            },
+            Err(run::Fault::Usage(line) | run::Fault::Failed(line)) => {
+                fail(2, &format!("anyproxy: check: {line}"))
+            }
+        },
         Command::Standalone(config) => role("standalone", || run::standalone(&config)),
         Command::Gateway(config) => role("gateway", || run::gateway(config)),
         Command::Client(config) => role("client", || run::client(&config)),

@@ -124,13 +124,31 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
     Ok(())
 }
 
+/// `anyproxy check`: the explanations, and whether every target would be reached.
+///
+/// # Errors
+/// When the rules cannot be read.
+pub fn check(config: &cli::Check) -> Result<(String, bool), Fault> {
+    let rules = rules(&config.allow, &config.deny)?;
+    if config.explain.is_empty() {
+        return Ok(("the rules can be read\n".into(), true));
+    }
+    let explain = |target| client::explain::explain(&rules, target, client::resolve::look_up);
+    let explained: Vec<_> = config.explain.iter().map(explain).collect();
+    let text = explained.iter().map(|explained| explained.text.as_str()).collect();
+    Ok((text, explained.iter().all(|explained| explained.reached)))
+}
+
+fn rules(allow: &[String], deny: &[String]) -> Result<Rules, Fault> {
+    Rules::parse(allow, deny).map_err(|error| Fault::Usage(format!("--allow, --deny: {error}")))
+}
+
 /// `anyproxy client`.
 ///
 /// # Errors
 /// When it cannot start, or a forward leads where its rules do not.
 pub fn client(config: &cli::Client) -> Result<(), Fault> {
-    let rules = Rules::parse(&config.allow, &config.deny)
-        .map_err(|error| Fault::Usage(format!("--allow, --deny: {error}")))?;
+    let rules = rules(&config.allow, &config.deny)?;
     let forwards = config.forwards.iter().map(|forward| port_request(forward, &rules));
     let forwards = forwards.collect::<Result<Vec<_>, _>>().map_err(Fault::Usage)?;
     let gateway = Target::new(&config.gateway.host, config.gateway.port)
@@ -179,6 +197,9 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
         },
     )?;
     let serve = serve::start(&remote, config.serve)?;
+    // What leads back into this process would go round in it for ever; the origin is there to be reached.
+    let mut own = vec![gateway.tunnel_addr(), gateway.http_addr()];
+    own.extend(gateway.socks_addr());
     let (up, is_up) = bounded(1);
     client::start(
         remote,
@@ -187,7 +208,7 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
             group: GROUP.into(),
             secret: Some(secret),
             name: "local".into(),
-            rules: Rules::open_local(),
+            rules: Rules::open_local().with_own(own),
             forwards: Vec::new(),
             // Only the first time is waited for.
             on_up: Box::new(move || {

@@ -74,6 +74,14 @@ fn commands_and_their_defaults() {
             ],
         }),
     );
+    check(
+        "check --allow *.lan --allowed-hosts 10.0.0.0/8 --forbidden-hosts x --explain A.lan:1 --explain [::1]:2",
+        Command::Check(Check {
+            allow: vec!["*.lan".into(), "10.0.0.0/8".into()],
+            deny: vec!["x".into()],
+            explain: ["a.lan:1", "[::1]:2"].map(|text| text.parse().expect("a target of ours")).into(),
+        }),
+    );
     for (url, host, port) in
         [("ws://h", "h", 80), ("ws://[::1]:9/", "::1", 9), ("ws://1.2.3.4:9", "1.2.3.4", 9)]
     {
@@ -121,6 +129,10 @@ fn faults_are_named_in_one_line() {
     assert!(run(&format!("client --gateway ws://{longest} --allow {pattern}")).is_ok());
     refuse(&format!("client --gateway ws://{longest}h"), &["not a host name"]);
     refuse(&format!("client --gateway ws://h --deny {pattern}p"), &["--deny", "1 to 253"]);
+    refuse("check --explain h", &["--explain", "there is no port"]);
+    refuse("check --explain h:0", &["--explain", "1 to 65535"]);
+    refuse("check --explain a..b:1", &["--explain", "not a host name"]);
+    refuse(&format!("check{}", " --explain h:1".repeat(CLI_RULES_MAX + 1)), &["--explain", "1025 times"]);
     refuse("logs", &["<FILE>..."]);
     // Halves of a credential.
     refuse("client --gateway ws://h:1 --group g", &["--password-file"]);

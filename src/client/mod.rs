@@ -6,6 +6,7 @@
 //!      └──── wait, jittered ◀─┘      for ever, until the event loop stops
 //! ```
 
+pub mod explain;
 pub mod reconnect;
 pub mod resolve;
 mod upstream;

@@ -48,6 +48,34 @@ fn help_and_version_are_no_faults() {
     check(&["--version"], "", 0, concat!("anyproxy ", env!("CARGO_PKG_VERSION"), "\n"), "");
 }
 
+// proves S-71: a forward's target is explained by the same rules
+#[test]
+fn check_explains_which_rule_decides() {
+    check(&["check"], "", 0, "the rules can be read\n", "");
+    check(&["check", "--allow", "10.0.0.1/8"], "", 2, "", "is 10.0.0.0/8 meant?");
+    let explain = |rules: &[&str], target: &str, status, words: &str| {
+        check(&[&["check"][..], rules, &["--explain", target]].concat(), "", status, words, "");
+    };
+    explain(
+        &["--allow", "10.0.0.0/8"],
+        "10.1.2.3:80",
+        0,
+        "allowed by the rule 10.0.0.0/8\nreached at 10.1.2.3\n",
+    );
+    explain(
+        &["--allow", "*"],
+        "10.1.2.3:80",
+        1,
+        "a private address, and no allow rule names it\nnot reached\n",
+    );
+    explain(&["--deny", "*:25"], "mail.example:25", 1, "  name  denied by the rule *:25\nnot reached\n");
+    explain(&[], "0x7f.1:80", 1, "127.0.0.1:80\n  127.0.0.1  denied: 127.0.0.1 is a loopback address");
+    // Resolved by the hosts file, and every address judged.
+    explain(&["--allow", "localhost"], "LOCALHOST:80", 0, "127.0.0.1  allowed by the rule localhost\n");
+    explain(&["--allow", "*"], "localhost:80", 1, "127.0.0.1  denied: 127.0.0.1 is a loopback address");
+    explain(&["--allow", "127.0.0.1"], "localhost:80", 0, "name       allowed: no rule speaks of it\n");
+}
+
 #[test]
 fn logs_says_by_its_status_whether_there_was_anything() {
     check(&["logs", "-"], "", 1, "lines    0", "");

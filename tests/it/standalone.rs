@@ -119,3 +119,22 @@ fn it_prints_and_announces_where_it_listens() {
     }
     assert_eq!(program.ended().code(), Some(0));
 }
+
+// A proxy that is asked for itself would go round until it has no descriptor left (T5).
+#[test]
+fn the_program_does_not_lead_to_itself() {
+    let program = support::standalone();
+    let (http, socks) = (program.addr("http"), program.addr("socks"));
+    let tunnel = program.addr("tunnel");
+    for own in [http, socks, tunnel] {
+        for host in ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"] {
+            let mut wire = Wire::connect(http);
+            wire.send(format!("CONNECT {host}:{0} HTTP/1.1\r\nHost: {host}:{0}\r\n\r\n", own.port()));
+            assert_eq!(wire.response("CONNECT").code, 403, "{host}:{}", own.port());
+        }
+        assert_eq!(Wire::connect(socks).socks(None, "127.1", own.port()), 2);
+        assert_eq!(Wire::connect(http).get(&format!("http://{own}/")).code, 403);
+    }
+    program.wait_nth(&["event=access", "end=PC", "why=acl"], 18);
+    stop(program, 18);
+}

@@ -6,10 +6,14 @@
 //!
 //! ```text
 //!   deny names it          no   who was named, by name or by address
+//!   a port of our own      yes  only where allow has that very host and that very port
 //!   metadata address       yes  only where allow has that very address
-//!   not public             yes  only where allow names it; `*` names nothing
+//!   loopback, link-local   yes  only where allow has that very name, or addresses of that kind alone
+//!   not public otherwise   yes  only where allow names it; `*` names nothing
 //!   public                 yes
 //! ```
+//! A suffix and a network that holds everything name no host: whoever owns one name below the suffix would have the
+//! loopback for the asking.
 //!
 //! The name is judged before it is resolved, and each address before it is dialed: who checks the
 //! name only is led to the loopback by whoever owns the name.
@@ -37,6 +41,8 @@ pub struct Rules {
     deny: Vec<Pattern>,
     /// Whether what is not public may be reached without being named (metadata may not).
     local: bool,
+    /// Where this very process listens: a way that leads back to itself.
+    own: Vec<SocketAddr>,
 }
 
 impl Rules {
@@ -51,13 +57,19 @@ impl Rules {
             }
             patterns.iter().map(|text| Pattern::parse(text)).collect()
         };
-        Ok(Rules { allow: list(allow)?, deny: list(deny)?, local: false })
+        Ok(Rules { allow: list(allow)?, deny: list(deny)?, ..Rules::default() })
     }
 
     /// The rules of the standalone program, which reaches what its own user reaches anyway:
     /// everything but the metadata addresses.
     pub fn open_local() -> Rules {
         Rules { local: true, ..Rules::default() }
+    }
+
+    /// The same rules for a process that listens at these addresses itself.
+    #[must_use]
+    pub fn with_own(self, own: Vec<SocketAddr>) -> Rules {
+        Rules { own, ..self }
     }
 
     /// Judges a target before its name is resolved. "Allowed" is not the last word: every address
@@ -88,13 +100,17 @@ impl Rules {
             return Verdict::no(Why::Rule(rule.text.clone()));
         }
         let class = Class::of(address.ip());
+        let own = self.own.iter().find(|own| seen.is_at(own, class, port));
         let allowed = self.allow.iter().find(|rule| match class {
+            _ if own.is_some() => rule.is_host_and_port(&seen, port),
             Class::Metadata => rule.is_address(&seen, port),
+            Class::Loopback | Class::LinkLocal | Class::Unspecified => rule.means(&seen, class, port),
             Class::Public => rule.matches(&seen, port),
             _ => rule.host != HostPattern::Any && rule.matches(&seen, port),
         });
         match allowed {
             Some(rule) => Verdict::yes(Why::Rule(rule.text.clone())),
+            None if own.is_some() => Verdict::no(Why::Own(SocketAddr::new(address.ip(), port))),
             None if class == Class::Metadata => Verdict::no(Why::Class(address.ip(), class)),
             None if self.local => Verdict::yes(Why::Default),
             None if class != Class::Public => Verdict::no(Why::Class(address.ip(), class)),
@@ -120,6 +136,8 @@ pub enum Why {
     Rule(Arc<str>),
     /// The address is not public (or is a metadata address), and nothing in the allow list names it.
     Class(IpAddr, Class),
+    /// This very process listens there, and nothing in the allow list is that host and that port.
+    Own(SocketAddr),
     /// No rule speaks of it, and what no rule speaks of is allowed.
     Default,
 }
@@ -144,6 +162,9 @@ impl fmt::Display for Verdict {
             }
             Why::Class(address, class) => {
                 write!(f, "{decision}: {address} is {class}, and no allow rule names it")
+            }
+            Why::Own(address) => {
+                write!(f, "{decision}: {address} is this process, and no allow rule is that host and port")
             }
             Why::Default => write!(f, "{decision}: no rule speaks of it"),
         }
@@ -214,6 +235,15 @@ impl<'a> Seen<'a> {
         Seen { name, address, carried }
     }
 
+    /// Whether a connection to the address ends at this listener.
+    fn is_at(&self, own: &SocketAddr, class: Class, port: u16) -> bool {
+        let ip = own.ip().to_canonical();
+        let this_host = matches!(class, Class::Loopback | Class::Unspecified);
+        // Listening everywhere, or asked for at no address in particular, which this host takes for itself.
+        let anywhere = class == Class::Unspecified || (ip.is_unspecified() && this_host);
+        own.port() == port && (anywhere || self.any_address(|address| *address == ip))
+    }
+
     fn any_address(&self, matches: impl Fn(&IpAddr) -> bool) -> bool {
         matches(&self.address) || self.carried.as_ref().is_some_and(matches)
     }
@@ -271,6 +301,26 @@ impl Pattern {
             HostPattern::Net(net) => net.prefix_len() == net.max_prefix_len() && self.matches(seen, port),
             _ => false,
         }
+    }
+
+    /// Whether the pattern means the address itself and not only much that it is part of: it is the very name, or
+    /// has addresses of this class alone.
+    fn means(&self, seen: &Seen<'_>, class: Class, port: u16) -> bool {
+        let means = match &self.host {
+            HostPattern::Any | HostPattern::Suffix(_) => false,
+            HostPattern::Name(_) => true,
+            HostPattern::Net(net) => Class::of(net.network()) == class && Class::of(net.broadcast()) == class,
+        };
+        means && self.matches(seen, port)
+    }
+
+    /// Whether the pattern is this very host, by name or by address, and this very port.
+    fn is_host_and_port(&self, seen: &Seen<'_>, port: u16) -> bool {
+        let is_host = match &self.host {
+            HostPattern::Name(_) => self.matches(seen, port),
+            _ => self.is_address(seen, port),
+        };
+        is_host && self.ports == (port..=port)
     }
 }
 

@@ -156,6 +156,87 @@ fn metadata_is_reached_only_by_its_very_address() {
     check_address(&rules(&["fd00::/8"], &[]), "fd00:ec2::254", false);
 }
 
+// T5: whoever owns a name below a suffix could have it lead to the loopback, and a network that holds everything is `*`.
+#[test]
+fn loopback_and_link_local_are_reached_only_by_what_means_them() {
+    for address in ["127.0.0.1", "0.0.0.0", "::1", "::", "169.254.1.1", "fe80::1", "::ffff:127.0.0.1"] {
+        for allow in ["*", "*.internal", "*.db.internal", "0.0.0.0/0", "::/0", "128.0.0.0/1", "64:ff9b::/96"]
+        {
+            check(&rules(&[allow], &[]), "a.db.internal:80", address, "address");
+            check_address(&rules(&[allow], &[]), address, false);
+        }
+        check(&rules(&["a.db.internal"], &[]), "a.db.internal:80", address, "yes");
+        check(&rules(&["a.db.internal:80"], &[]), "a.db.internal:80", address, "yes");
+        check(&rules(&["a.db.internal:81"], &[]), "a.db.internal:80", address, "address");
+        check_address(&rules(&[address], &[]), address, true);
+    }
+    check(&rules(&["127.0.0.0/8"], &[]), "a:80", "127.1.2.3", "yes");
+    check(&rules(&["169.254.0.0/16"], &[]), "a:80", "169.254.1.1", "yes");
+    check(&rules(&["fe80::/10"], &[]), "a:80", "fe80::1", "yes");
+    check(&rules(&["126.0.0.0/7"], &[]), "a:80", "127.1.2.3", "address");
+}
+
+// T5: a proxy that is asked for itself goes round until it has nothing left.
+#[test]
+fn the_ports_of_this_process_are_reached_only_by_host_and_port() {
+    let own = |addresses: &[&str], rules: Rules| {
+        rules.with_own(addresses.iter().map(|address| address.parse().expect("an address")).collect())
+    };
+    let everything = || rules(&["127.0.0.0/8", "::1", "0.0.0.0", "loop.example", "*.example"], &[]);
+    for rules in [own(&["127.0.0.1:80"], everything()), own(&["127.0.0.1:80"], Rules::open_local())] {
+        for address in ["127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "::", "64:ff9b::7f00:1"] {
+            check(&rules, "loop.example:80", address, "address");
+            check(&rules, "x.example:80", address, "address");
+        }
+        check(&rules, "loop.example:81", "127.0.0.1", "yes");
+        check(&rules, "loop.example:80", "127.0.0.2", "yes");
+        check(&rules, "loop.example:80", "::1", "yes");
+        check(&rules, "x.example:80", "1.1.1.1", "yes");
+    }
+    // Who listens everywhere is found at every address of this host.
+    let rules_of = |allow: &[&str]| own(&["0.0.0.0:80", "192.0.2.7:90"], rules(allow, &[]));
+    for address in ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0"] {
+        check(&rules_of(&["127.0.0.0/8", "::1", "0.0.0.0"]), "a:80", address, "address");
+    }
+    check(&rules_of(&[]), "a:90", "192.0.2.7", "address");
+    check(&rules_of(&["a"]), "a:90", "192.0.2.7", "address");
+    check(&rules_of(&["*:90"]), "a:90", "192.0.2.7", "address");
+    check(&rules_of(&["192.0.2.0/24:90"]), "a:90", "192.0.2.7", "address");
+    check(&rules_of(&["a:80-90"]), "a:90", "192.0.2.7", "address");
+    check(&rules_of(&["a:90"]), "a:90", "192.0.2.7", "yes");
+    check(&rules_of(&["192.0.2.7:90"]), "a:90", "192.0.2.7", "yes");
+    let target = "192.0.2.7:90".parse().expect("a target of ours");
+    assert_eq!(
+        rules_of(&[]).name(&target).to_string(),
+        "denied: 192.0.2.7:90 is this process, and no allow rule is that host and port"
+    );
+}
+
+// T5: the longest run of letters that is in a rule is no reason for anything.
+#[test]
+fn patterns_are_anchored_at_both_ends_and_blind_to_case() {
+    let rules = rules(&["Db.Internal:5432", "*.LAN"], &["*.Evil.example", "evil.example"]);
+    for (target, want) in [
+        ("db.internal:5432", "yes"),
+        ("DB.INTERNAL.:5432", "yes"),
+        ("xdb.internal:5432", "address"),
+        ("db.internal.evil.net:5432", "address"),
+        ("db-internal:5432", "address"),
+        ("dbxinternal:5432", "address"),
+        ("db.internal:54321", "address"),
+        ("a.lan:1", "yes"),
+        ("A.B.Lan.:1", "yes"),
+        ("alan:1", "address"),
+        ("lan:1", "address"),
+        ("a.lan.evil.net:1", "address"),
+        ("eVil.example:1", "name"),
+        ("x.EVIL.example:1", "name"),
+        ("notevil.example:1", "address"),
+    ] {
+        check(&rules, target, "10.0.0.1", want);
+    }
+}
+
 #[test]
 fn an_allow_list_adds_to_what_is_public() {
     let rules = rules(&["db.internal", "*.internal:443", "10.0.0.0/24:8000-8999"], &[]);
