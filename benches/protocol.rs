@@ -99,7 +99,7 @@ impl Pair {
 
 fn one_way(from: &mut Session, to: &mut Session, now: Instant) {
     let mut wire = LinkBuffer::new();
-    while from.poll_transmit(64 << 10, &mut wire) > 0 {}
+    while from.poll_transmit(64 << 10, &mut wire, now) > 0 {}
     while let Some(bytes) = wire.read_chunk(usize::MAX) {
         to.handle_input(bytes, now).expect("both sides keep the protocol");
     }

@@ -166,11 +166,23 @@ pub const STREAMS_MAX: usize = 4096;
 /// Ports that one session may own or ask for at once.
 pub const PORTS_MAX: usize = 1024;
 
-/// The window that each direction of a stream starts with.
+/// The window that each direction of a stream starts with while the budgets are far from used up.
 pub const WINDOW_INITIAL_BYTES: u32 = 256 * 1024;
 
-/// The largest window that a peer may grant.
+/// The window that it starts with when they are used up.
+pub const WINDOW_MIN_BYTES: u32 = 16 * 1024;
+
+/// The largest window that a peer may grant, and the largest that a window grows to.
 pub const WINDOW_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// A window that was not used once within this time shrinks to what was used of it.
+pub const WINDOW_IDLE_MS: u64 = 10_000;
+
+/// All windows that one session grants, above which none grows.
+pub const SESSION_WINDOW_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// All windows that the sessions of one process grant, above which none grows.
+pub const PROCESS_WINDOW_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// Most bytes that wait in one stream for their turn on the tunnel.
 pub const SEND_QUEUE_BYTES_MAX: usize = 64 * 1024;
@@ -207,6 +219,9 @@ pub const PING_IDLE_MS: u64 = 15_000;
 /// The time that a PING has to be answered in.
 pub const PING_ANSWER_MS: u64 = 10_000;
 
+/// The round trip is measured again when it matters and the last time is longer ago than this.
+pub const RTT_FRESH_MS: u64 = 1_000;
+
 /// So many unanswered PINGs in a row lose the tunnel.
 pub const PING_MISSES_MAX: u32 = 2;
 
@@ -227,9 +242,9 @@ pub const PRE_AUTH_MAX: usize = 1_000;
 pub const PRE_AUTH_BYTES_MAX: u64 = 32 * 1024;
 /// How long the last words of a tunnel may take to leave before its connection is cut.
 pub const TUNNEL_GOODBYE_MS: u64 = 2_000;
-/// Bytes that have reached the kernel and were not reported to the session yet. Small against half a window, which
-/// is what credit is given back in.
-pub const RELAY_CREDIT_BYTES: u64 = 32 * 1024;
+/// Bytes that have reached the kernel and were not reported to the session yet. At most half the smallest window: with
+/// more unsaid, a peer could wait for credit that nobody thinks of giving.
+pub const RELAY_CREDIT_BYTES: u64 = (WINDOW_MIN_BYTES / 2) as u64;
 /// Bytes that one relay brings to its connection before the others of its poll get their turn.
 pub const RELAY_TURN_BYTES_MAX: u64 = 1024 * 1024;
 /// Clients of one group.

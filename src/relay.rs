@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | input, or an end behind it | window, or room in the stream's queue | `Writable` |
 //! | the stream's bytes | room in the output | progress of the output |
-//! | the peer's window | the kernel, here | progress of the output; less than [`RELAY_CREDIT_BYTES`] may stay unsaid, which is far from what the peer needs |
+//! | the peer's window | the kernel, here | progress of the output; less than [`RELAY_CREDIT_BYTES`] may stay unsaid, which leaves the peer half its window at least |
 //! | our end of stream | the output, and the input when that has ended | both of the above |
 
 use linkbuffer::LinkBuffer;

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use crate::limits::{
     GATEWAY_CONNECT_TIMEOUT_MS, PORT_RETRY_MAX_MS, PORT_RETRY_MS, TARGET_LOOKUP_THREADS_MAX,
 };
+use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Secret;
 use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Session};
@@ -67,6 +68,7 @@ pub fn start(remote: Remote, config: Config) -> io::Result<()> {
         gateways: Resolver::system_uncached(remote.clone(), 1),
         instance: rt::random()?,
         generation: AtomicU64::new(0),
+        windows: Arc::default(),
         attempts: AtomicU64::new(0),
         reconnect: Mutex::new(Reconnect::new()),
         said: AtomicU8::new(SAID_NOTHING),
@@ -88,6 +90,8 @@ struct ClientSide {
     /// Tells this process from the one that ran before it.
     instance: u64,
     generation: AtomicU64,
+    /// What all gateways together may be allowed to send.
+    windows: Arc<WindowBudget>,
     attempts: AtomicU64,
     reconnect: Mutex<Reconnect>,
     /// How much was said of a gateway that cannot be had, while nothing has changed: one of the `SAID`s.
@@ -196,7 +200,7 @@ impl Side for ClientSide {
             generation,
             nonce: rt::nonce()?,
         };
-        let session = Session::client(config, rt::now());
+        let session = Session::client(config, rt::now()).with_budget(self.windows.clone());
         let ws = WebSocket::client(&self.config.gateway.to_string(), TUNNEL_PATH, rt::nonce()?);
         Ok((ws, Tunnel::new(session, format!("g{generation}"))))
     }

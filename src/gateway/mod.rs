@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::access::AccessLog;
 use crate::limits::{CLIENTS_PER_GROUP_MAX, PRE_AUTH_MAX};
+use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, GatewayConfig, OpenError, Session};
@@ -64,6 +65,8 @@ pub struct Shared {
     pub access: AccessLog,
     forwards: Forwards,
     sessions: AtomicU64,
+    /// What all clients together may be allowed to send.
+    windows: Arc<WindowBudget>,
     /// Connections at the tunnel's port that have not proved themselves. Invariant: pre_auth <= PRE_AUTH_MAX.
     pre_auth: AtomicUsize,
     /// Starts every conn_id of this process, so that a restart does not repeat them.
@@ -88,6 +91,7 @@ impl Gateway {
             group: config.group,
             access: config.access,
             sessions: AtomicU64::new(1),
+            windows: Arc::default(),
             pre_auth: AtomicUsize::new(0),
             seed: rt::random()?,
             streams: AtomicU64::new(0),
@@ -231,7 +235,7 @@ impl Side for GatewaySide {
         }
         let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
         let config = GatewayConfig { credentials: self.0.clients.clone(), session_id: number, nonce };
-        let session = Session::gateway(config, rt::now());
+        let session = Session::gateway(config, rt::now()).with_budget(self.0.windows.clone());
         Ok((WebSocket::server(), Tunnel::new(session, format!("t{number}"))))
     }
 

@@ -27,7 +27,7 @@ fn member(instance: u64, streams_max: u32) -> Member {
         tunnel.exchange(|session| {
             let mut answer = LinkBuffer::new();
             session.handle_input(frame.clone(), rt::now()).expect("what a client says");
-            let bytes = session.poll_transmit(usize::MAX, &mut answer);
+            let bytes = session.poll_transmit(usize::MAX, &mut answer, rt::now());
             answer.read_bytes(bytes).expect("all of it")
         })
     };

@@ -4,6 +4,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod auth;
+pub mod budget;
 pub mod credentials;
 pub mod flow;
 pub mod frame;

@@ -138,7 +138,8 @@ impl DatagramQueue {
 }
 
 impl Stream {
-    pub(super) fn new(network: Network, opening: Opening) -> Self {
+    /// A stream that grants the peer a window of that many bytes.
+    pub(super) fn new(network: Network, opening: Opening, window: u32) -> Self {
         Self {
             network,
             opening,
@@ -148,7 +149,7 @@ impl Stream {
             send_window: SendWindow::default(),
             wants_room: false,
             received: LinkBuffer::new(),
-            receive_window: ReceiveWindow::default(),
+            receive_window: ReceiveWindow::new(window),
             datagrams: (network == Network::Udp).then(Box::default),
             deficit: 0,
             in_turn: false,

@@ -230,7 +230,8 @@ impl CarrierContext {
     /// Puts the session's next message behind the output; says how many bytes of the session's, 0 when there is none.
     fn transmit_message(&mut self, conn: &mut Connection) -> Result<usize, ws::Error> {
         let mut message = LinkBuffer::new();
-        let bytes = self.tunnel.inner.lock().session.poll_transmit(TUNNEL_MESSAGE_BYTES, &mut message);
+        let now = rt::now();
+        let bytes = self.tunnel.inner.lock().session.poll_transmit(TUNNEL_MESSAGE_BYTES, &mut message, now);
         if bytes > 0 {
             self.ws.send(message)?;
             self.ws.poll_output(conn.output());

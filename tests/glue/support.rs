@@ -231,7 +231,7 @@ impl Puppet {
     /// Makes a message of what the session has to say.
     fn say(&mut self) {
         let mut message = LinkBuffer::new();
-        if self.ws.is_open() && self.session.poll_transmit(64 << 10, &mut message) > 0 {
+        if self.ws.is_open() && self.session.poll_transmit(64 << 10, &mut message, Instant::now()) > 0 {
             self.ws.send(message).unwrap();
         }
     }

@@ -306,7 +306,9 @@ fn settle(cx: &mut User, conn: &mut Connection) {
     let unsent = conn.unsent() + cx.proxy.to_user().len();
     if let Stage::Exchanging(upstream) = &mut cx.stage {
         // The response's framing is part of what is unsent, so credit is late by that, never early.
-        let delivered = upstream.read.saturating_sub((unsent + upstream.input.len()) as u64);
+        // What waits to be whole (a head, a chunk's size) has limits of its own: held against the window, it could wait for ever.
+        let held = if upstream.dry && unsent == 0 { 0 } else { upstream.input.len() };
+        let delivered = upstream.read.saturating_sub((unsent + held) as u64);
         if delivered >= upstream.credited + RELAY_CREDIT_BYTES {
             upstream.credited = delivered;
             upstream.stream.exchange(|session, id| session.delivered(id, delivered));

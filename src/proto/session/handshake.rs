@@ -180,6 +180,8 @@ impl Session {
     fn up(&mut self, now: Instant) {
         self.phase = Phase::Up;
         self.liveness.received(now);
+        // While nothing else is under way: how windows grow depends on it.
+        self.liveness.measure(now);
         self.events.push_back(Event::Up);
     }
 }

@@ -9,10 +9,12 @@
 //!
 //! A deadline that is looked at much too late (the process was suspended) asks again instead of counting a miss, because the
 //! answer may lie in the socket.
+//!
+//! A PING measures besides how long its answer takes. One is sent for that alone when the session comes up, and when a window grows.
 
 use super::Error;
 use super::event::Flood;
-use crate::limits::{PING_ANSWER_MS, PING_IDLE_MS, PING_MISSES_MAX, PINGS_PER_S_MAX};
+use crate::limits::{PING_ANSWER_MS, PING_IDLE_MS, PING_MISSES_MAX, PINGS_PER_S_MAX, RTT_FRESH_MS};
 use std::time::{Duration, Instant};
 
 const IDLE: Duration = Duration::from_millis(PING_IDLE_MS);
@@ -24,12 +26,18 @@ pub(super) struct Liveness {
     since: Instant,
     /// Questions without an answer. Invariant: unanswered ≤ PING_MISSES_MAX.
     unanswered: u32,
-    /// The number of the last PING, and when it was asked for.
+    /// The last PING that was sent: its number, and when.
     asked: Option<(u64, Instant)>,
     numbers: u64,
-    /// A PING that waits to be sent.
-    pub(super) ping: Option<u64>,
+    /// A PING is to be sent, unless a frame arrives before that.
+    asks: bool,
+    /// A PING is to be sent, for the sake of the time that its answer takes.
+    measures: bool,
+    /// When the last PING was sent.
+    measured: Option<Instant>,
     pub(super) rtt: Option<Duration>,
+    /// The shortest of all times: later ones may have been spent in queues.
+    pub(super) rtt_min: Option<Duration>,
     /// PINGs and PONGs of the second that began then.
     second: Instant,
     in_second: u32,
@@ -42,8 +50,11 @@ impl Liveness {
             unanswered: 0,
             asked: None,
             numbers: 0,
-            ping: None,
+            asks: false,
+            measures: false,
+            measured: None,
             rtt: None,
+            rtt_min: None,
             second: now,
             in_second: 0,
         }
@@ -53,7 +64,7 @@ impl Liveness {
     pub(super) fn received(&mut self, now: Instant) {
         self.since = now;
         self.unanswered = 0;
-        self.ping = None;
+        self.asks = false;
     }
 
     pub(super) fn timeout(&self) -> Instant {
@@ -73,16 +84,43 @@ impl Liveness {
             }
             self.unanswered += 1;
         }
-        self.numbers += 1;
-        self.asked = Some((self.numbers, now));
-        self.ping = Some(self.numbers);
+        self.asks = true;
         self.since = now;
         Ok(())
     }
 
+    /// Wants a fresh round trip time, unless there is one.
+    pub(super) fn measure(&mut self, now: Instant) {
+        let fresh = |at| now.saturating_duration_since(at) < Duration::from_millis(RTT_FRESH_MS);
+        self.measures |= !self.measured.is_some_and(fresh);
+    }
+
+    pub(super) fn wants_ping(&self) -> bool {
+        self.asks || self.measures
+    }
+
+    /// The number of the PING to send now, if one is to be sent.
+    pub(super) fn take_ping(&mut self, now: Instant) -> Option<u64> {
+        if !self.wants_ping() {
+            return None;
+        }
+        self.quiet();
+        self.numbers += 1;
+        self.asked = Some((self.numbers, now));
+        self.measured = Some(now);
+        Some(self.numbers)
+    }
+
+    /// Sends no PING that was not sent yet.
+    pub(super) fn quiet(&mut self) {
+        (self.asks, self.measures) = (false, false);
+    }
+
     pub(super) fn pong(&mut self, number: u64, now: Instant) {
         if let Some((_, at)) = self.asked.take_if(|(asked, _)| *asked == number) {
-            self.rtt = Some(now.saturating_duration_since(at));
+            let rtt = now.saturating_duration_since(at);
+            self.rtt = Some(rtt);
+            self.rtt_min = Some(self.rtt_min.map_or(rtt, |min| min.min(rtt)));
         }
     }
 

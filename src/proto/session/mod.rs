@@ -29,6 +29,7 @@ pub use event::{Error, Event, Flood, Lost, OpenError, Refused, StreamError, Stre
 pub use handshake::{ClientConfig, FEATURES, GatewayConfig, Peer, VERSION_NEWEST, VERSION_OLDEST};
 pub use streams::Read;
 
+use super::budget::{WindowBudget, Windows};
 use super::frame::{AuthErr, AuthErrCode, Decoder, Frame, GoAway, GoAwayCode, Head, Kind};
 use super::stream::{Sending, Stream};
 use crate::limits::{EVENT_QUEUE_LEN_MAX, HANDSHAKE_MS, STREAMS_MAX};
@@ -37,6 +38,7 @@ use handshake::Phase;
 use liveness::Liveness;
 use ports::Ports;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Which end of the tunnel this is.
@@ -95,6 +97,8 @@ pub struct Session {
     ports: Ports,
     draining: bool,
     peer_draining: bool,
+    /// Of the budgets. Invariant: as much is used as the windows of the streams in the table hold.
+    windows: Windows,
 
     /// Whole frames that go out before any DATA. Invariant: control.len() ≤ CONTROL_QUEUE_LEN_MAX.
     control: VecDeque<Bytes>,
@@ -122,11 +126,20 @@ impl Session {
             ports: Ports::new(),
             draining: false,
             peer_draining: false,
+            windows: Windows::default(),
             control: VecDeque::new(),
             pong: None,
             events: VecDeque::new(),
             stats: Stats::default(),
         }
+    }
+
+    /// Lets the windows of this session count against a budget that it shares with others, instead of one of its own. To be called
+    /// before there are streams.
+    pub fn with_budget(mut self, budget: Arc<WindowBudget>) -> Self {
+        debug_assert!(self.windows.used() == 0, "no stream has a window yet");
+        self.windows = Windows::new(budget);
+        self
     }
 
     // ---- what happened
@@ -289,9 +302,14 @@ impl Session {
         self.draining || self.peer_draining
     }
 
-    /// The last time that a PING took to come back.
+    /// The time that the last PING took to come back.
     pub fn rtt(&self) -> Option<Duration> {
         self.liveness.rtt
+    }
+
+    /// Bytes that the peer is allowed to send by all windows together, as they count against the budget.
+    pub fn window_bytes(&self) -> u64 {
+        self.windows.used()
     }
 
     /// What was counted so far.
@@ -345,7 +363,7 @@ impl Session {
                 self.on_port_close(network, port);
                 Ok(())
             }
-            frame if head.kind.is_stream() => self.on_stream_frame(StreamId(head.stream), frame),
+            frame if head.kind.is_stream() => self.on_stream_frame(StreamId(head.stream), frame, now),
             _ => Err(Error::Unexpected(head.kind)),
         }
     }
@@ -388,7 +406,7 @@ impl Session {
         self.decoder.clear();
         self.control.clear();
         self.pong = None;
-        self.liveness.ping = None;
+        self.liveness.quiet();
         self.ports.clear();
         let mut ids: Vec<u32> = self.table.keys().copied().collect();
         ids.sort_unstable();
@@ -410,6 +428,7 @@ impl Session {
         if stream.credit_queued {
             self.credits.retain(|&credit| credit != id.0);
         }
+        self.windows.give(stream.receive_window.held());
         self.stats.streams_closed += 1;
         self.events.push_back(Event::Closed(id));
         Some(stream)

@@ -2,14 +2,14 @@
 
 use super::event::overrun;
 use super::{Error, Event, OpenError, Refused, Role, Session, StreamError, StreamId};
-use crate::limits::{
-    CONTROL_QUEUE_OPEN_LEN_MAX, DGRAM_BODY_BYTES_MAX, HOST_BYTES_MAX, STREAMS_MAX, WINDOW_INITIAL_BYTES,
-};
+use crate::limits::{CONTROL_QUEUE_OPEN_LEN_MAX, DGRAM_BODY_BYTES_MAX, HOST_BYTES_MAX, STREAMS_MAX};
+use crate::proto::flow::SendWindow;
 use crate::proto::frame::{Frame, Kind, Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use crate::proto::stream::{Opening, Receiving, Sending, Stream};
 use crate::proto::wire::is_text;
 use bytes::Bytes;
 use linkbuffer::LinkBuffer;
+use std::time::Instant;
 
 /// What one read brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,8 +35,9 @@ impl Session {
         }
         self.next_id += 2;
         self.stats.streams_opened += 1;
-        self.table.insert(id, Stream::new(request.network, Opening::Sent));
-        self.control(&Frame::Open { request, window: WINDOW_INITIAL_BYTES }, id);
+        let window = self.first_window(request.network);
+        self.table.insert(id, Stream::new(request.network, Opening::Sent, window));
+        self.control(&Frame::Open { request, window }, id);
         Ok(StreamId(id))
     }
 
@@ -220,15 +221,18 @@ impl Session {
             let code = if full { RefuseCode::Limit } else { RefuseCode::Draining };
             return self.answer(&Frame::OpenErr { code, resolve_us: 0, connect_us: 0 }, id.0);
         }
-        let mut stream = Stream::new(request.network, Opening::Received);
-        stream.send_window.grant(window).map_err(overrun(id))?;
+        let mut send_window = SendWindow::default();
+        send_window.grant(window).map_err(overrun(id))?;
+        let ours = self.first_window(request.network);
+        let mut stream = Stream::new(request.network, Opening::Received, ours);
+        stream.send_window = send_window;
         self.stats.streams_opened += 1;
         self.table.insert(id.0, stream);
         self.events.push_back(Event::Opened(id, request));
         Ok(())
     }
 
-    pub(super) fn on_stream_frame(&mut self, id: StreamId, frame: Frame) -> Result<(), Error> {
+    pub(super) fn on_stream_frame(&mut self, id: StreamId, frame: Frame, now: Instant) -> Result<(), Error> {
         let kind = frame.kind();
         let Some(stream) = self.table.get_mut(&id.0) else {
             return if id.0 % 2 == 1 && u64::from(id.0) < self.next_id {
@@ -275,7 +279,7 @@ impl Session {
                 if body.is_empty() {
                     return Err(Error::Empty(kind));
                 }
-                stream.receive_window.receive(body.len()).map_err(|_| Error::WindowExceeded(id))?;
+                stream.receive_window.receive(body.len(), now).map_err(|_| Error::WindowExceeded(id))?;
                 // Of a stream that nobody here has any more, they are booked and dropped.
                 if !stream.is_resetting() {
                     stream.push_received(body);
@@ -331,6 +335,14 @@ impl Session {
     }
 
     // ---- inside
+
+    /// The window that a new stream grants. Datagrams are not counted, so a stream of them needs none.
+    fn first_window(&mut self, network: Network) -> u32 {
+        match network {
+            Network::Tcp => self.windows.first(),
+            Network::Udp => 0,
+        }
+    }
 
     /// Queues `Readable`, unless one is queued or nobody is left to read.
     fn readable(&mut self, id: StreamId) {

@@ -9,15 +9,16 @@ use crate::limits::TURN_BYTES;
 use crate::proto::frame::{Frame, HEAD_SIZE, Head, Kind};
 use crate::proto::stream::{Next, Sending};
 use linkbuffer::LinkBuffer;
+use std::time::Instant;
 
 impl Session {
     /// Appends whole frames to `out` and says how many bytes: at most `max`, but one frame when there is one.
-    pub fn poll_transmit(&mut self, max: usize, out: &mut LinkBuffer) -> usize {
+    pub fn poll_transmit(&mut self, max: usize, out: &mut LinkBuffer, now: Instant) -> usize {
         let mut budget = Budget { max, sent: 0, frames: 0 };
-        if self.transmit_control(&mut budget, out) && self.transmit_credit(&mut budget, out) {
+        if self.transmit_control(&mut budget, out, now) && self.transmit_credit(&mut budget, out, now) {
             self.transmit_streams(&mut budget, out);
             // The resets that waited behind their streams' bytes.
-            self.transmit_control(&mut budget, out);
+            self.transmit_control(&mut budget, out, now);
         }
         self.stats.bytes_out += budget.sent as u64;
         self.stats.frames_out += budget.frames;
@@ -28,32 +29,35 @@ impl Session {
     pub fn wants_transmit(&self) -> bool {
         !self.control.is_empty()
             || self.pong.is_some()
-            || self.liveness.ping.is_some()
+            || self.liveness.wants_ping()
             || !self.credits.is_empty()
             || !self.turns.is_empty()
     }
 
     /// False when the budget is used up.
-    fn transmit_control(&mut self, budget: &mut Budget, out: &mut LinkBuffer) -> bool {
-        let pong = self.pong.take().map(|number| Frame::Pong(number).encode(0));
-        let ping = self.liveness.ping.take().map(|number| Frame::Ping(number).encode(0));
-        for frame in pong.into_iter().chain(ping) {
-            // Two frames of 20 bytes are not worth a place in a queue when `max` is that small.
-            budget.spend(frame.len());
-            out.write(&frame);
-        }
+    fn transmit_control(&mut self, budget: &mut Budget, out: &mut LinkBuffer, now: Instant) -> bool {
+        let mut done = true;
         while let Some(frame) = self.control.front() {
             if !budget.allows(frame.len()) {
-                return false;
+                done = false;
+                break;
             }
             budget.spend(frame.len());
             out.write(frame);
             self.control.pop_front();
         }
-        true
+        // Behind the others, because the first of them may be the one that ends the handshake; but two frames of 20 bytes are
+        // not worth a place in a queue when `max` is that small.
+        let pong = self.pong.take().map(|number| Frame::Pong(number).encode(0));
+        let ping = self.liveness.take_ping(now).map(|number| Frame::Ping(number).encode(0));
+        for frame in pong.into_iter().chain(ping) {
+            budget.spend(frame.len());
+            out.write(&frame);
+        }
+        done
     }
 
-    fn transmit_credit(&mut self, budget: &mut Budget, out: &mut LinkBuffer) -> bool {
+    fn transmit_credit(&mut self, budget: &mut Budget, out: &mut LinkBuffer, now: Instant) -> bool {
         const LEN: usize = HEAD_SIZE + 4;
         while let Some(&id) = self.credits.front() {
             if !budget.allows(LEN) {
@@ -66,7 +70,14 @@ impl Session {
             if !stream.has_credit() {
                 continue;
             }
-            if let Some(credit) = stream.receive_window.credit() {
+            let window = &mut stream.receive_window;
+            let size = window.size();
+            let credit = window.credit(now, self.liveness.rtt_min, &mut self.windows);
+            if window.size() != size {
+                // The next size depends on it.
+                self.liveness.measure(now);
+            }
+            if let Some(credit) = credit {
                 out.write(&Frame::Window(credit).encode(id));
                 budget.spend(LEN);
             }

@@ -27,8 +27,8 @@ fn check(pair: &mut Pair, side: usize, input: impl Into<Bytes>, want: &Error) {
     assert_eq!((lost, events.last()), (1, Some(&Event::Lost(Lost::Failed(want.clone())))));
     // One farewell, which names the fault, and the peer that gets it is lost as well.
     let mut out = LinkBuffer::new();
-    let n = end.poll_transmit(usize::MAX, &mut out);
-    assert_eq!(end.poll_transmit(usize::MAX, &mut LinkBuffer::new()), 0);
+    let n = end.poll_transmit(usize::MAX, &mut out, now);
+    assert_eq!(end.poll_transmit(usize::MAX, &mut LinkBuffer::new(), now), 0);
     let bytes = out.read_bytes(n).unwrap();
     let head = Head::decode(bytes.first_chunk().unwrap()).unwrap();
     let Ok(Frame::GoAway(goaway)) = Frame::read(head, bytes.slice(12..)) else { panic!("no GOAWAY") };
@@ -146,7 +146,7 @@ fn pings() {
         let now = pair.now;
         pair.ends[CLIENT].handle_input(encode(&pings(PINGS_PER_S_MAX)).into(), now).unwrap();
         let mut out = LinkBuffer::new();
-        let n = pair.ends[CLIENT].poll_transmit(usize::MAX, &mut out);
+        let n = pair.ends[CLIENT].poll_transmit(usize::MAX, &mut out, now);
         let pong = Frame::Pong(u64::from(PINGS_PER_S_MAX) - 1).encode(0);
         assert_eq!(out.read_bytes(n).unwrap(), pong, "one PONG, for the latest");
     }
@@ -186,7 +186,7 @@ fn ports_beyond_the_limit() {
     pair.ends[GATEWAY].handle_input(encode(&many).into(), now).unwrap();
     pair.ends[GATEWAY].handle_input(Frame::PortOpen(request(9999)).encode(0), now).unwrap();
     let mut out = LinkBuffer::new();
-    let n = pair.ends[GATEWAY].poll_transmit(usize::MAX, &mut out);
+    let n = pair.ends[GATEWAY].poll_transmit(usize::MAX, &mut out, now);
     let refused =
         Frame::PortErr { network: Network::Tcp, port: 9999, error: crate::proto::frame::PortError::Limit };
     assert_eq!(out.read_bytes(n).unwrap(), refused.encode(0));

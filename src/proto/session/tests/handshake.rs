@@ -72,7 +72,7 @@ fn a_gateway_must_prove_itself() {
     pair.ends[CLIENT].handle_input(Frame::Welcome(welcome).encode(0), now).unwrap();
     // It even sends the client's own proof back.
     let mut out = LinkBuffer::new();
-    let n = pair.ends[CLIENT].poll_transmit(usize::MAX, &mut out);
+    let n = pair.ends[CLIENT].poll_transmit(usize::MAX, &mut out, now);
     let sent = out.read_bytes(n).unwrap();
     let proof: [u8; 32] = sent[sent.len() - 32..].try_into().unwrap();
     let got = pair.ends[CLIENT].handle_input(Frame::AuthOk(proof).encode(0), now);
@@ -90,14 +90,14 @@ fn a_recorded_handshake_does_not_open_a_second_session() {
     let mut pair = Pair::silent(client_config(), gateway_config());
     let mut recorded = LinkBuffer::new();
     let now = pair.now;
-    pair.ends[CLIENT].poll_transmit(usize::MAX, &mut recorded);
+    pair.ends[CLIENT].poll_transmit(usize::MAX, &mut recorded, now);
     let n = recorded.len();
     let hello = recorded.read_bytes(n).unwrap();
     pair.ends[GATEWAY].handle_input(hello.clone(), now).unwrap();
     let mut answer = LinkBuffer::new();
-    let n = pair.ends[GATEWAY].poll_transmit(usize::MAX, &mut answer);
+    let n = pair.ends[GATEWAY].poll_transmit(usize::MAX, &mut answer, now);
     pair.ends[CLIENT].handle_input(answer.read_bytes(n).unwrap(), now).unwrap();
-    let n = pair.ends[CLIENT].poll_transmit(usize::MAX, &mut recorded);
+    let n = pair.ends[CLIENT].poll_transmit(usize::MAX, &mut recorded, now);
     let auth = recorded.read_bytes(n).unwrap();
 
     let mut second = Session::gateway(GatewayConfig { nonce: [3; 32], ..gateway_config() }, now);
@@ -128,7 +128,7 @@ fn versions_that_do_not_meet_are_refused_for_good() {
         let mut gateway = Session::gateway(gateway_config(), now);
         assert_eq!(gateway.handle_input(hello(min, max), now), Err(Error::Version { min, max }));
         let mut out = LinkBuffer::new();
-        let n = gateway.poll_transmit(usize::MAX, &mut out);
+        let n = gateway.poll_transmit(usize::MAX, &mut out, now);
         let mut client = Session::client(client_config(), now);
         let error = client.handle_input(out.read_bytes(n).unwrap(), now).unwrap_err();
         assert!(matches!(error, Error::Refused { retry: false, code: AuthErrCode::Version, .. }));

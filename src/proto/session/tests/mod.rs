@@ -7,6 +7,7 @@ mod pair;
 mod random;
 mod splits;
 mod streams;
+mod windows;
 
 use super::*;
 use crate::proto::credentials::{Credentials, Secret};

@@ -103,7 +103,7 @@ impl Pair {
         for side in [CLIENT, GATEWAY] {
             while !self.stalled[side] {
                 let mut out = LinkBuffer::new();
-                let sent = self.ends[side].poll_transmit(self.transmit_max, &mut out);
+                let sent = self.ends[side].poll_transmit(self.transmit_max, &mut out, self.now);
                 assert_eq!(sent, out.len());
                 if sent == 0 {
                     break;

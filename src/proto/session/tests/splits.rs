@@ -113,7 +113,7 @@ fn a_body_that_came_whole_is_not_copied() {
     assert_eq!(out.chunk().as_ptr(), input[12..].as_ptr());
     // And on the way out neither.
     pair.ends[CLIENT].write(id, &mut out).unwrap();
-    pair.ends[CLIENT].poll_transmit(usize::MAX, &mut out);
+    pair.ends[CLIENT].poll_transmit(usize::MAX, &mut out, now);
     out.skip(12).unwrap();
     assert_eq!(out.chunk().as_ptr(), input[12..].as_ptr());
 }

@@ -350,7 +350,7 @@ fn turns_are_shared_and_a_small_stream_waits_for_one_frame_of_a_large_one() {
     gateway.write(small, &mut buffer(&[2; 64])).unwrap();
     gateway.finish(small);
     let mut out = LinkBuffer::new();
-    while gateway.poll_transmit(1, &mut out) > 0 {}
+    while gateway.poll_transmit(1, &mut out, pair.now) > 0 {}
     let mut decoder = Decoder::default();
     let n = out.len();
     decoder.push(out.read_bytes(n).unwrap());
