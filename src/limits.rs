@@ -56,6 +56,8 @@ pub const WEBSOCKET_PACKED_BYTES_MAX: usize = 4 << 10;
 pub const WEBSOCKET_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Fields in the head of the upgrade.
 pub const WEBSOCKET_HEADERS_MAX: usize = 64;
+/// Control frames, and data frames with nothing in them, that a peer may send in one second.
+pub const WEBSOCKET_IDLE_FRAMES_PER_S_MAX: u32 = 100;
 // ---- logs ----
 
 /// The longest value of one key in a log line, in bytes before escaping; the rest is cut.
@@ -210,6 +212,12 @@ pub const EVENT_QUEUE_LEN_MAX: usize = 8 * STREAMS_MAX;
 /// PINGs and PONGs that a peer may send in one second.
 pub const PINGS_PER_S_MAX: u32 = 100;
 
+/// WINDOWs below `CREDIT_BYTES_MIN` that a peer may send in one second.
+pub const SMALL_CREDITS_PER_S_MAX: u32 = 100;
+
+/// Less credit than this at a time is counted: a peer that gives a byte at a time makes us send a byte at a time.
+pub const CREDIT_BYTES_MIN: u32 = WINDOW_MIN_BYTES / 4;
+
 /// The whole handshake must be done within this time.
 pub const HANDSHAKE_MS: u64 = 10_000;
 
@@ -240,6 +248,10 @@ pub const RELAY_OUTPUT_BYTES: usize = 64 * 1024;
 pub const PRE_AUTH_MAX: usize = 1_000;
 /// What such a connection may send before it has: many times what the upgrade and the handshake are.
 pub const PRE_AUTH_BYTES_MAX: u64 = 32 * 1024;
+/// How long further refusals of one address are not said aloud.
+pub const REFUSED_QUIET_MS: u64 = 60_000;
+/// Addresses of which it is known that they were refused; all others count as one.
+pub const REFUSED_ADDRESSES_MAX: usize = 4_096;
 /// How long the last words of a tunnel may take to leave before its connection is cut.
 pub const TUNNEL_GOODBYE_MS: u64 = 2_000;
 /// Bytes that have reached the kernel and were not reported to the session yet. At most half the smallest window: with

@@ -21,7 +21,7 @@
 //! through its buffers: a server sends them as the nodes that they came in, a client masks them on
 //! their one way into the output, and what arrives unmasked, not short and in one piece is not copied.
 
-use std::{collections::VecDeque, fmt};
+use std::{collections::VecDeque, fmt, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use linkbuffer::LinkBuffer;
@@ -33,8 +33,9 @@ use tungstenite::protocol::{
 use self::frame::{Header, Masks};
 use crate::limits::{
     WEBSOCKET_CONTROL_BYTES_MAX, WEBSOCKET_HEAD_BYTES_MAX, WEBSOCKET_HEADER_BYTES_MAX,
-    WEBSOCKET_MESSAGE_BYTES_MAX, WEBSOCKET_PACKED_BYTES_MAX,
+    WEBSOCKET_IDLE_FRAMES_PER_S_MAX, WEBSOCKET_MESSAGE_BYTES_MAX, WEBSOCKET_PACKED_BYTES_MAX,
 };
+use crate::proto::rate::Rate;
 
 mod error;
 mod frame;
@@ -64,6 +65,9 @@ pub struct WebSocket {
     ping: Option<Bytes>,
     masks: Masks,
     control_frames: u64,
+    /// Control frames, and data frames with nothing in them, that were not yet held against `idle_rate`.
+    idle_frames: u32,
+    idle_rate: Rate,
     peer_close: Option<(u16, String)>,
 }
 
@@ -112,6 +116,8 @@ impl WebSocket {
             ping: None,
             masks,
             control_frames: 0,
+            idle_frames: 0,
+            idle_rate: Rate::new(WEBSOCKET_IDLE_FRAMES_PER_S_MAX),
             peer_close: None,
         }
     }
@@ -129,6 +135,26 @@ impl WebSocket {
             Phase::Upgrading => self.read_head(line_ended).and_then(|()| self.read_frames()),
             _ => self.read_frames(),
         };
+        self.settle(result)
+    }
+
+    /// Holds the frames that carried nothing (pings, pongs, empty data frames) against their rate. To be called after
+    /// [`handle_input`](Self::handle_input), by who has a clock.
+    ///
+    /// # Errors
+    /// [`Error::Flood`] when there were too many: the WebSocket is over, as after an error of `handle_input`.
+    pub fn handle_time(&mut self, now: Instant) -> Result<(), Error> {
+        let idle_frames = std::mem::take(&mut self.idle_frames);
+        let result =
+            match idle_frames == 0 || self.phase == Phase::Closed || self.idle_rate.take(idle_frames, now) {
+                true => Ok(()),
+                false => Err(Error::Flood),
+            };
+        self.settle(result)
+    }
+
+    /// The one place where an error ends the WebSocket.
+    fn settle(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         if let Err(error) = &result {
             if let Some(code) = error.close_code()
                 && self.phase == Phase::Open
@@ -219,7 +245,7 @@ impl WebSocket {
         self.peer_close.as_ref().map(|(code, reason)| (*code, reason.as_str()))
     }
 
-    /// How many control frames arrived, for who has a clock and a limit for them.
+    /// How many control frames arrived.
     pub fn control_frames(&self) -> u64 {
         self.control_frames
     }
@@ -321,6 +347,9 @@ impl WebSocket {
     }
 
     fn read_data(&mut self, header: &Header, payload: Bytes) {
+        if payload.is_empty() {
+            self.idle_frames = self.idle_frames.saturating_add(1);
+        }
         match (self.fragments.take(), header.is_final) {
             (None, true) => self.messages.push_back(payload),
             (fragments, is_final) => {
@@ -337,6 +366,7 @@ impl WebSocket {
 
     fn read_control(&mut self, control: Control, payload: Bytes) -> Result<(), Error> {
         self.control_frames += 1;
+        self.idle_frames = self.idle_frames.saturating_add(1);
         match control {
             Control::Ping => self.ping = Some(payload),
             Control::Close => self.read_close(&payload)?,

@@ -173,7 +173,7 @@ impl CarrierContext {
         if conn.input().is_empty() && !ended {
             return;
         }
-        let taken = self.ws.handle_input(conn.input());
+        let taken = self.ws.handle_input(conn.input()).and_then(|()| self.ws.handle_time(now));
         while let Some(message) = self.ws.poll_message() {
             let outcome = self.tunnel.inner.lock().session.handle_input(message, now);
             if let Err(error) = outcome {

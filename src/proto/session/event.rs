@@ -110,6 +110,8 @@ impl fmt::Display for Lost {
 pub enum Flood {
     /// PING and PONG.
     Pings,
+    /// WINDOW with hardly any credit.
+    Credits,
     /// Frames that each make us answer.
     Answers,
     /// Frames that each make an event.

@@ -15,6 +15,7 @@
 use super::Error;
 use super::event::Flood;
 use crate::limits::{PING_ANSWER_MS, PING_IDLE_MS, PING_MISSES_MAX, PINGS_PER_S_MAX, RTT_FRESH_MS};
+use crate::proto::rate::Rate;
 use std::time::{Duration, Instant};
 
 const IDLE: Duration = Duration::from_millis(PING_IDLE_MS);
@@ -38,9 +39,8 @@ pub(super) struct Liveness {
     pub(super) rtt: Option<Duration>,
     /// The shortest of all times: later ones may have been spent in queues.
     pub(super) rtt_min: Option<Duration>,
-    /// PINGs and PONGs of the second that began then.
-    second: Instant,
-    in_second: u32,
+    /// PINGs and PONGs of the peer.
+    pings: Rate,
 }
 
 impl Liveness {
@@ -55,8 +55,7 @@ impl Liveness {
             measured: None,
             rtt: None,
             rtt_min: None,
-            second: now,
-            in_second: 0,
+            pings: Rate::new(PINGS_PER_S_MAX),
         }
     }
 
@@ -126,11 +125,6 @@ impl Liveness {
 
     /// Counts a PING or a PONG.
     pub(super) fn count(&mut self, now: Instant) -> Result<(), Error> {
-        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
-            self.second = now;
-            self.in_second = 0;
-        }
-        self.in_second += 1;
-        if self.in_second > PINGS_PER_S_MAX { Err(Error::Flood(Flood::Pings)) } else { Ok(()) }
+        if self.pings.take(1, now) { Ok(()) } else { Err(Error::Flood(Flood::Pings)) }
     }
 }

@@ -31,8 +31,9 @@ pub use streams::Read;
 
 use super::budget::{WindowBudget, Windows};
 use super::frame::{AuthErr, AuthErrCode, Decoder, Frame, GoAway, GoAwayCode, Head, Kind};
+use super::rate::Rate;
 use super::stream::{Sending, Stream};
-use crate::limits::{EVENT_QUEUE_LEN_MAX, HANDSHAKE_MS, STREAMS_MAX};
+use crate::limits::{EVENT_QUEUE_LEN_MAX, HANDSHAKE_MS, SMALL_CREDITS_PER_S_MAX, STREAMS_MAX};
 use bytes::Bytes;
 use handshake::Phase;
 use liveness::Liveness;
@@ -99,6 +100,8 @@ pub struct Session {
     peer_draining: bool,
     /// Of the budgets. Invariant: as much is used as the windows of the streams in the table hold.
     windows: Windows,
+    /// WINDOWs of the peer with hardly any credit.
+    small_credits: Rate,
 
     /// Whole frames that go out before any DATA. Invariant: control.len() ≤ CONTROL_QUEUE_LEN_MAX.
     control: VecDeque<Bytes>,
@@ -127,6 +130,7 @@ impl Session {
             draining: false,
             peer_draining: false,
             windows: Windows::default(),
+            small_credits: Rate::new(SMALL_CREDITS_PER_S_MAX),
             control: VecDeque::new(),
             pong: None,
             events: VecDeque::new(),

@@ -1,8 +1,10 @@
 //! Streams: what the application wants of them, and what the peer says about them.
 
-use super::event::overrun;
+use super::event::{Flood, overrun};
 use super::{Error, Event, OpenError, Refused, Role, Session, StreamError, StreamId};
-use crate::limits::{CONTROL_QUEUE_OPEN_LEN_MAX, DGRAM_BODY_BYTES_MAX, HOST_BYTES_MAX, STREAMS_MAX};
+use crate::limits::{
+    CONTROL_QUEUE_OPEN_LEN_MAX, CREDIT_BYTES_MIN, DGRAM_BODY_BYTES_MAX, HOST_BYTES_MAX, STREAMS_MAX,
+};
 use crate::proto::flow::SendWindow;
 use crate::proto::frame::{Frame, Kind, Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use crate::proto::stream::{Opening, Receiving, Sending, Stream};
@@ -234,6 +236,12 @@ impl Session {
 
     pub(super) fn on_stream_frame(&mut self, id: StreamId, frame: Frame, now: Instant) -> Result<(), Error> {
         let kind = frame.kind();
+        // Before anything else, so that it counts whatever becomes of it.
+        if let Frame::Window(1..CREDIT_BYTES_MIN) = frame
+            && !self.small_credits.take(1, now)
+        {
+            return Err(Error::Flood(Flood::Credits));
+        }
         let Some(stream) = self.table.get_mut(&id.0) else {
             return if id.0 % 2 == 1 && u64::from(id.0) < self.next_id {
                 self.stats.late_frames += 1;
@@ -250,6 +258,11 @@ impl Session {
         };
         if !legal {
             return Err(Error::Unexpected(kind));
+        }
+        // After its RST, which waits here until what came before it was read, the peer has no such stream any more.
+        if matches!(stream.receiving, Receiving::Rst(_)) {
+            self.stats.late_frames += 1;
+            return Ok(());
         }
         // After its FIN the peer may only give credit and, once, STOP.
         let after_fin = stream.receiving != Receiving::Open;

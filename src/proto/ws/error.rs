@@ -21,6 +21,8 @@ pub enum Error {
     Utf8,
     /// The peer's message is over the limit (1009).
     TooBig,
+    /// The peer sent too many frames that carry nothing (1008).
+    Flood,
     /// The peer's bytes ended without a close frame.
     Ended,
     /// Nothing can be sent before the upgrade and after the close.
@@ -35,6 +37,7 @@ impl Error {
             Error::Text => Some(1003),
             Error::Utf8 => Some(1007),
             Error::TooBig => Some(1009),
+            Error::Flood => Some(1008),
             Error::Refused(_) | Error::Status(_) | Error::Upgrade(_) | Error::Ended | Error::NotOpen => None,
         }
     }
@@ -52,6 +55,7 @@ impl fmt::Display for Error {
             Error::TooBig => {
                 write!(f, "the peer's message is longer than {WEBSOCKET_MESSAGE_BYTES_MAX} bytes")
             }
+            Error::Flood => f.write_str("the peer sent too many frames that carry nothing"),
             Error::Ended => f.write_str("the connection ended without a close"),
             Error::NotOpen => f.write_str("the WebSocket is not open"),
         }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::limits::{
-    CONTROL_QUEUE_LEN_MAX, EVENT_QUEUE_LEN_MAX, PINGS_PER_S_MAX, PORTS_MAX, WINDOW_BYTES_MAX,
-    WINDOW_INITIAL_BYTES,
+    CONTROL_QUEUE_LEN_MAX, CREDIT_BYTES_MIN, EVENT_QUEUE_LEN_MAX, PINGS_PER_S_MAX, PORTS_MAX,
+    SMALL_CREDITS_PER_S_MAX, WINDOW_BYTES_MAX, WINDOW_INITIAL_BYTES,
 };
 use crate::proto::frame::{FrameError, PortRequest};
 use crate::proto::wire::WireError;
@@ -154,6 +154,50 @@ fn pings() {
     assert_eq!(flood.close_code(), 1008);
     check_frames(CLIENT, &pings(PINGS_PER_S_MAX + 1), flood.clone());
     check_frames(GATEWAY, &vec![(Frame::Pong(0), 0); PINGS_PER_S_MAX as usize + 1], flood);
+}
+
+// proves T14: a peer that gives a byte of credit at a time is borne with for a while, whether the stream is there or not
+#[test]
+fn credit_in_small_change() {
+    let flood = Error::Flood(Flood::Credits);
+    assert_eq!(flood.close_code(), 1008);
+    let small = (Frame::Window(CREDIT_BYTES_MIN - 1), 1);
+    let per_s = SMALL_CREDITS_PER_S_MAX as usize;
+    check_frames(CLIENT, &vec![small.clone(); per_s + 1], flood.clone());
+    let mut late = vec![(Frame::Rst(ResetCode::Reset), 1)];
+    late.extend(vec![small.clone(); per_s + 1]);
+    check_frames(GATEWAY, &late, flood);
+
+    let (mut pair, _) = Pair::with_stream(tcp("a", 1));
+    for _ in 0..5 {
+        pair.now += Duration::from_secs(1);
+        let now = pair.now;
+        let frames = [vec![small.clone(); per_s], vec![(Frame::Window(CREDIT_BYTES_MIN), 1); per_s]].concat();
+        pair.ends[CLIENT].handle_input(encode(&frames).into(), now).unwrap();
+    }
+}
+
+// proves S-31, T15: after its RST the peer has no stream any more, and it does not matter that here it waits to be read
+#[test]
+fn frames_behind_a_reset_that_waits_to_be_read_are_late() {
+    let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+    let now = pair.now;
+    let mut frames = vec![(data(10), 1), (Frame::Rst(ResetCode::Reset), 1)];
+    let late = [
+        data(10),
+        Frame::Window(u32::MAX),
+        Frame::Fin,
+        Frame::Rst(ResetCode::Timeout),
+        Frame::Stop(ResetCode::Reset),
+        Frame::Dgram(Bytes::new()),
+    ];
+    frames.extend(late.iter().map(|frame| (frame.clone(), 1)));
+    pair.ends[GATEWAY].handle_input(encode(&frames).into(), now).unwrap();
+    assert_eq!(pair.ends[GATEWAY].stats().late_frames, late.len() as u64);
+    let mut out = LinkBuffer::new();
+    assert_eq!(pair.ends[GATEWAY].read(id, &mut out, 100), Ok(Read { bytes: 10, end: false }));
+    let events: Vec<_> = std::iter::from_fn(|| pair.ends[GATEWAY].poll_event()).collect();
+    assert_eq!(events, [Event::Reset(id, ResetCode::Reset), Event::Closed(id)], "the first code");
 }
 
 // proves T14, T15: a peer that opens and resets without end, or asks without reading the answers
