@@ -6,10 +6,11 @@
 
 pub mod forward;
 pub mod ingress;
+mod refused;
 pub mod registry;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -23,6 +24,7 @@ use crate::proto::ws::WebSocket;
 use crate::rt::{self, Listener, Remote, TcpListener};
 use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
+use refused::Refusals;
 use registry::{Joined, Member, Registry};
 
 /// Where a gateway listens, and for whom.
@@ -65,6 +67,7 @@ pub struct Shared {
     pub access: AccessLog,
     forwards: Forwards,
     sessions: AtomicU64,
+    refusals: Refusals,
     /// What all clients together may be allowed to send.
     windows: Arc<WindowBudget>,
     /// Connections at the tunnel's port that have not proved themselves. Invariant: pre_auth <= PRE_AUTH_MAX.
@@ -91,6 +94,7 @@ impl Gateway {
             group: config.group,
             access: config.access,
             sessions: AtomicU64::new(1),
+            refusals: Refusals::default(),
             windows: Arc::default(),
             pre_auth: AtomicUsize::new(0),
             seed: rt::random()?,
@@ -298,8 +302,16 @@ impl Side for GatewaySide {
         if !down.was_up {
             self.0.pre_auth.fetch_sub(1, Ordering::Relaxed);
             // A stranger at the door, or a client that may not in: no reason to wake anybody.
-            let event = if down.fatal { "tun_auth_fail" } else { "refuse" };
-            log::info!(event, tun = tunnel.label(), peer = crate::shown(down.peer), via; "{}", down.why);
+            if down.fatal {
+                log::info!(event = "tun_auth_fail", tun = tunnel.label(), peer = crate::shown(down.peer), via;
+                    "{}", down.why);
+                return;
+            }
+            let said =
+                self.0.refusals.note(down.peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip()), rt::now());
+            let level = if said.is_some() { log::Level::Info } else { log::Level::Debug };
+            log::log!(level, event = "refuse", tun = tunnel.label(), peer = crate::shown(down.peer), via,
+                count = said.unwrap_or(1), total = self.0.refusals.total(); "{}", down.why);
             return;
         }
         let level = if down.on_purpose { log::Level::Info } else { log::Level::Warn };

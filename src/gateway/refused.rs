@@ -1,0 +1,118 @@
+//! Who was turned away, counted; and said aloud once for each address and minute.
+//!
+//! The Internet knocks at every open port. A line for each knock would be a way to fill somebody's disk, so further ones from the same
+//! address go to the debug log, and the next line aloud says how many there were.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::limits::{REFUSED_ADDRESSES_MAX, REFUSED_QUIET_MS};
+
+/// What is known of those who were turned away.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    total: u64,
+    /// Invariant: at most `REFUSED_ADDRESSES_MAX`.
+    addresses: BTreeMap<IpAddr, Address>,
+    /// All who find no place above.
+    others: Option<Address>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Address {
+    /// When it was last said aloud.
+    said: Instant,
+    /// How often it was turned away since, without that being said.
+    unsaid: u64,
+}
+
+impl Refusals {
+    /// Counts one more. `Some` when it is to be said aloud: with how many there were of that address since that was last done.
+    pub(super) fn note(&self, address: IpAddr, now: Instant) -> Option<u64> {
+        let seen = &mut *self.seen.lock();
+        seen.total += 1;
+        if seen.addresses.len() >= REFUSED_ADDRESSES_MAX && !seen.addresses.contains_key(&address) {
+            // Who said nothing for a minute begins anew, as if it had not been there.
+            seen.addresses.retain(|_, address| !address.is_old(now));
+        }
+        let full = seen.addresses.len() >= REFUSED_ADDRESSES_MAX;
+        let place = match seen.addresses.get_mut(&address) {
+            Some(place) => place,
+            None if full => match &mut seen.others {
+                Some(place) => place,
+                none => {
+                    *none = Some(Address { said: now, unsaid: 0 });
+                    return Some(1);
+                }
+            },
+            None => {
+                seen.addresses.insert(address, Address { said: now, unsaid: 0 });
+                return Some(1);
+            }
+        };
+        place.unsaid += 1;
+        if !place.is_old(now) {
+            return None;
+        }
+        place.said = now;
+        Some(std::mem::take(&mut place.unsaid))
+    }
+
+    /// How many there were in all.
+    pub(super) fn total(&self) -> u64 {
+        self.seen.lock().total
+    }
+}
+
+impl Address {
+    fn is_old(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.said) >= Duration::from_millis(REFUSED_QUIET_MS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: usize) -> IpAddr {
+        IpAddr::from(u32::try_from(n).expect("a small number").to_be_bytes())
+    }
+
+    // proves T9, T14 for the log: once for each address and minute, and none is forgotten in the count
+    #[test]
+    fn each_address_is_said_once_a_minute_with_all_that_were_not() {
+        let (refusals, begun) = (Refusals::default(), crate::rt::now());
+        let quiet = Duration::from_millis(REFUSED_QUIET_MS);
+        let just_before = begun + quiet - Duration::from_millis(1);
+        assert_eq!(refusals.note(address(1), begun), Some(1));
+        assert_eq!(refusals.note(address(1), begun), None);
+        assert_eq!(refusals.note(address(2), begun), Some(1));
+        assert_eq!(refusals.note(address(1), just_before), None);
+        assert_eq!(refusals.note(address(1), begun + quiet), Some(3));
+        assert_eq!(refusals.note(address(1), begun + quiet), None);
+        assert_eq!(refusals.note(address(1), begun + 3 * quiet), Some(2));
+        assert_eq!(refusals.total(), 7);
+    }
+
+    #[test]
+    fn addresses_without_end_share_one_place() {
+        let (refusals, now) = (Refusals::default(), crate::rt::now());
+        for n in 0..REFUSED_ADDRESSES_MAX {
+            assert_eq!(refusals.note(address(n), now), Some(1));
+        }
+        let said = (0..1000).filter_map(|n| refusals.note(address(1 << 20 | n), now)).count();
+        assert_eq!((said, refusals.seen.lock().addresses.len()), (1, REFUSED_ADDRESSES_MAX));
+        // A minute later there is room again.
+        let later = now + Duration::from_millis(REFUSED_QUIET_MS);
+        assert_eq!(refusals.note(address(1 << 20), later), Some(1));
+        assert_eq!(refusals.seen.lock().addresses.len(), 1);
+    }
+}
