@@ -10,7 +10,7 @@
 //! * A look-up cannot be broken off. One that hangs keeps its thread and no other's; who waits for it is told after
 //!   [`RESOLVE_TIMEOUT_MS`], and whoever asks for the same name meanwhile waits with it instead of taking a thread more.
 //! * A [`Resolver`] has threads, queue and cache of its own, so names of gateways are not behind names of targets.
-//! * Threads begin with the first name and end when there was none for [`RESOLVER_IDLE_MS`].
+//! * Threads begin with the first name and end when there was none for [`RESOLVER_IDLE_MS`], or with the resolver.
 
 mod names;
 
@@ -48,8 +48,7 @@ impl fmt::Display for NoAddress {
     }
 }
 
-/// Looks names up. Clones share threads, queue and cache.
-#[derive(Clone)]
+/// Looks names up. Dropped, it lets go of everybody who waits.
 pub struct Resolver {
     remote: Remote,
     shared: Arc<Shared>,
@@ -73,6 +72,8 @@ struct State {
     threads: usize,
     /// Threads that wait for a name.
     idle: usize,
+    /// Nobody asks any more.
+    closed: bool,
 }
 
 /// Who asked, and for which port.
@@ -108,7 +109,7 @@ impl Resolver {
         names: Names<Waiting>,
         look_up: impl Fn(&str) -> Result<Vec<SocketAddr>, NoAddress> + Send + Sync + 'static,
     ) -> Resolver {
-        let state = State { names, queue: VecDeque::new(), threads: 0, idle: 0 };
+        let state = State { names, queue: VecDeque::new(), threads: 0, idle: 0, closed: false };
         let (state, work) = (Mutex::new(state), Condvar::new());
         Resolver { remote, shared: Arc::new(Shared { state, work, look_up: Box::new(look_up), threads_max }) }
     }
@@ -135,9 +136,11 @@ impl Resolver {
             Asked::First(number) => (number, true),
             Asked::Another(number) => (number, false),
         };
-        let (shared, late) = (self.shared.clone(), name.clone());
+        let (shared, late) = (Arc::downgrade(&self.shared), name.clone());
         let clock = self.remote.after(Duration::from_millis(RESOLVE_TIMEOUT_MS), move || {
-            shared.give_up(&late, number, NoAddress::Timeout);
+            if let Some(shared) = shared.upgrade() {
+                shared.give_up(&late, number, NoAddress::Timeout);
+            }
         });
         match clock {
             Ok(clock) => self.shared.state.lock().names.times(&name, number, clock),
@@ -149,6 +152,20 @@ impl Resolver {
         if first {
             self.shared.enqueue(name);
         }
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        let left = {
+            let state = &mut *self.shared.state.lock();
+            state.closed = true;
+            state.queue.clear();
+            std::mem::take(&mut state.names)
+        };
+        self.shared.work.notify_all();
+        // Not with the lock held: they may own much.
+        drop(left);
     }
 }
 
@@ -204,6 +221,10 @@ impl Shared {
     fn next(&self) -> Option<Arc<str>> {
         let state = &mut self.state.lock();
         loop {
+            if state.closed {
+                state.threads -= 1;
+                return None;
+            }
             while let Some(name) = state.queue.pop_front() {
                 if state.names.begin(&name) {
                     return Some(name);

@@ -58,6 +58,12 @@ pub(super) enum Asked<W> {
     Busy(W),
 }
 
+impl<W> Default for Names<W> {
+    fn default() -> Names<W> {
+        Names::new()
+    }
+}
+
 impl<W> Names<W> {
     pub(super) fn new() -> Names<W> {
         Names { known: HashMap::new(), known_max: NAMES_MAX, asked: HashMap::new(), waiting: 0, next: 0 }

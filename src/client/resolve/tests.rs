@@ -103,3 +103,19 @@ fn one_name_too_many_is_refused_at_once() {
     assert_eq!(held.resolve("127.1", 9).try_recv(), Ok(Ok(vec!["127.0.0.1:9".parse().expect("an address")])));
     drop(waiting);
 }
+
+#[test]
+fn with_the_resolver_everybody_who_waits_is_let_go() {
+    let Held { resolver, begun, gate, event_loop, .. } = held(1);
+    let (sink, answer) = channel::<()>();
+    let target = Target::new("name", 1).expect("a target of ours");
+    let shared = Arc::downgrade(&resolver.shared);
+    resolver.resolve(&target, move |_found| drop(sink));
+    begun.recv_timeout(PATIENCE).expect("a thread begins with it");
+    drop(resolver);
+    assert!(answer.recv_timeout(PATIENCE).is_err(), "nobody holds the other end, though the look-up hangs");
+    drop(gate);
+    assert_eq!(begun.recv_timeout(PATIENCE), Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+    assert!(event_loop.shutdown(PATIENCE));
+    assert!(shared.upgrade().is_none(), "and the thread has ended");
+}
