@@ -18,7 +18,7 @@ pub use check::Check;
 pub use password::Password;
 pub use values::{Forward, GatewayUrl, Name, Network};
 
-use crate::limits::CLI_RULES_MAX;
+use crate::limits::{CLI_RULES_MAX, GATEWAYS_MAX, REPLICAS_MAX};
 use crate::logfmt;
 
 /// What the program was asked to do.
@@ -71,8 +71,10 @@ pub struct Gateway {
 /// `anyproxy client`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// The gateway to dial.
-    pub gateway: GatewayUrl,
+    /// The gateways to dial. Invariant: 1 to [`GATEWAYS_MAX`], all different.
+    pub gateways: Vec<GatewayUrl>,
+    /// Tunnels to keep. Invariant: 1 to [`REPLICAS_MAX`].
+    pub replicas: usize,
     /// The group to join.
     pub group: Option<Group>,
     /// This client's name in the gateway's logs.
@@ -187,9 +189,12 @@ struct RawGateway {
 
 #[derive(Args)]
 struct RawClient {
-    /// The gateway to dial
-    #[arg(long, value_name = "ws://HOST:PORT")]
-    gateway: GatewayUrl,
+    /// A gateway to dial; may be repeated
+    #[arg(long = "gateway", required = true, value_name = "ws://HOST:PORT")]
+    gateways: Vec<GatewayUrl>,
+    /// Tunnels to keep, to different gateways where there are several [default: 1, or 2 with several gateways]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=REPLICAS_MAX as i64))]
+    replicas: Option<u8>,
     #[command(flatten)]
     group: RawGroup,
     /// This client's name in the gateway's logs
@@ -258,12 +263,20 @@ impl TryFrom<RawClient> for Client {
     type Error = String;
 
     fn try_from(raw: RawClient) -> Result<Client, String> {
-        let RawClient { gateway, group, name, allow, deny, forwards } = raw;
+        let RawClient { gateways, replicas, group, name, allow, deny, forwards } = raw;
         for (flag, len) in [("allow", allow.len()), ("deny", deny.len()), ("forward", forwards.len())] {
             if len > CLI_RULES_MAX {
                 return Err(format!("anyproxy: --{flag}: given {len} times, at most {CLI_RULES_MAX}"));
             }
         }
+        if gateways.len() > GATEWAYS_MAX {
+            let given = gateways.len();
+            return Err(format!("anyproxy: --gateway: given {given} times, at most {GATEWAYS_MAX}"));
+        }
+        if let Some((_, twice)) = gateways.iter().enumerate().find(|(i, url)| gateways[..*i].contains(url)) {
+            return Err(format!("anyproxy: --gateway {}:{}: given twice", twice.host, twice.port));
+        }
+        let replicas = replicas.map_or(gateways.len().min(2), usize::from);
         // A port has one target, and is spoken of by its number.
         let mut ports = HashSet::new();
         for Forward { network, port, .. } in &forwards {
@@ -271,7 +284,7 @@ impl TryFrom<RawClient> for Client {
                 return Err(format!("anyproxy: --forward {port}: given twice for {network}"));
             }
         }
-        Ok(Client { gateway, group: group.read()?, name, allow, deny, forwards })
+        Ok(Client { gateways, replicas, group: group.read()?, name, allow, deny, forwards })
     }
 }
 

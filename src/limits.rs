@@ -23,8 +23,9 @@ pub const RECONNECT_QUICK_MAX_MS: u64 = 200;
 pub const RECONNECT_QUICK_LIVED_MS: u64 = 5_000;
 /// Until this much waiting has been handed out, no wait is longer than `RECONNECT_EARLY_MAX_MS`.
 pub const RECONNECT_EARLY_MS: u64 = 10_000;
-/// The longest wait while the gateway has not been missing for long.
-pub const RECONNECT_EARLY_MAX_MS: u64 = 1_000;
+/// The longest wait while the gateway has not been missing for long: one that restarts is missed for hardly longer
+/// than it takes to start.
+pub const RECONNECT_EARLY_MAX_MS: u64 = 300;
 /// A tunnel that lived this long ends the back-off.
 pub const RECONNECT_RESET_LIVED_MS: u64 = 60_000;
 
@@ -267,6 +268,10 @@ pub const LINGER_MS: u64 = 1_000;
 pub const SOCKS5_HANDSHAKE_MS: u64 = 10_000;
 /// A target has to be connected by then, all its addresses together.
 pub const CONNECT_TIMEOUT_MS: u64 = 30_000;
+/// Gateways that one client serves.
+pub const GATEWAYS_MAX: usize = 16;
+/// Tunnels that one client keeps.
+pub const REPLICAS_MAX: usize = 64;
 /// A client's connection to its gateway has to be there by then.
 pub const GATEWAY_CONNECT_TIMEOUT_MS: u64 = 10_000;
 /// A name has to be resolved by then.

@@ -151,8 +151,9 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
     let rules = rules(&config.allow, &config.deny)?;
     let forwards = config.forwards.iter().map(|forward| port_request(forward, &rules));
     let forwards = forwards.collect::<Result<Vec<_>, _>>().map_err(Fault::Usage)?;
-    let gateway = Target::new(&config.gateway.host, config.gateway.port)
-        .map_err(|error| Fault::Usage(format!("--gateway: {error}")))?;
+    let target = |url: &cli::GatewayUrl| Target::new(&url.host, url.port);
+    let gateways = config.gateways.iter().map(target).collect::<Result<Vec<_>, _>>();
+    let gateways = gateways.map_err(|error| Fault::Usage(format!("--gateway: {error}")))?;
     let (group, secret) = match &config.group {
         Some(group) => (group.name.as_str().to_owned(), Some(secret(group)?)),
         None => (String::new(), None),
@@ -162,11 +163,14 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
         None => host_name(),
     };
     let program = Program::start("client")?;
-    let status = format!("a client of {gateway}");
+    let names: Vec<String> = gateways.iter().map(Target::to_string).collect();
+    let status = format!("a client of {}", names.join(", "));
+    let gateways = gateways.into_iter().map(client::Gateway::from).collect();
+    let replicas = config.replicas;
     let on_up = Box::new(|| systemd::status("the tunnel is up"));
     client::start(
         program.event_loop.remote(),
-        client::Config { gateway, group, secret, name, rules, forwards, on_up },
+        client::Config { gateways, replicas, group, secret, name, rules, forwards, on_up },
     )?;
     program.run(&status);
     Ok(())
@@ -204,7 +208,8 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
     client::start(
         remote,
         client::Config {
-            gateway: target_of(gateway.tunnel_addr())?,
+            gateways: vec![target_of(gateway.tunnel_addr())?.into()],
+            replicas: 1,
             group: GROUP.into(),
             secret: Some(secret),
             name: "local".into(),

@@ -73,8 +73,12 @@ fn run(busy: Busy) {
         |network, port, target_port| PortRequest { network, port, host: "127.0.0.1".into(), target_port };
     let (up, is_up) = crossbeam_channel::bounded(1);
     let config = client::Config {
-        gateway: Target::from_address(gateway.tunnel_addr().ip(), gateway.tunnel_addr().port())
-            .expect("an address"),
+        gateways: vec![
+            Target::from_address(gateway.tunnel_addr().ip(), gateway.tunnel_addr().port())
+                .expect("an address")
+                .into(),
+        ],
+        replicas: 2,
         group: String::new(),
         secret: None,
         name: "leak".into(),
@@ -89,7 +93,8 @@ fn run(busy: Busy) {
     // And one whose gateway is not there: it is about to try again when the stop comes.
     let nobody = TcpListener::bind(any()).expect("a port").local_addr().expect("it is bound");
     let config = client::Config {
-        gateway: Target::new("localhost", nobody.port()).expect("a name"),
+        gateways: vec![Target::new("localhost", nobody.port()).expect("a name").into()],
+        replicas: 2,
         group: String::new(),
         secret: None,
         name: "early".into(),

@@ -62,7 +62,8 @@ fn commands_and_their_defaults() {
         "client --gateway ws://gw.example:8443 --name edge-04 --allow *.lan --allow 10.0.0.0/8 --deny x \
          --forward 8000:db.lan:5432 --forward 53:[fd00::1]:53/udp --forward 0:10.0.0.1:22/tcp",
         Command::Client(Client {
-            gateway: GatewayUrl { host: "gw.example".into(), port: 8443 },
+            gateways: vec![GatewayUrl { host: "gw.example".into(), port: 8443 }],
+            replicas: 1,
             group: None,
             name: Some("edge-04".parse().expect("a name")),
             allow: vec!["*.lan".into(), "10.0.0.0/8".into()],
@@ -82,6 +83,14 @@ fn commands_and_their_defaults() {
             explain: ["a.lan:1", "[::1]:2"].map(|text| text.parse().expect("a target of ours")).into(),
         }),
     );
+    let replicas = |line: &str| match run(&format!("client --gateway ws://a:1 {line}")) {
+        Ok(Command::Client(client)) => (client.gateways.len(), client.replicas),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(replicas("--gateway ws://b:1"), (2, 2));
+    assert_eq!(replicas("--gateway ws://b:1 --gateway ws://a:2"), (3, 2));
+    assert_eq!(replicas("--gateway ws://b:1 --replicas 1"), (2, 1));
+    assert_eq!(replicas(&format!("--replicas {REPLICAS_MAX}")), (1, REPLICAS_MAX));
     for (url, host, port) in
         [("ws://h", "h", 80), ("ws://[::1]:9/", "::1", 9), ("ws://1.2.3.4:9", "1.2.3.4", 9)]
     {
@@ -102,6 +111,14 @@ fn faults_are_named_in_one_line() {
     refuse("client --gateway ws://h:1 --group g --password-file \x1b[2J", &[r"--password-file \x1b[2J: No"]);
     refuse("gateway --http 127.0.0.1:1", &["--tunnel <ADDR>"]);
     refuse("client", &["--gateway"]);
+    refuse(
+        "client --gateway ws://h:1 --gateway ws://i:1 --gateway ws://h:1",
+        &["--gateway h:1: given twice"],
+    );
+    refuse("client --gateway ws://h:1 --replicas 0", &["--replicas", "1..=64"]);
+    refuse("client --gateway ws://h:1 --replicas 65", &["--replicas", "1..=64"]);
+    let many: String = (0..=GATEWAYS_MAX).map(|n| format!(" --gateway ws://h{n}")).collect();
+    refuse(&format!("client{many}"), &["--gateway", "17 times, at most 16"]);
     refuse("client --gateway wss://h:1", &["--gateway", "wss:// is not supported yet"]);
     refuse("client --gateway http://h:1", &["--gateway", "\"http\""]);
     refuse("client --gateway h:1", &["--gateway", "want ws://HOST:PORT"]);

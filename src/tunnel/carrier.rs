@@ -36,6 +36,9 @@ pub trait Side: Send + Sync + Sized + 'static {
     /// An event that is not about a stream with a watcher: a stream that the peer opened, or a port.
     fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event);
 
+    /// The peer is leaving: it takes no new streams, and closes after the last one.
+    fn on_draining(self: &Arc<Self>, _tunnel: &Arc<Tunnel>) {}
+
     /// The event loop is stopping: no new streams; the tunnel leaves after the last one.
     fn on_stopping(self: &Arc<Self>, _tunnel: &Arc<Tunnel>) {}
 
@@ -370,7 +373,7 @@ impl<S: Side> Carrier<S> {
             Event::Lost(session::Lost::Closed(_)) => {
                 cx.end.get_or_insert(End::Purpose);
             }
-            Event::Draining => {}
+            Event::Draining => self.0.on_draining(&cx.tunnel),
             event => self.0.on_event(&cx.tunnel, event),
         }
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod carriers;
+mod fleet;
 mod streams;
 mod support;
 mod tunnels;

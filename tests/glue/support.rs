@@ -113,7 +113,8 @@ impl World {
     pub(crate) fn client(&self, event_loop: &EventLoop, forwards: Vec<PortRequest>) {
         let before = self.gateway.client_count();
         let config = client::Config {
-            gateway: target(self.gateway.tunnel_addr()),
+            gateways: vec![target(self.gateway.tunnel_addr()).into()],
+            replicas: 1,
             group: GROUP.into(),
             secret: self.secret.clone(),
             name: "c".into(),

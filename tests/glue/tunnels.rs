@@ -33,7 +33,8 @@ fn a_client_that_waits_for_its_upgrade_rests() {
     let (_listener, addr) = listen();
     let event_loop = poller::EventLoop::builder().name("resting").polls(1).build().unwrap();
     let config = client::Config {
-        gateway: target(addr),
+        gateways: vec![target(addr).into()],
+        replicas: 1,
         group: String::new(),
         secret: None,
         name: "c".into(),

@@ -1,0 +1,341 @@
+//! A client's tunnels: what [`Slots`] decides is done here.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::reconnect::Ended;
+use super::resolve::Resolver;
+use super::slots::{Attempt, Slots};
+use super::upstream::{self, Ways};
+use super::{Config, Gateway};
+use crate::limits::{
+    GATEWAY_CONNECT_TIMEOUT_MS, GATEWAYS_MAX, PORT_RETRY_MAX_MS, PORT_RETRY_MS, TARGET_LOOKUP_THREADS_MAX,
+};
+use crate::proto::budget::WindowBudget;
+use crate::proto::frame::{Network, PortError, PortRequest};
+use crate::proto::session::{ClientConfig, Event, Session};
+use crate::proto::ws::{TUNNEL_PATH, WebSocket};
+use crate::rt::{self, Remote, Timer};
+use crate::tunnel::{Carrier, Down, Side, Tunnel};
+
+/// Everything that the tunnels of a client share.
+struct Fleet {
+    remote: Remote,
+    config: Config,
+    ways: Arc<Ways>,
+    /// What all gateways together may be allowed to send.
+    windows: Arc<WindowBudget>,
+    /// Looks up gateways.
+    resolver: Resolver,
+    state: Mutex<State>,
+    /// By gateway: how much was said of one that cannot be had, while nothing has changed: one of the `SAID`s.
+    said: Vec<AtomicU8>,
+    /// By gateway: how often each port was refused in a row. Invariant: as many entries as there are forwards, at most.
+    refusals: Vec<Mutex<HashMap<(Network, u16), u32>>>,
+}
+
+struct State {
+    slots: Slots,
+    /// By slot: what ends its wait. Its attempt's number tells whether that is still the wait.
+    timers: Vec<Option<(u64, Timer)>>,
+    /// By slot: its tunnel, while that is up.
+    tunnels: Vec<Option<Arc<Tunnel>>>,
+}
+
+const SAID_NOTHING: u8 = 0;
+/// That the gateway is not there.
+const SAID_GONE: u8 = 1;
+/// That it does not let this client in, which is worse, because waiting does not help.
+const SAID_REFUSED: u8 = 2;
+
+/// Starts all tunnels of a client.
+pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
+    // Each tells its tunnels from those of the others, and of the process that ran before this one.
+    let instances = (0..config.replicas).map(|_| rt::random()).collect::<io::Result<Vec<u64>>>()?;
+    let (replicas, gateways) = (config.replicas, config.gateways.len());
+    let state = State {
+        slots: Slots::new(gateways, instances),
+        timers: (0..replicas).map(|_| None).collect(),
+        tunnels: vec![None; replicas],
+    };
+    let fleet = Arc::new(Fleet {
+        ways: Arc::new(Ways {
+            remote: remote.clone(),
+            rules: config.rules.clone(),
+            resolver: Resolver::system(remote.clone(), TARGET_LOOKUP_THREADS_MAX),
+        }),
+        // Not behind names of targets nor one behind another, and asked for anew each time: a gateway may have moved.
+        resolver: Resolver::system_uncached(remote.clone(), GATEWAYS_MAX),
+        windows: Arc::default(),
+        state: Mutex::new(state),
+        said: (0..gateways).map(|_| AtomicU8::new(SAID_NOTHING)).collect(),
+        refusals: (0..gateways).map(|_| Mutex::default()).collect(),
+        config,
+        remote,
+    });
+    let waiting = fleet.state.lock().slots.waiting();
+    waiting.into_iter().for_each(|after| fleet.connect(after));
+    Ok(())
+}
+
+impl Fleet {
+    fn gateway(&self, attempt: Attempt) -> &Gateway {
+        &self.config.gateways[attempt.gateway]
+    }
+
+    /// The next attempt of a slot that waits since that one, if it still does.
+    fn connect(self: &Arc<Fleet>, after: Attempt) {
+        if self.remote.is_stopping() {
+            return;
+        }
+        let (attempt, timer) = {
+            let state = &mut *self.state.lock();
+            let Some(attempt) = state.slots.begin(after) else { return };
+            (attempt, state.timers[attempt.slot].take())
+        };
+        if let Some((_, timer)) = timer {
+            timer.cancel();
+        }
+        let fleet = self.clone();
+        self.resolver.resolve(&self.gateway(attempt).target, move |found| match found {
+            Ok(addresses) => fleet.dial(attempt, addresses),
+            Err(why) => fleet.failed(attempt, &format!("the gateway's name gave no address: {why}"), false),
+        });
+    }
+
+    fn dial(self: &Arc<Fleet>, attempt: Attempt, mut addresses: Vec<SocketAddr>) {
+        // All of them in one attempt, and another one first each time.
+        let first = attempt.number as usize % addresses.len();
+        addresses.rotate_left(first);
+        let timeout = Duration::from_millis(GATEWAY_CONNECT_TIMEOUT_MS);
+        let side = Arc::new(ClientSide { fleet: self.clone(), attempt });
+        if let Err(error) = self.remote.dial(addresses, timeout, Carrier(side)) {
+            self.failed(
+                attempt,
+                &format!("no connection to {}: {error}", self.gateway(attempt).target),
+                false,
+            );
+        }
+    }
+
+    /// No tunnel came of it: says so once, and tries again later.
+    fn failed(self: &Arc<Fleet>, attempt: Attempt, why: &str, fatal: bool) {
+        let gateway = &self.gateway(attempt).target;
+        let saying = if fatal { SAID_REFUSED } else { SAID_GONE };
+        let said = &self.said[attempt.gateway];
+        let news = said.fetch_max(saying, Ordering::Relaxed) < saying && !self.remote.is_stopping();
+        match (news, fatal) {
+            (false, _) => log::debug!(event = "connect", gateway:% = gateway; "{why}"),
+            (true, true) => {
+                log::error!(event = "tun_auth_fail", gateway:% = gateway; "{why}; trying again, but somebody has to mend this")
+            }
+            (true, false) => log::warn!(event = "connect", gateway:% = gateway; "{why}; trying again"),
+        }
+        self.again(attempt, Ended::Failed);
+    }
+
+    /// An attempt has ended, one way or another: another one follows.
+    fn again(self: &Arc<Fleet>, attempt: Attempt, ended: Ended) {
+        let random = match rt::random() {
+            Ok(random) => random as u32,
+            Err(error) => {
+                log::debug!(event = "connect"; "no random numbers, no jitter: {error}");
+                u32::MAX / 2
+            }
+        };
+        let (after, asks) = {
+            let state = &mut *self.state.lock();
+            // A tunnel that was left behind has its successor.
+            let Some(after) = state.slots.ended(attempt, ended, random) else { return };
+            state.tunnels[attempt.slot] = None;
+            let asks = after.asks.and_then(|slot| state.tunnels[slot].clone());
+            (after, asks)
+        };
+        if self.remote.is_stopping() {
+            return;
+        }
+        if let Some(tunnel) = asks {
+            self.request_ports(attempt.gateway, &tunnel);
+        }
+        let fleet = self.clone();
+        match self.remote.after(after.wait, move || fleet.connect(attempt)) {
+            Ok(timer) => self.state.lock().keep(attempt, timer),
+            // Only an event loop that is stopping has no timer for it.
+            Err(error) => log::debug!(event = "connect"; "not trying again: {error}"),
+        }
+    }
+
+    fn request_ports(&self, gateway: usize, tunnel: &Arc<Tunnel>) {
+        self.refusals[gateway].lock().clear();
+        for request in &self.config.forwards {
+            request_port(tunnel, request.clone());
+        }
+    }
+
+    /// Says so once, and asks again, less and less often.
+    fn port_refused(
+        self: &Arc<Fleet>,
+        attempt: Attempt,
+        tunnel: &Arc<Tunnel>,
+        request: PortRequest,
+        error: PortError,
+    ) {
+        let port = request.port;
+        let refusals = {
+            let mut refusals = self.refusals[attempt.gateway].lock();
+            let refusals = refusals.entry((request.network, port)).or_default();
+            *refusals = refusals.saturating_add(1);
+            *refusals
+        };
+        let level = if refusals == 1 { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error}; trying again");
+        let wait_ms = (PORT_RETRY_MS << (refusals - 1).min(16)).min(PORT_RETRY_MAX_MS);
+        // A tunnel that is gone by then is gone: this is no reason to keep what it had.
+        let (fleet, tunnel) = (self.clone(), Arc::downgrade(tunnel));
+        let again = move || {
+            if let Some(tunnel) = Weak::upgrade(&tunnel)
+                && fleet.state.lock().slots.asks(attempt)
+            {
+                request_port(&tunnel, request);
+            }
+        };
+        if let Err(error) = self.remote.after(Duration::from_millis(wait_ms), again) {
+            log::debug!(event = "fwd_fail", port; "not trying again: {error}");
+        }
+    }
+}
+
+impl State {
+    /// The timer that ends the wait after an attempt, unless something else has ended it already.
+    fn keep(&mut self, after: Attempt, timer: Timer) {
+        if self.slots.waits(after) {
+            self.timers[after.slot] = Some((after.number, timer));
+        }
+    }
+}
+
+fn request_port(tunnel: &Arc<Tunnel>, request: PortRequest) {
+    let port = request.port;
+    let asked = tunnel.exchange(|session| session.is_up().then(|| session.request_port(request)));
+    // A tunnel that has gone has a successor that asks.
+    if let Some(Err(error)) = asked {
+        log::warn!(event = "fwd_fail", port; "a port cannot be asked for: {error:?}");
+    }
+}
+
+/// The client's end of one tunnel.
+struct ClientSide {
+    fleet: Arc<Fleet>,
+    attempt: Attempt,
+}
+
+impl ClientSide {
+    fn gateway(&self) -> &Gateway {
+        self.fleet.gateway(self.attempt)
+    }
+}
+
+impl Side for ClientSide {
+    fn begin(&self, _peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
+        let Attempt { number, instance, generation, .. } = self.attempt;
+        let config = &self.fleet.config;
+        let config = ClientConfig {
+            name: config.name.clone(),
+            group: config.group.clone(),
+            secret: config.secret.clone(),
+            instance,
+            generation,
+            nonce: rt::nonce()?,
+        };
+        let session = Session::client(config, rt::now()).with_budget(self.fleet.windows.clone());
+        let ws = WebSocket::client(&self.gateway().target.to_string(), TUNNEL_PATH, rt::nonce()?);
+        Ok((ws, Tunnel::new(session, format!("g{number}"))))
+    }
+
+    fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
+        let fleet = &self.fleet;
+        fleet.said[self.attempt.gateway].store(SAID_NOTHING, Ordering::Relaxed);
+        log::info!(event = "tun_up", tun = tunnel.label(), gateway:% = self.gateway().target,
+            group = fleet.config.group.as_str(); "the gateway is there");
+        let up = {
+            let state = &mut *fleet.state.lock();
+            let up = state.slots.up(self.attempt);
+            if up.is_some() {
+                state.tunnels[self.attempt.slot] = Some(tunnel.clone());
+            }
+            up
+        };
+        if let Some(up) = up {
+            if up.asks {
+                fleet.request_ports(self.attempt.gateway, tunnel);
+            }
+            up.waiting.into_iter().for_each(|after| fleet.connect(after));
+        }
+        (fleet.config.on_up)();
+    }
+
+    fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event) {
+        let fleet = &self.fleet;
+        match event {
+            Event::Opened(id, request) => upstream::reach(&fleet.ways, tunnel, id, request),
+            Event::PortOpened { network, port, actual } => {
+                fleet.refusals[self.attempt.gateway].lock().remove(&(network, port));
+                log::info!(event = "fwd_open", tun = tunnel.label(), net = network.word(), port, actual; "the gateway opened a port");
+            }
+            Event::PortRefused { network, port, error } => {
+                let ours = |request: &&PortRequest| request.network == network && request.port == port;
+                if let Some(request) = fleet.config.forwards.iter().find(ours) {
+                    fleet.port_refused(self.attempt, tunnel, request.clone(), error);
+                }
+            }
+            event => log::debug!(event = "tunnel", tun = tunnel.label(); "not for a client: {event:?}"),
+        }
+    }
+
+    fn on_draining(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
+        let fleet = &self.fleet;
+        if fleet.remote.is_stopping() {
+            return;
+        }
+        let instance = match rt::random() {
+            Ok(instance) => instance,
+            // Then the successor comes when the tunnel has gone.
+            Err(error) => {
+                return log::debug!(event = "connect"; "no random numbers, no successor yet: {error}");
+            }
+        };
+        let (after, asks) = {
+            let state = &mut *fleet.state.lock();
+            let Some((after, then)) = state.slots.drains(self.attempt, instance) else { return };
+            state.tunnels[self.attempt.slot] = None;
+            (after, then.asks.and_then(|slot| state.tunnels[slot].clone()))
+        };
+        log::info!(event = "tun_drain", tun = tunnel.label(), gateway:% = self.gateway().target; "the gateway is leaving");
+        // That a gateway which has said so is gone is not news.
+        fleet.said[self.attempt.gateway].fetch_max(SAID_GONE, Ordering::Relaxed);
+        if let Some(tunnel) = asks {
+            fleet.request_ports(self.attempt.gateway, &tunnel);
+        }
+        fleet.connect(after);
+    }
+
+    fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {
+        if !down.was_up {
+            return self.fleet.failed(self.attempt, &down.why, down.fatal);
+        }
+        let (up, received) = down.bytes;
+        let expected = down.on_purpose || self.fleet.remote.is_stopping();
+        let level = if expected { log::Level::Info } else { log::Level::Warn };
+        log::log!(level, event = "tun_down", tun = tunnel.label(), gateway:% = self.gateway().target,
+            dur_ms = down.lived.as_millis() as u64, up, down = received; "{}", down.why);
+        // It was said that the gateway is gone; that it is still gone is not news.
+        self.fleet.said[self.attempt.gateway].fetch_max(SAID_GONE, Ordering::Relaxed);
+        self.fleet.again(self.attempt, Ended::Lost { lived: down.lived });
+    }
+}
