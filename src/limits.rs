@@ -225,6 +225,9 @@ pub const HANDSHAKE_MS: u64 = 10_000;
 /// After this long without a received frame, a PING asks whether the peer still lives.
 pub const PING_IDLE_MS: u64 = 15_000;
 
+/// After this long without a received frame behind an OPEN, a PING asks whether the client still lives.
+pub const OPEN_QUIET_MS: u64 = 2_500;
+
 /// The time that a PING has to be answered in.
 pub const PING_ANSWER_MS: u64 = 10_000;
 

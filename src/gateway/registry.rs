@@ -3,7 +3,8 @@
 //! * A client is known by its instance, a number it draws when its process starts; each of its connections has a
 //!   higher generation. A higher generation takes the place of a lower one at once.
 //! * Who leaves is named by its tunnel, so the clean-up of an older generation touches nothing of the newer.
-//! * Of those that have room the least busy client is picked, the longest unpicked when several are equal.
+//! * Of those that have room the least busy client is picked, the longest unpicked when several are equal. One that does not
+//!   answer, and so may be gone, is picked only when there is no other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -87,18 +88,19 @@ impl Registry {
         let mut groups = self.groups.lock();
         let members = groups.get_mut(group).ok_or(NoStream::NoClient)?;
         let mut best = Room::Gone;
-        let mut least: Option<(usize, usize)> = None;
+        let mut least: Option<(usize, (bool, usize))> = None;
         for (index, Member { tunnel, .. }) in members.iter().enumerate() {
-            let (room, count) = (tunnel.room(), tunnel.stream_count());
+            let room = tunnel.room();
             best = best.max(room);
-            if room == Room::Free && least.is_none_or(|(_, least)| count < least) {
-                least = Some((index, count));
+            let cost = (room == Room::Doubtful, tunnel.stream_count());
+            if room >= Room::Doubtful && least.is_none_or(|(_, least)| cost < least) {
+                least = Some((index, cost));
             }
         }
         let (index, _) = least.ok_or(match best {
             Room::Gone => NoStream::NoClient,
             Room::Leaving => NoStream::Draining,
-            Room::Full | Room::Free => NoStream::Limit,
+            Room::Full | Room::Doubtful | Room::Free => NoStream::Limit,
         })?;
         // To the back, so that equals take turns.
         let member = members.remove(index);

@@ -123,3 +123,22 @@ fn a_client_that_leaves_when_it_is_asked_leaves_the_stream_to_the_next() {
         assert!(!first.tunnel.takes_streams() && !second.tunnel.takes_streams());
     }
 }
+
+// A host that died without a word: its tunnel is there until enough PINGs are missed, with fewer and fewer streams.
+#[test]
+fn a_client_that_does_not_answer_is_asked_only_when_there_is_no_other() {
+    let (silent, other) = (member(1, 2), member(2, 2));
+    let (_event_loop, gateway) = gateway(&[&silent, &other]);
+    let doubt = rt::now() + std::time::Duration::from_millis(crate::limits::PING_IDLE_MS);
+    silent.tunnel.exchange(|session| session.handle_timeout(doubt)).expect("it has time to answer");
+    let streams: Vec<Stream> = (0..2).map(|_| open(&gateway).expect("there is room")).collect();
+    assert!(streams.iter().all(|stream| Arc::ptr_eq(stream.tunnel(), &other.tunnel)));
+    assert!(!silent.tunnel.takes_streams());
+    let last = open(&gateway).expect("better than none");
+    assert!(Arc::ptr_eq(last.tunnel(), &silent.tunnel));
+    // One word, and it is as good as any other.
+    drop(streams);
+    let pong = Frame::Pong(1).encode(0);
+    silent.tunnel.exchange(|session| session.handle_input(pong, doubt)).expect("legal");
+    assert!(silent.tunnel.takes_streams());
+}

@@ -49,13 +49,15 @@ pub enum Room {
     Leaving,
     /// It has as many streams as it may, or too much to say.
     Full,
+    /// There is room, but the peer has not answered for a while and may be gone.
+    Doubtful,
     /// There is room.
     Free,
 }
 
 impl Room {
     /// By their numbers.
-    const ALL: [Room; 4] = [Room::Gone, Room::Leaving, Room::Full, Room::Free];
+    const ALL: [Room; 5] = [Room::Gone, Room::Leaving, Room::Full, Room::Doubtful, Room::Free];
 }
 
 struct Inner {
@@ -259,6 +261,7 @@ impl Tunnel {
             Err(OpenError::Draining) => Room::Leaving,
             _ if inner.stopping => Room::Leaving,
             Err(OpenError::Limit | OpenError::Exhausted) => Room::Full,
+            Ok(_) if inner.session.is_doubtful() => Room::Doubtful,
             Ok(_) => Room::Free,
         };
         self.stream_count.store(inner.streams.len(), Ordering::Relaxed);

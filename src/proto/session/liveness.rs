@@ -7,6 +7,9 @@
 //!     └───────────── any frame ────────┴────────────────────────────────┘
 //! ```
 //!
+//! An OPEN that is not answered by any frame at all within `OPEN_QUIET_MS` makes the first PING of it: a client that has died is not to be
+//! asked for streams until it is quiet for 15 s. (The OPEN itself may wait for its target for much longer.)
+//!
 //! A deadline that is looked at much too late (the process was suspended) asks again instead of counting a miss, because the
 //! answer may lie in the socket.
 //!
@@ -14,11 +17,14 @@
 
 use super::Error;
 use super::event::Flood;
-use crate::limits::{PING_ANSWER_MS, PING_IDLE_MS, PING_MISSES_MAX, PINGS_PER_S_MAX, RTT_FRESH_MS};
+use crate::limits::{
+    OPEN_QUIET_MS, PING_ANSWER_MS, PING_IDLE_MS, PING_MISSES_MAX, PINGS_PER_S_MAX, RTT_FRESH_MS,
+};
 use crate::proto::rate::Rate;
 use std::time::{Duration, Instant};
 
 const IDLE: Duration = Duration::from_millis(PING_IDLE_MS);
+const OPEN_QUIET: Duration = Duration::from_millis(OPEN_QUIET_MS);
 const ANSWER: Duration = Duration::from_millis(PING_ANSWER_MS);
 
 #[derive(Debug)]
@@ -27,6 +33,10 @@ pub(super) struct Liveness {
     since: Instant,
     /// Questions without an answer. Invariant: unanswered ≤ PING_MISSES_MAX.
     unanswered: u32,
+    /// An OPEN is to be sent.
+    opens: bool,
+    /// When an OPEN was sent after which no frame has arrived, the first of several.
+    opened: Option<Instant>,
     /// The last PING that was sent: its number, and when.
     asked: Option<(u64, Instant)>,
     numbers: u64,
@@ -48,6 +58,8 @@ impl Liveness {
         Self {
             since: now,
             unanswered: 0,
+            opens: false,
+            opened: None,
             asked: None,
             numbers: 0,
             asks: false,
@@ -64,10 +76,32 @@ impl Liveness {
         self.since = now;
         self.unanswered = 0;
         self.asks = false;
+        self.opened = None;
+    }
+
+    /// An OPEN will be sent.
+    pub(super) fn opens(&mut self) {
+        self.opens = true;
+    }
+
+    /// What was to be sent has left.
+    pub(super) fn sent(&mut self, now: Instant) {
+        if std::mem::take(&mut self.opens) {
+            self.opened.get_or_insert(now);
+        }
+    }
+
+    /// Whether the peer has been asked something and has not said a word since.
+    pub(super) fn doubts(&self) -> bool {
+        self.unanswered > 0
     }
 
     pub(super) fn timeout(&self) -> Instant {
-        self.since + if self.unanswered == 0 { IDLE } else { ANSWER }
+        match (self.unanswered, self.opened) {
+            (0, Some(opened)) => (self.since + IDLE).min(opened + OPEN_QUIET),
+            (0, None) => self.since + IDLE,
+            _ => self.since + ANSWER,
+        }
     }
 
     /// Looks at the clock.

@@ -276,6 +276,11 @@ impl Session {
         self.end.is_none() && matches!(self.phase, Phase::Up)
     }
 
+    /// Whether the peer was asked something, a PING at last, and has not sent a frame since. It may be gone.
+    pub fn is_doubtful(&self) -> bool {
+        self.is_up() && self.liveness.doubts()
+    }
+
     /// How the session ended, if it has.
     pub fn end(&self) -> Option<&Lost> {
         self.end.as_ref()

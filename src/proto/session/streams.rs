@@ -37,6 +37,7 @@ impl Session {
         }
         self.next_id += 2;
         self.stats.streams_opened += 1;
+        self.liveness.opens();
         let window = self.first_window(request.network);
         self.table.insert(id, Stream::new(request.network, Opening::Sent, window));
         self.control(&Frame::Open { request, window }, id);

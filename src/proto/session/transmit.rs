@@ -46,6 +46,9 @@ impl Session {
             out.write(frame);
             self.control.pop_front();
         }
+        if done {
+            self.liveness.sent(now);
+        }
         // Behind the others, because the first of them may be the one that ends the handshake; but two frames of 20 bytes are
         // not worth a place in a queue when `max` is that small.
         let pong = self.pong.take().map(|number| Frame::Pong(number).encode(0));

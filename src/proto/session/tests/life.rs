@@ -1,7 +1,7 @@
 //! A session as a whole: quiet for days, lost in time, drained, closed, and its ports.
 
 use super::*;
-use crate::limits::{PING_ANSWER_MS, PING_IDLE_MS};
+use crate::limits::{OPEN_QUIET_MS, PING_ANSWER_MS, PING_IDLE_MS};
 use crate::proto::frame::{PortError, PortRequest};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -36,6 +36,46 @@ fn a_dead_peer_is_found_within_45_seconds() {
             assert!(pair.now == died + Duration::from_secs(45) && !pair.ends[side].is_up());
         }
     }
+}
+
+// A client whose host has died without a word would be the least busy one until somebody notices.
+#[test]
+fn a_client_that_does_not_even_answer_a_ping_behind_an_open_is_doubted_soon() {
+    let (mut pair, _) = Pair::with_stream(tcp("a", 1));
+    // Between two questions.
+    pair.advance(Duration::from_secs(62));
+    pair.dead[CLIENT] = true;
+    pair.ends[GATEWAY].open(tcp("b", 1)).unwrap();
+    let asked = pair.now;
+    pair.drive();
+    let due = asked + Duration::from_millis(OPEN_QUIET_MS);
+    pair.advance(due - pair.now - pair.delay);
+    assert!(!pair.ends[GATEWAY].is_doubtful());
+    // A second one does not put it off.
+    pair.ends[GATEWAY].open(tcp("c", 1)).unwrap();
+    pair.drive();
+    pair.advance(due.saturating_duration_since(pair.now));
+    assert!(pair.ends[GATEWAY].is_doubtful() && pair.ends[GATEWAY].is_up());
+    pair.advance(Duration::from_millis(2 * PING_ANSWER_MS));
+    assert!(!pair.ends[GATEWAY].is_up() && !pair.ends[GATEWAY].is_doubtful());
+}
+
+// A target may take half a minute, and the client that waits for it is there.
+#[test]
+fn a_client_that_answers_the_ping_behind_an_open_is_not_doubted_again() {
+    let mut pair = Pair::up();
+    let id = pair.ends[GATEWAY].open(tcp("slow", 1)).unwrap();
+    pair.drive();
+    let before = pair.pings;
+    pair.advance(Duration::from_millis(OPEN_QUIET_MS + 10));
+    assert_eq!(pair.pings, before + 1, "asked once");
+    assert!(!pair.ends[GATEWAY].is_doubtful());
+    pair.advance(Duration::from_millis(OPEN_QUIET_MS + 10));
+    assert_eq!(pair.pings, before + 1, "and answered");
+    pair.advance(Duration::from_secs(20));
+    pair.ends[CLIENT].accept(id, Opened::default()).unwrap();
+    pair.drive();
+    assert!(pair.ends[GATEWAY].is_up());
 }
 
 // proves S-27: any frame counts as life, also when the answer to a PING is lost
