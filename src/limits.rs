@@ -250,6 +250,8 @@ pub const TUNNEL_TURN_BYTES_MAX: usize = 1024 * 1024;
 pub const RELAY_OUTPUT_BYTES: usize = 64 * 1024;
 /// Connections at the tunnel's port that have not proved themselves; one more is turned away.
 pub const PRE_AUTH_MAX: usize = 1_000;
+/// Of these, as many as one address (IPv6: one /64) may have.
+pub const PRE_AUTH_PER_ADDRESS_MAX: usize = 50;
 /// What such a connection may send before it has: many times what the upgrade and the handshake are.
 pub const PRE_AUTH_BYTES_MAX: u64 = 32 * 1024;
 /// How long further refusals of one address are not said aloud.

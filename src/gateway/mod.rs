@@ -8,14 +8,15 @@ pub mod forward;
 pub mod ingress;
 mod refused;
 pub mod registry;
+mod strangers;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::access::AccessLog;
-use crate::limits::{CLIENTS_PER_GROUP_MAX, PRE_AUTH_MAX};
+use crate::limits::CLIENTS_PER_GROUP_MAX;
 use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
@@ -26,6 +27,7 @@ use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
 use refused::Refusals;
 use registry::{Joined, Member, Registry};
+use strangers::Strangers;
 
 /// Where a gateway listens, and for whom.
 pub struct Config {
@@ -70,8 +72,7 @@ pub struct Shared {
     refusals: Refusals,
     /// What all clients together may be allowed to send.
     windows: Arc<WindowBudget>,
-    /// Connections at the tunnel's port that have not proved themselves. Invariant: pre_auth <= PRE_AUTH_MAX.
-    pre_auth: AtomicUsize,
+    strangers: Strangers,
     /// Starts every conn_id of this process, so that a restart does not repeat them.
     seed: u64,
     streams: AtomicU64,
@@ -96,7 +97,7 @@ impl Gateway {
             sessions: AtomicU64::new(1),
             refusals: Refusals::default(),
             windows: Arc::default(),
-            pre_auth: AtomicUsize::new(0),
+            strangers: Strangers::default(),
             seed: rt::random()?,
             streams: AtomicU64::new(0),
             remote: remote.clone(),
@@ -229,14 +230,9 @@ impl Shared {
 struct GatewaySide(Arc<Shared>);
 
 impl Side for GatewaySide {
-    fn begin(&self, _peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
+    fn begin(&self, peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
         let nonce = rt::nonce()?;
-        let room = |strangers| (strangers < PRE_AUTH_MAX).then_some(strangers + 1);
-        if self.0.pre_auth.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
-            return Err(io::Error::other(format!(
-                "{PRE_AUTH_MAX} connections have not proved themselves yet"
-            )));
-        }
+        self.0.strangers.enter(peer).map_err(|full| io::Error::other(full.to_string()))?;
         let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
         let config = GatewayConfig { credentials: self.0.clients.clone(), session_id: number, nonce };
         let session = Session::gateway(config, rt::now()).with_budget(self.0.windows.clone());
@@ -244,7 +240,8 @@ impl Side for GatewaySide {
     }
 
     fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
-        self.0.pre_auth.fetch_sub(1, Ordering::Relaxed);
+        let addr = tunnel.carrier().and_then(rt::Handle::peer_addr);
+        self.0.strangers.leave(addr);
         let Some(peer) = tunnel.exchange(|session| session.peer().cloned()) else { return };
         let member = Member {
             tunnel: tunnel.clone(),
@@ -252,7 +249,6 @@ impl Side for GatewaySide {
             instance: peer.instance,
             generation: peer.generation,
         };
-        let addr = tunnel.carrier().and_then(rt::Handle::peer_addr);
         let (via, group) = (peer.name.as_str(), peer.group.as_str());
         let refused = match self.0.registry.join(group, member) {
             Joined::First => {
@@ -261,9 +257,10 @@ impl Side for GatewaySide {
             }
             Joined::Another => None,
             Joined::Replaced(former) => {
+                // The session first: a port that it has just asked for is then refused, or is open already and closed here.
+                former.tunnel.exchange(|session| session.close(GoAwayCode::Replaced, "a newer connection"));
                 // At once: its connection may be a dead one that takes long to close, and this one wants the same ports.
                 self.0.forwards.close_all(&former.tunnel);
-                former.tunnel.exchange(|session| session.close(GoAwayCode::Replaced, "a newer connection"));
                 None
             }
             Joined::Stale => Some("a newer connection of this client is there"),
@@ -300,7 +297,7 @@ impl Side for GatewaySide {
         let via = peer.as_ref().map_or("-", |peer| peer.name.as_str());
         let (down_bytes, up_bytes) = down.bytes;
         if !down.was_up {
-            self.0.pre_auth.fetch_sub(1, Ordering::Relaxed);
+            self.0.strangers.leave(down.peer);
             // A stranger at the door, or a client that may not in: no reason to wake anybody.
             if down.fatal {
                 log::info!(event = "tun_auth_fail", tun = tunnel.label(), peer = crate::shown(down.peer), via;

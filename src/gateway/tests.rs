@@ -3,7 +3,7 @@
 use super::*;
 use crate::logfmt::Stamp;
 use crate::proto::auth::{Prover, prove};
-use crate::proto::frame::{Frame, GoAway, Hello, Network};
+use crate::proto::frame::{Frame, GoAway, Hello, Network, PortRequest};
 use crate::proto::session::{StreamId, VERSION_NEWEST, VERSION_OLDEST};
 use crate::rt::{self, EventLoop};
 use crate::tunnel::StreamWatcher;
@@ -141,4 +141,24 @@ fn a_client_that_does_not_answer_is_asked_only_when_there_is_no_other() {
     let pong = Frame::Pong(1).encode(0);
     silent.tunnel.exchange(|session| session.handle_input(pong, doubt)).expect("legal");
     assert!(silent.tunnel.takes_streams());
+}
+
+// The newer connection of a client closed the older one's ports while that one was still asking for another.
+#[test]
+fn a_port_for_a_tunnel_that_was_replaced_meanwhile_is_not_kept() {
+    let replaced = member(1, 1);
+    let (_event_loop, gateway) = gateway(&[&replaced]);
+    let free = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let port = free.local_addr().expect("it is bound").port();
+    drop(free);
+    let request = PortRequest { network: Network::Tcp, port, host: "target".into(), target_port: 1 };
+    let ask = Frame::PortOpen(request.clone()).encode(0);
+    replaced.tunnel.exchange(|session| session.handle_input(ask, rt::now())).expect("legal");
+    replaced.tunnel.exchange(|session| session.close(GoAwayCode::Replaced, ""));
+    gateway.shared.forwards.open(&gateway.shared, &replaced.tunnel, request);
+    let patience = rt::now() + std::time::Duration::from_secs(60);
+    while TcpListener::bind(("127.0.0.1", port)).is_err() {
+        assert!(rt::now() < patience, "the port is still held");
+        std::thread::yield_now();
+    }
 }

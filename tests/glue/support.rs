@@ -156,6 +156,15 @@ pub(crate) fn dial(addr: SocketAddr) -> TcpStream {
     user
 }
 
+/// From another address of this machine.
+pub(crate) fn dial_from(ip: [u8; 4], addr: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.into()
+}
+
 pub(crate) fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind(localhost()).unwrap();
     let addr = listener.local_addr().unwrap();

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyproxy::client;
-use anyproxy::limits::{PRE_AUTH_MAX, TUNNEL_GOODBYE_MS};
+use anyproxy::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX, TUNNEL_GOODBYE_MS};
 use anyproxy::proto::frame::{Network, Opened, PortError, PortRequest};
 use anyproxy::proto::session::Event;
 use anyproxy::proto::target::Rules;
@@ -97,16 +97,42 @@ fn a_port_goes_over_to_the_newer_connection() {
 #[test]
 fn strangers_at_the_tunnels_port_are_bounded() {
     let world = World::new();
-    let strangers: Vec<TcpStream> = (0..PRE_AUTH_MAX).map(|_| dial(world.gateway.tunnel_addr())).collect();
+    let addr = world.gateway.tunnel_addr();
+    // As many from each address as one may have.
+    let from = |n: usize| dial_from([127, 1, 0, u8::try_from(n / PRE_AUTH_PER_ADDRESS_MAX).unwrap()], addr);
+    let strangers: Vec<TcpStream> = (0..PRE_AUTH_MAX).map(from).collect();
     until("the strangers", || world.gateway_loop.connections() == PRE_AUTH_MAX);
-    let mut one_more = dial(world.gateway.tunnel_addr());
-    match one_more.read(&mut [0]) {
-        Ok(n) => assert_eq!(n, 0),
-        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
-    }
+    is_turned_away(&mut dial(addr));
     drop(strangers);
     until("room", || world.gateway_loop.connections() == 0);
     Puppet::new(&world, 1, 1);
+}
+
+// proves T17: one address does not keep the others out
+#[test]
+fn strangers_of_one_address_leave_room_for_others() {
+    let world = World::new();
+    let addr = world.gateway.tunnel_addr();
+    let mut strangers: Vec<TcpStream> = (0..PRE_AUTH_PER_ADDRESS_MAX).map(|_| dial(addr)).collect();
+    until("the strangers", || world.gateway_loop.connections() == PRE_AUTH_PER_ADDRESS_MAX);
+    is_turned_away(&mut dial(addr));
+    let _other = dial_from([127, 1, 0, 1], addr);
+    until("the other", || world.gateway_loop.connections() == PRE_AUTH_PER_ADDRESS_MAX + 1);
+    // Who has proved itself is no stranger any more, and who has gone none either.
+    strangers.truncate(PRE_AUTH_PER_ADDRESS_MAX - 1);
+    until("room", || world.gateway_loop.connections() == PRE_AUTH_PER_ADDRESS_MAX);
+    let mut puppets = Vec::new();
+    for instance in 1..=5 {
+        puppets.push(Puppet::new(&world, instance, 1));
+    }
+    assert_eq!(world.gateway.client_count(), 5);
+}
+
+fn is_turned_away(stranger: &mut TcpStream) {
+    match stranger.read(&mut [0]) {
+        Ok(n) => assert_eq!(n, 0),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
 }
 
 // proves T17: who has not proved itself cannot make the gateway hold much
