@@ -193,8 +193,15 @@ pub const SEND_QUEUE_BYTES_MAX: usize = 64 * 1024;
 /// Most datagrams that wait in one stream, in each direction; then the oldest is dropped.
 pub const DATAGRAM_QUEUE_LEN_MAX: usize = 64;
 
-/// Most bytes of datagrams that wait in one stream, in each direction; then the oldest is dropped.
+/// Most bytes of datagrams that wait in one stream, in each direction, each with its head; then the oldest is dropped.
 pub const DATAGRAM_QUEUE_BYTES_MAX: usize = 128 * 1024;
+
+/// Most bytes of datagrams that wait in all streams of one session, in both directions, each with its head; then the oldest of the
+/// longest queue is dropped.
+pub const SESSION_DATAGRAM_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Memory for control frames that is kept while few wait.
+pub const CONTROL_QUEUE_KEPT_BYTES_MAX: usize = 4 * 1024;
 
 /// What one turn of deficit round robin gives a stream.
 pub const TURN_BYTES: usize = DATA_BODY_BYTES_MAX;

@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod flow;
 pub mod frame;
 pub mod http;
+pub mod ids;
 pub mod rate;
 pub mod session;
 pub mod socks5;

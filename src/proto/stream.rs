@@ -1,7 +1,7 @@
 //! One stream inside a session: two halves that end on their own, each with its window and its queue.
 //!
 //! ```text
-//!   opening      Sent ──OPEN_OK──▶ Done ◀──accept── Received          OPEN_ERR, RST: gone
+//!   opening      Sent ──OPEN_OK──▶ Done ◀──OPEN_OK sent── Answered ◀──accept── Received          OPEN_ERR, RST: gone
 //!
 //!   sending      Open ──finish──▶ FinQueued ──FIN sent──▶ Ended       STOP received: Ended, what was queued is dropped
 //!   receiving    Open ──FIN received──▶ Fin ──all read──▶ Ended
@@ -16,7 +16,7 @@
 //! only thing that it may still say about the stream is WINDOW, and STOP at the end.
 
 use super::flow::{ReceiveWindow, SendWindow};
-use super::frame::{Network, ResetCode};
+use super::frame::{HEAD_SIZE, Network, ResetCode};
 use crate::limits::{
     DATA_BODY_BYTES_MAX, DATAGRAM_COPY_BYTES_MAX, DATAGRAM_QUEUE_BYTES_MAX, DATAGRAM_QUEUE_LEN_MAX,
     SEND_QUEUE_BYTES_MAX,
@@ -32,6 +32,8 @@ pub(super) enum Opening {
     Sent,
     /// OPEN was received; the application did not answer yet.
     Received,
+    /// The application accepted; OPEN_OK waits to be sent, and no byte goes ahead of it.
+    Answered,
     /// Bytes may go both ways.
     Done,
 }
@@ -108,7 +110,19 @@ struct Datagrams {
 #[derive(Debug, Default)]
 struct DatagramQueue {
     queue: VecDeque<Bytes>,
+    /// Invariant: the sum of what each counts for.
     bytes: usize,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Direction {
+    Out,
+    In,
+}
+
+impl Direction {
+    pub(super) const BOTH: [Direction; 2] = [Direction::Out, Direction::In];
 }
 
 /// Datagrams that made room for a newer one.
@@ -120,7 +134,7 @@ pub(super) struct Dropped {
 
 impl DatagramQueue {
     fn push(&mut self, datagram: Bytes) -> Dropped {
-        self.bytes += datagram.len();
+        self.bytes += cost(&datagram);
         self.queue.push_back(datagram);
         let mut dropped = Dropped::default();
         while self.queue.len() > DATAGRAM_QUEUE_LEN_MAX || self.bytes > DATAGRAM_QUEUE_BYTES_MAX {
@@ -132,9 +146,14 @@ impl DatagramQueue {
 
     fn pop(&mut self) -> Option<Bytes> {
         let datagram = self.queue.pop_front()?;
-        self.bytes -= datagram.len();
+        self.bytes -= cost(&datagram);
         Some(datagram)
     }
+}
+
+/// What a datagram counts for: one of no bytes takes room as well.
+fn cost(datagram: &Bytes) -> usize {
+    HEAD_SIZE + datagram.len()
 }
 
 impl Stream {
@@ -210,9 +229,38 @@ impl Stream {
         (self.sending == Sending::FinQueued).then_some(Next::Fin)
     }
 
-    /// Whether bytes, or a datagram, are next to be sent.
-    pub(super) fn next_is_data(&self) -> bool {
-        matches!(self.next(), Some(Next::Data(_) | Next::Dgram(_)))
+    /// Whether there are bytes or datagrams that an RST would have to wait for.
+    pub(super) fn has_unsent(&self) -> bool {
+        let opened = matches!(self.opening, Opening::Answered | Opening::Done);
+        opened
+            && self.sending != Sending::Ended
+            && (!self.queue.is_empty() || self.datagram_bytes(Direction::Out) > 0)
+    }
+
+    /// What the datagrams that wait count for.
+    pub(super) fn datagram_bytes(&self, direction: Direction) -> usize {
+        let queue = self.datagrams.as_ref().map(|datagrams| match direction {
+            Direction::Out => &datagrams.out,
+            Direction::In => &datagrams.received,
+        });
+        queue.map_or(0, |queue| queue.bytes)
+    }
+
+    /// Drops the oldest datagram.
+    pub(super) fn drop_datagram(&mut self, direction: Direction) {
+        if let Some(datagrams) = &mut self.datagrams {
+            match direction {
+                Direction::Out => datagrams.out.pop(),
+                Direction::In => datagrams.received.pop(),
+            };
+        }
+    }
+
+    /// Drops all datagrams, in both directions.
+    pub(super) fn drop_datagrams(&mut self) {
+        if let Some(datagrams) = &mut self.datagrams {
+            **datagrams = Datagrams::default();
+        }
     }
 
     /// Whether it is gone for the application here, and only has to send what is queued.

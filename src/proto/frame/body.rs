@@ -253,13 +253,19 @@ impl Frame {
 
     /// The whole frame as bytes, about `stream`.
     pub fn encode(&self, stream: u32) -> Bytes {
-        let kind = self.kind();
-        let mut out = vec![0; HEAD_SIZE];
-        self.put_body(&mut out);
-        let head = Head { kind, stream, len: out.len() - HEAD_SIZE };
-        debug_assert!(head.len <= kind.body_bytes_max() && kind.is_stream() == (stream != 0));
-        out[..HEAD_SIZE].copy_from_slice(&head.encode());
+        let mut out = Vec::new();
+        self.encode_to(stream, &mut out);
         out.into()
+    }
+
+    /// Puts the whole frame, about `stream`, behind what is in `out`.
+    pub fn encode_to(&self, stream: u32, out: &mut Vec<u8>) {
+        let (kind, begin) = (self.kind(), out.len());
+        out.extend_from_slice(&[0; HEAD_SIZE]);
+        self.put_body(out);
+        let head = Head { kind, stream, len: out.len() - begin - HEAD_SIZE };
+        debug_assert!(head.len <= kind.body_bytes_max() && kind.is_stream() == (stream != 0));
+        out[begin..begin + HEAD_SIZE].copy_from_slice(&head.encode());
     }
 
     fn put_body(&self, out: &mut Vec<u8>) {

@@ -16,6 +16,8 @@
 //! the clean-up is what that step found. The numbers of streams only grow, each one more than the last by two, so a number below the
 //! next one that is not in the table belongs to a stream that was closed: late frames are told from wrong ones without a memory.
 
+mod control;
+mod datagrams;
 mod event;
 mod handshake;
 mod liveness;
@@ -31,14 +33,17 @@ pub use streams::Read;
 
 use super::budget::{WindowBudget, Windows};
 use super::frame::{AuthErr, AuthErrCode, Decoder, Frame, GoAway, GoAwayCode, Head, Kind};
+use super::ids::IdMap;
 use super::rate::Rate;
 use super::stream::{Sending, Stream};
 use crate::limits::{EVENT_QUEUE_LEN_MAX, HANDSHAKE_MS, SMALL_CREDITS_PER_S_MAX, STREAMS_MAX};
 use bytes::Bytes;
+use control::ControlQueue;
+use datagrams::Holdings;
 use handshake::Phase;
 use liveness::Liveness;
 use ports::Ports;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -87,24 +92,26 @@ pub struct Session {
     peer: Option<Peer>,
 
     /// The streams. Invariant: every number in it is odd and less than `next_id`.
-    table: HashMap<u32, Stream>,
+    table: IdMap<Stream>,
     /// Gateway: the number of the next stream. Client: the number that the next OPEN must have.
     next_id: u64,
     streams_max: usize,
-    /// Streams that have something to send, in the order of their turns. Invariant: each is in the table and marked `scheduled`.
+    /// Streams that have something to send, in the order of their turns. One that left the table is passed over when its turn comes:
+    /// its number is never another stream's. Invariant: those in the table are marked `scheduled`, and listed once.
     turns: VecDeque<u32>,
-    /// Streams that have credit to give. Invariant: each is in the table and marked `credit_queued`.
+    /// Streams that have credit to give, as above; marked `credit_queued`.
     credits: VecDeque<u32>,
     ports: Ports,
     draining: bool,
     peer_draining: bool,
+    datagrams: Holdings,
     /// Of the budgets. Invariant: as much is used as the windows of the streams in the table hold.
     windows: Windows,
     /// WINDOWs of the peer with hardly any credit.
     small_credits: Rate,
 
     /// Whole frames that go out before any DATA. Invariant: control.len() ≤ CONTROL_QUEUE_LEN_MAX.
-    control: VecDeque<Bytes>,
+    control: ControlQueue,
     /// The answer to the last PING; an older one that was not sent yet is not worth sending.
     pong: Option<u64>,
     events: VecDeque<Event>,
@@ -121,7 +128,7 @@ impl Session {
             liveness: Liveness::new(now),
             decoder: Decoder::default(),
             peer: None,
-            table: HashMap::new(),
+            table: IdMap::default(),
             next_id: 1,
             streams_max: STREAMS_MAX,
             turns: VecDeque::new(),
@@ -129,9 +136,10 @@ impl Session {
             ports: Ports::new(),
             draining: false,
             peer_draining: false,
+            datagrams: Holdings::default(),
             windows: Windows::default(),
             small_credits: Rate::new(SMALL_CREDITS_PER_S_MAX),
-            control: VecDeque::new(),
+            control: ControlQueue::default(),
             pong: None,
             events: VecDeque::new(),
             stats: Stats::default(),
@@ -417,6 +425,8 @@ impl Session {
         self.pong = None;
         self.liveness.quiet();
         self.ports.clear();
+        self.turns.clear();
+        self.credits.clear();
         let mut ids: Vec<u32> = self.table.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
@@ -430,13 +440,8 @@ impl Session {
 
     /// Takes a stream out of the table, if it is there, and cleans up after it.
     fn remove(&mut self, id: StreamId) -> Option<Stream> {
+        self.change_datagrams(id, Stream::drop_datagrams);
         let stream = self.table.remove(&id.0)?;
-        if stream.scheduled {
-            self.turns.retain(|&turn| turn != id.0);
-        }
-        if stream.credit_queued {
-            self.credits.retain(|&credit| credit != id.0);
-        }
         self.windows.give(stream.receive_window.held());
         self.stats.streams_closed += 1;
         self.events.push_back(Event::Closed(id));
@@ -445,6 +450,6 @@ impl Session {
 
     /// Queues a control frame.
     fn control(&mut self, frame: &Frame, stream: u32) {
-        self.control.push_back(frame.encode(stream));
+        self.control.push(frame, stream);
     }
 }

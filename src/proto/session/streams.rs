@@ -73,10 +73,9 @@ impl Session {
         if stream.opening != Opening::Received {
             return Err(StreamError::Opening);
         }
-        stream.opening = Opening::Done;
+        stream.opening = Opening::Answered;
         let window = stream.receive_window.size();
         self.control(&Frame::OpenOk { opened, window }, id.0);
-        self.schedule(id);
         Ok(())
     }
 
@@ -118,15 +117,16 @@ impl Session {
     /// Queues one datagram on a stream of UDP; the oldest make room, and it says how many bytes of them were dropped. `None` when it
     /// cannot go out: the stream is gone, finished or no stream of UDP, or the datagram is too long.
     pub fn send_datagram(&mut self, id: StreamId, datagram: Bytes) -> Option<usize> {
-        let stream = self.table.get_mut(&id.0)?;
+        let stream = self.table.get(&id.0)?;
         if stream.sending != Sending::Open
             || stream.network != Network::Udp
             || datagram.len() > DGRAM_BODY_BYTES_MAX
         {
             return None;
         }
-        let dropped = stream.push_datagram(datagram);
+        let dropped = self.change_datagrams(id, |stream| stream.push_datagram(datagram))?;
         self.stats.datagrams_dropped += dropped.count;
+        self.shed_datagrams();
         self.schedule(id);
         Some(dropped.bytes)
     }
@@ -159,9 +159,9 @@ impl Session {
     /// window, so the stream is gone as soon as it had its turns; the application has nothing more to do with it. What was
     /// not read is dropped, and so is what still comes.
     pub fn reset_behind(&mut self, id: StreamId, code: ResetCode) {
-        match self.table.get_mut(&id.0) {
-            Some(stream) if stream.opening == Opening::Done && stream.next_is_data() => {
-                stream.reset_behind(code);
+        match self.table.get(&id.0) {
+            Some(stream) if stream.has_unsent() => {
+                self.change_datagrams(id, |stream| stream.reset_behind(code));
             }
             _ => self.reset(id, code),
         }
@@ -189,7 +189,7 @@ impl Session {
 
     /// The next datagram that arrived on a stream of UDP.
     pub fn read_datagram(&mut self, id: StreamId) -> Option<Bytes> {
-        self.table.get_mut(&id.0)?.pop_received_datagram()
+        self.change_datagrams(id, Stream::pop_received_datagram)?
     }
 
     /// Says that of the bytes read from this stream `total` in all have reached the kernel: they become credit for the peer. A total
@@ -254,7 +254,7 @@ impl Session {
         let answers = matches!(frame, Frame::OpenOk { .. } | Frame::OpenErr { .. });
         let legal = match stream.opening {
             Opening::Sent => answers || kind == Kind::Rst,
-            Opening::Received => kind == Kind::Rst,
+            Opening::Received | Opening::Answered => kind == Kind::Rst,
             Opening::Done => !answers,
         };
         if !legal {
@@ -305,7 +305,9 @@ impl Session {
                     return Err(Error::Unexpected(kind));
                 }
                 if !stream.is_resetting() {
-                    self.stats.datagrams_dropped += stream.push_received_datagram(body).count;
+                    let dropped = self.change_datagrams(id, |stream| stream.push_received_datagram(body));
+                    self.stats.datagrams_dropped += dropped.map_or(0, |dropped| dropped.count);
+                    self.shed_datagrams();
                 }
                 self.readable(id);
             }
@@ -323,8 +325,8 @@ impl Session {
             Frame::Rst(code)
                 if self.role == Role::Gateway && stream.readable_len() > 0 && !stream.is_resetting() =>
             {
-                stream.stop_sending();
                 stream.receiving = Receiving::Rst(code);
+                self.change_datagrams(id, Stream::stop_sending);
                 self.readable(id);
             }
             Frame::Rst(code) => {
@@ -336,11 +338,9 @@ impl Session {
             }
             Frame::Stop(code) => {
                 if stream.sending != Sending::Ended {
-                    stream.stop_sending();
+                    self.change_datagrams(id, Stream::stop_sending);
                     self.events.push_back(Event::Stopped(id, code));
-                    if stream.is_over() {
-                        self.remove(id);
-                    }
+                    self.remove_over(id);
                 }
             }
             _ => return Err(Error::Unexpected(kind)),
@@ -349,6 +349,23 @@ impl Session {
     }
 
     // ---- inside
+
+    /// Takes the stream out of the table when both directions have ended; says whether they have.
+    pub(super) fn remove_over(&mut self, id: StreamId) -> bool {
+        let over = self.table.get(&id.0).is_some_and(Stream::is_over);
+        if over {
+            self.remove(id);
+        }
+        over
+    }
+
+    /// OPEN_OK has left: bytes may follow it.
+    pub(super) fn on_open_ok_sent(&mut self, id: StreamId) {
+        if let Some(stream) = self.table.get_mut(&id.0) {
+            stream.opening = Opening::Done;
+            self.schedule(id);
+        }
+    }
 
     /// The window that a new stream grants. Datagrams are not counted, so a stream of them needs none.
     fn first_window(&mut self, network: Network) -> u32 {

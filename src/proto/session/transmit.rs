@@ -1,4 +1,12 @@
-//! What goes out next: control frames, credit, and then the streams in turns.
+//! What goes out next: control frames and credit, and the streams in turns.
+//!
+//! ```text
+//!   one message    │ control, credit │ streams in turns                    │ control, credit │
+//!                  0             half of it, while streams wait                            max
+//! ```
+//!
+//! Control frames go first, so that a question does not wait behind bulk; but they leave half of each message to the streams, so that
+//! no number of them holds the bytes up. A stream's bytes are not scheduled before its OPEN_OK has left.
 //!
 //! Deficit round robin: a turn gives a stream `TURN_BYTES`; it sends whole frames while they fit into what it was given and keeps the rest for
 //! its next turn, unless it runs out of things to send. A stream that has much to send delays one that has little by one frame, and never
@@ -7,7 +15,7 @@
 use super::{Session, StreamId};
 use crate::limits::TURN_BYTES;
 use crate::proto::frame::{Frame, HEAD_SIZE, Head, Kind};
-use crate::proto::stream::{Next, Sending};
+use crate::proto::stream::{Next, Sending, Stream};
 use linkbuffer::LinkBuffer;
 use std::time::Instant;
 
@@ -15,10 +23,17 @@ impl Session {
     /// Appends whole frames to `out` and says how many bytes: at most `max`, but one frame when there is one.
     pub fn poll_transmit(&mut self, max: usize, out: &mut LinkBuffer, now: Instant) -> usize {
         let mut budget = Budget { max, sent: 0, frames: 0 };
-        if self.transmit_control(&mut budget, out, now) && self.transmit_credit(&mut budget, out, now) {
-            self.transmit_streams(&mut budget, out);
-            // The resets that waited behind their streams' bytes.
-            self.transmit_control(&mut budget, out, now);
+        if !self.turns.is_empty() {
+            budget.max = max / 2;
+        }
+        if self.transmit_control(&mut budget, out, now) {
+            self.transmit_credit(&mut budget, out, now);
+        }
+        budget.max = max;
+        self.transmit_streams(&mut budget, out);
+        // What there was no room for before, and the resets that waited behind their streams' bytes.
+        if self.transmit_control(&mut budget, out, now) {
+            self.transmit_credit(&mut budget, out, now);
         }
         self.stats.bytes_out += budget.sent as u64;
         self.stats.frames_out += budget.frames;
@@ -37,7 +52,7 @@ impl Session {
     /// False when the budget is used up.
     fn transmit_control(&mut self, budget: &mut Budget, out: &mut LinkBuffer, now: Instant) -> bool {
         let mut done = true;
-        while let Some(frame) = self.control.front() {
+        while let Some((head, frame)) = self.control.front() {
             if !budget.allows(frame.len()) {
                 done = false;
                 break;
@@ -45,6 +60,9 @@ impl Session {
             budget.spend(frame.len());
             out.write(frame);
             self.control.pop_front();
+            if head.kind == Kind::OpenOk {
+                self.on_open_ok_sent(StreamId(head.stream));
+            }
         }
         if done {
             self.liveness.sent(now);
@@ -60,14 +78,14 @@ impl Session {
         done
     }
 
-    fn transmit_credit(&mut self, budget: &mut Budget, out: &mut LinkBuffer, now: Instant) -> bool {
+    fn transmit_credit(&mut self, budget: &mut Budget, out: &mut LinkBuffer, now: Instant) {
         const LEN: usize = HEAD_SIZE + 4;
         while let Some(&id) = self.credits.front() {
             if !budget.allows(LEN) {
-                return false;
+                return;
             }
             self.credits.pop_front();
-            let stream = self.table.get_mut(&id).expect("streams with credit to give are in the table");
+            let Some(stream) = self.table.get_mut(&id) else { continue };
             stream.credit_queued = false;
             // The peer's FIN may have made it pointless since it was queued.
             if !stream.has_credit() {
@@ -81,16 +99,22 @@ impl Session {
                 self.liveness.measure(now);
             }
             if let Some(credit) = credit {
-                out.write(&Frame::Window(credit).encode(id));
+                let head = Head { kind: Kind::Window, stream: id, len: LEN - HEAD_SIZE };
+                let frame = out.reserve(LEN);
+                frame[..HEAD_SIZE].copy_from_slice(&head.encode());
+                frame[HEAD_SIZE..LEN].copy_from_slice(&credit.to_be_bytes());
+                out.commit(LEN);
                 budget.spend(LEN);
             }
         }
-        true
     }
 
     fn transmit_streams(&mut self, budget: &mut Budget, out: &mut LinkBuffer) {
         while let Some(&id) = self.turns.front() {
-            let stream = self.table.get_mut(&id).expect("streams that take turns are in the table");
+            let Some(stream) = self.table.get_mut(&id) else {
+                self.turns.pop_front();
+                continue;
+            };
             let Some(next) = stream.next() else {
                 stream.scheduled = false;
                 stream.in_turn = false;
@@ -120,16 +144,18 @@ impl Session {
             out.write(&Head { kind, stream: id, len }.encode());
             match next {
                 Next::Data(len) => out.append(stream.take_data(len)),
-                Next::Dgram(_) => out.write_bytes(stream.take_datagram()),
+                Next::Dgram(_) => {
+                    let datagram = self.change_datagrams(StreamId(id), Stream::take_datagram);
+                    out.write_bytes(datagram.expect("a stream that has a turn is in the table"));
+                }
                 Next::Fin => stream.sending = Sending::Ended,
             }
+            let Some(stream) = self.table.get(&id) else { continue };
             if let Sending::RstQueued(code) = stream.sending
-                && !stream.next_is_data()
+                && !stream.has_unsent()
             {
                 self.reset(StreamId(id), code);
-            } else if stream.is_over() {
-                self.remove(StreamId(id));
-            } else {
+            } else if !self.remove_over(StreamId(id)) {
                 self.offer_room(StreamId(id));
             }
         }

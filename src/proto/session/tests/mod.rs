@@ -7,6 +7,7 @@ mod pair;
 mod random;
 mod splits;
 mod streams;
+mod turns;
 mod windows;
 
 use super::*;
