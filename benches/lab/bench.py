@@ -4,12 +4,12 @@
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
 from dataclasses import dataclass, field
 
 import measure
+from figures import Goal, Verdicts, both, ratio_text, ratios, short
 from measure import Failure, Server
 
 RAW, TOKIO, POLLER = "raw", "tokio-ct", "poller"
@@ -23,23 +23,6 @@ class Sample:
     server: str
     load: list
     warm_up: bool = True
-
-
-@dataclass
-class Goal:
-    """`of` must keep `sign` `factor` times `base`; without a base the figure itself must keep it."""
-
-    of: tuple  # label, figure
-    sign: str
-    factor: float
-    base: tuple = None
-
-    def text(self):
-        against = f" x {self.base[0]}" if self.base else ""
-        return f"{self.of[0]}: {self.of[1]} {self.sign} {self.factor:g}{against}"
-
-    def is_kept_by(self, value):
-        return {"<=": value <= self.factor, ">=": value >= self.factor, ">": value > self.factor}[self.sign]
 
 
 @dataclass
@@ -100,7 +83,6 @@ WORKLOADS = {
 }
 IDLE_CONNS, IDLE_BYTES_MAX = 10_000, 200
 INSTRUCTIONS_MAX = {1: 1400, 16: 700}
-HIGHER_IS_BETTER = ("req_per_s", "first_req_per_s", "later_req_per_s", "firehose_mb_per_s")
 
 
 def commands(programs, lab):
@@ -128,7 +110,7 @@ class Bench:
         self.load = os.path.join(options.lab, "load")
         self.options = options
         self.failures = 0
-        self.missed = 0
+        self.verdicts = Verdicts()
         self.results = {}
 
     def server(self, name, protocol):
@@ -137,10 +119,6 @@ class Bench:
     def fail(self, what, failure):
         self.failures += 1
         print(f"FAILED {what}: {failure}", file=sys.stderr, flush=True)
-
-    def verdict(self, kept):
-        self.missed += not kept
-        return "met" if kept else "MISSED"
 
     def throughput(self, name):
         workload, options = WORKLOADS[name], self.options
@@ -173,17 +151,7 @@ class Bench:
             cells.append(str(sum(f["errors"] for f in figures)))
             cells.append(short(max((f["foreign"] for f in figures), default=None)))
             print(f"| {label} | " + " | ".join(cells) + " |")
-        if workload.goals:
-            print("\n| goal | best | median | |\n|---|---:|---:|---|")
-        for goal in workload.goals:
-            best, median = ratios(rows, goal.of, goal.base)
-            if best is None:
-                print(f"| {goal.text()} | - | - | not measured |")
-                continue
-            kept = [goal.is_kept_by(best), goal.is_kept_by(median)]
-            says = self.verdict(True) if all(kept) else (
-                self.verdict(False) + (" by the median only" if kept[0] else ""))
-            print(f"| {goal.text()} | {ratio_text(best)} | {ratio_text(median)} | {says} |")
+        self.verdicts.table(workload.goals, rows)
 
     def idle(self):
         print(f"\n## idle: {IDLE_CONNS} connections, each used once\n")
@@ -196,7 +164,7 @@ class Bench:
                 self.fail(f"idle, {name}", failure)
                 continue
             self.results.setdefault("idle", {})[name] = each_bytes
-            goal = f"<= {IDLE_BYTES_MAX}: {self.verdict(each_bytes <= IDLE_BYTES_MAX)}" if name == POLLER else ""
+            goal = f"<= {IDLE_BYTES_MAX}: {self.verdicts.of(each_bytes <= IDLE_BYTES_MAX)}" if name == POLLER else ""
             print(f"| {name} | {each_bytes:.0f} | {kib[0]} | {kib[1]} | {kib[2]} | {goal} |", flush=True)
 
     def instructions(self):
@@ -212,7 +180,7 @@ class Bench:
                     self.fail(f"instructions, {name}, depth {depth}", failure)
                     continue
                 self.results.setdefault("instructions", {})[f"{name} {depth}"] = each_request
-                goal = f"<= {most}: {self.verdict(each_request <= most)}" if name == POLLER else ""
+                goal = f"<= {most}: {self.verdicts.of(each_request <= most)}" if name == POLLER else ""
                 print(f"| {name} | {depth} | {each_request:.0f} | {goal} |", flush=True)
                 lists.append((f"{name}, depth {depth}", top))
         for title, top in lists:
@@ -238,41 +206,8 @@ class Bench:
                 self.fail(f"quiet, {name}", failure)
                 continue
             self.results.setdefault("quiet", {})[name] = [started, used]
-            goal = f"0: {self.verdict(started + used == 0)}" if name == POLLER else ""
+            goal = f"0: {self.verdicts.of(started + used == 0)}" if name == POLLER else ""
             print(f"| {name} | {started} | {used} | {goal} |", flush=True)
-
-
-def values(figures, name):
-    return [f[name] for f in figures if f.get(name) is not None]
-
-
-def both(figures, name):
-    """Best and median."""
-    found = values(figures, name)
-    if not found:
-        return None, None
-    return (max if name in HIGHER_IS_BETTER else min)(found), statistics.median(found)
-
-
-def ratios(rows, of, base):
-    """Best to best and median to median; the figures themselves when there is no base."""
-    upper = both(rows.get(of[0], []), of[1])
-    lower = both(rows.get(base[0], []), base[1]) if base else (1, 1)
-    if None in upper or None in lower:
-        return None, None
-    return tuple(u / l if l else float("inf") for u, l in zip(upper, lower))
-
-
-def short(value):
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
-
-
-def ratio_text(value):
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3f}"
 
 
 def main():
@@ -306,7 +241,7 @@ def main():
         if options.json:
             with open(options.json, "w") as file:
                 json.dump(bench.results, file, indent=1)
-    print(f"\n{bench.missed} goals missed, {bench.failures} measurements failed")
+    print(f"\n{bench.verdicts.missed} goals missed, {bench.failures} measurements failed")
     sys.exit(1 if bench.failures else 0)
 
 

@@ -18,10 +18,22 @@ SERVER_CPU, CLIENT_CPU = CPUS[0], CPUS[-1]
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 10
 NICENESS = -15
+DESCRIPTORS = 65_536
 
 
 class Failure(Exception):
     """A measurement that could not be taken, with the reason."""
+
+
+def descriptors_max():
+    """How many descriptors a child may have; who may raise the limit gets enough for every workload."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < DESCRIPTORS:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, DESCRIPTORS))
+        except (ValueError, PermissionError):
+            return hard
+    return max(hard, DESCRIPTORS)
 
 
 def settle_on(cpu):
@@ -29,8 +41,8 @@ def settle_on(cpu):
 
     def prepare():
         os.sched_setaffinity(0, {cpu})
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        most = descriptors_max()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         try:
             os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         except PermissionError:
@@ -44,42 +56,37 @@ def free_port():
         return probe.getsockname()[1]
 
 
-class Server:
-    """One server process, started afresh, pinned to its processor, and gone at the end of the `with`."""
+class Process:
+    """One process, pinned to a processor, with what it says to its standard error kept."""
 
-    def __init__(self, command, protocol, before=()):
-        self.port = free_port()
-        self.command = [*before, *command, "--port", str(self.port), "--proto", protocol]
-        self.protocol = protocol
-
-    def __enter__(self):
+    def __init__(self, command, cpu, **pipes):
+        self.command = command
         self.complaints = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.complaints,
-            preexec_fn=settle_on(SERVER_CPU))
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return self
-            except OSError:
-                pass
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.__exit__()
-                raise Failure(f"{' '.join(self.command)}: does not listen: {self.complained}")
-            time.sleep(0.01)
+            command, stderr=self.complaints, preexec_fn=settle_on(cpu),
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **pipes})
 
-    def __exit__(self, *_):
+    def end(self, by=signal.SIGTERM):
+        """Ends it, and reads the last that it said into `complained`. Can be called again."""
+        if self.complaints.closed:
+            return
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(by)
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                pipe.close()
         self.complaints.seek(0)
         self.complained = self.complaints.read().strip()[-300:]
         self.complaints.close()
+
+    @property
+    def is_running(self):
+        return self.process.poll() is None
 
     @property
     def pid(self):
@@ -104,6 +111,35 @@ class Server:
 
     def resident_kib(self):
         return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{self.pid}/status").read())[1])
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+
+class Server(Process):
+    """One server process, started afresh, pinned to its processor, and gone at the end of the `with`."""
+
+    def __init__(self, command, protocol, before=()):
+        self.port = free_port()
+        self.command = [*before, *command, "--port", str(self.port), "--proto", protocol]
+        self.protocol = protocol
+
+    def __enter__(self):
+        super().__init__(self.command, SERVER_CPU)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return self
+            except OSError:
+                pass
+            if not self.is_running or time.monotonic() > deadline:
+                self.end()
+                raise Failure(f"{' '.join(self.command)}: does not listen: {self.complained}")
+            time.sleep(0.01)
+
+    def __exit__(self, *_):
+        self.end()
 
 
 def load_command(load, server, arguments):
@@ -195,7 +231,11 @@ def wake_ups(server, seconds):
     """How often any thread of the process ran in the meantime; a thread that came or went counts as one."""
     before = server.switches()
     time.sleep(seconds)
-    after = server.switches()
+    return differences(before, server.switches())
+
+
+def differences(before, after):
+    """How often any thread ran between two counts of switches."""
     return sum(1 for path in before.keys() ^ after.keys()) + sum(
         sum(after[path]) - sum(before[path]) for path in before.keys() & after.keys())
 
