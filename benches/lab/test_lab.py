@@ -1,0 +1,122 @@
+"""Tests of what the drivers decide: figures, goals, what tunnels are started with, and the listening between two sides.
+
+    python3 -m unittest -v test_lab        # in this directory; `cargo test` of the lab runs it too
+"""
+
+import contextlib
+import io
+import os
+import socket
+import tempfile
+import unittest
+
+import figures
+import peers
+import workloads
+from figures import Goal
+
+ROWS = {
+    "direct": [{"p50": 10, "req_per_s": 100}],
+    "one": [{"p50": 30, "req_per_s": 40}, {"p50": 20, "req_per_s": 50}, {"p50": 70}],
+    "two": [{"p50": 50, "req_per_s": 25}],
+}
+
+
+class Figures(unittest.TestCase):
+    def test_best_is_the_lowest_but_of_rates_the_highest(self):
+        self.assertEqual(figures.both(ROWS["one"], "p50"), (20, 30))
+        self.assertEqual(figures.both(ROWS["one"], "req_per_s"), (50, 45))
+        self.assertEqual(figures.both(ROWS["one"], "p99"), (None, None))
+
+    def test_ratios_are_of_best_to_best_and_median_to_median(self):
+        for of, base, over, wanted in [
+            (("one", "p50"), ("two", "p50"), None, (0.4, 0.6)),
+            (("one", "p50"), ("two", "p50"), "direct", (0.25, 0.5)),
+            (("one", "p50"), None, None, (20, 30)),
+            (("one", "p50"), ("none", "p50"), None, (None, None)),
+            (("one", "p50"), ("two", "p50"), "none", (None, None)),
+        ]:
+            with self.subTest(of=of, base=base, over=over):
+                self.assertEqual(figures.ratios(ROWS, of, base, over), wanted)
+
+    def test_a_goal_is_met_by_both_or_missed(self):
+        for factor, says, missed in [(0.7, "| met |", 0), (0.5, "| MISSED by the median only |", 1), (0.3, "| MISSED |", 1)]:
+            with self.subTest(factor=factor):
+                verdicts, out = figures.Verdicts(), io.StringIO()
+                with contextlib.redirect_stdout(out):
+                    verdicts.table([Goal(("one", "p50"), "<=", factor, ("two", "p50"))], ROWS)
+                self.assertIn(says, out.getvalue())
+                self.assertEqual(verdicts.missed, missed)
+
+    def test_what_was_not_measured_is_said(self):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            figures.Verdicts().table([Goal(("none", "p50"), "<", 1)], ROWS)
+        self.assertIn("not measured", out.getvalue())
+
+
+class Peers(unittest.TestCase):
+    def setUp(self):
+        front, target = ({face: first + at for at, face in enumerate(peers.FACES)} for first in (11_001, 12_001))
+        self.ports = peers.Ports(front, target, list(range(13_001, 13_007)))
+        self.programs = peers.Programs("/x/anyproxy", "/x/rathole", haproxy="/x/haproxy", descriptors_max=4096)
+
+    def test_every_face_has_both_its_ports_somewhere(self):
+        for name in peers.NAMES:
+            if name == peers.DIRECT:
+                continue
+            with self.subTest(name=name):
+                setup = peers.setup(name, self.programs, self.ports, "/scratch")
+                self.assertEqual(len(setup.commands), 1 if name == peers.RELAY else 2)
+                text = " ".join([*setup.files.values(), *(word for command in setup.commands for word in command)])
+                for port in [*self.ports.front.values(), *self.ports.target.values()]:
+                    self.assertIn(str(port), text)
+
+    def test_only_loopback_is_named(self):
+        for name in peers.NAMES:
+            setup = peers.setup(name, self.programs, self.ports, "/scratch")
+            text = " ".join([*setup.files.values(), *(word for command in setup.commands for word in command)])
+            self.assertNotIn("0.0.0.0", text)
+            self.assertNotIn("[::]", text)
+
+    def test_tls_is_asked_for_by_those_who_have_it(self):
+        plain = peers.setup(peers.ANYPROXY, self.programs, self.ports, "/scratch")
+        encrypted = peers.setup(peers.ANYPROXY_TLS, self.programs, self.ports, "/scratch")
+        self.assertIn("ws://127.0.0.1:13001", plain.commands[1])
+        self.assertIn("wss://localhost:13001", encrypted.commands[1])
+        self.assertIn("--tls-cert", encrypted.commands[0])
+        series = peers.setup(peers.SERIES_TLS, self.programs, self.ports, "/scratch")
+        self.assertIn("ssl verify required", series.files["haproxy0.cfg"])
+        self.assertIn("ssl crt", series.files["haproxy1.cfg"])
+
+    def test_what_is_not_there_is_said(self):
+        self.assertIn("could not be built", self.programs.missing(peers.RATHOLE))
+        self.assertIn("is not there", self.programs.missing(peers.ANYPROXY))
+        self.assertIsNone(self.programs.missing(peers.DIRECT))
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "anyproxy")
+            with open(path, "w") as file:
+                file.write("#!/bin/sh\necho '--tls-certificate, --tunnel'\n")
+            os.chmod(path, 0o700)
+            self.assertTrue(peers.says(path, "gateway", "--tunnel"))
+            self.assertFalse(peers.says(path, "gateway", "--tls-cert"))
+
+
+class Listening(unittest.TestCase):
+    def test_what_passes_is_written_down_and_passes(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            listener = workloads.Listener()
+            port = listener.meet(server.getsockname()[1])
+            with socket.create_connection(("127.0.0.1", port)) as near, server.accept()[0] as far:
+                near.sendall(b"ask")
+                self.assertEqual(far.recv(9), b"ask")
+                far.sendall(b"answer")
+                self.assertEqual(near.recv(9), b"answer")
+                near.shutdown(socket.SHUT_WR)
+                self.assertEqual(far.recv(9), b"")
+            listener.close()
+        self.assertEqual([piece[1:] for piece in listener.pieces], [("to server", 3), ("to client", 6)])
+
+
+if __name__ == "__main__":
+    unittest.main()
