@@ -5,21 +5,28 @@
 
 mod check;
 mod password;
+mod tls;
 mod values;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tls::{RawClientTls, RawGatewayTls};
 
 pub use check::Check;
 pub use password::Password;
+pub use tls::{ClientTls, GatewayTls};
 pub use values::{Forward, GatewayUrl, Name, Network};
 
-use crate::limits::{CLI_RULES_MAX, GATEWAYS_MAX, REPLICAS_MAX};
+use crate::limits::{
+    CERTIFICATE_DAYS_MAX, CERTIFICATE_NAMES_MAX, CLI_RULES_MAX, GATEWAYS_MAX, REPLICAS_MAX, STREAMS_MAX,
+};
 use crate::logfmt;
+use crate::secret_file;
+use crate::tls::Identity;
 
 /// What the program was asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +43,8 @@ pub enum Command {
     Check(Check),
     /// The summary of logs.
     Logs(Logs),
+    /// A certificate for the tunnel.
+    Cert(Cert),
 }
 
 /// `anyproxy standalone`. Invariant: every address is a loopback one.
@@ -66,15 +75,21 @@ pub struct Gateway {
     pub socks: Option<SocketAddr>,
     /// The group that clients and users belong to.
     pub group: Option<Group>,
+    /// The TLS of clients' tunnels.
+    pub tls: Option<GatewayTls>,
+    /// Streams that one tunnel may have open at once. Invariant: 1 to [`STREAMS_MAX`].
+    pub streams_max: usize,
 }
 
-/// `anyproxy client`.
+/// `anyproxy client`. Invariant: there is TLS if a gateway's URL says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     /// The gateways to dial. Invariant: 1 to [`GATEWAYS_MAX`], all different.
     pub gateways: Vec<GatewayUrl>,
     /// Tunnels to keep. Invariant: 1 to [`REPLICAS_MAX`].
     pub replicas: usize,
+    /// The TLS of the tunnels to those gateways whose URL has it.
+    pub tls: Option<ClientTls>,
     /// The group to join.
     pub group: Option<Group>,
     /// This client's name in the gateway's logs.
@@ -85,6 +100,8 @@ pub struct Client {
     pub deny: Vec<String>,
     /// Ports to be opened on the gateway.
     pub forwards: Vec<Forward>,
+    /// Streams that the tunnel may have open at once. Invariant: 1 to [`STREAMS_MAX`].
+    pub streams_max: usize,
 }
 
 /// `anyproxy serve`.
@@ -101,6 +118,22 @@ pub struct Logs {
     /// Files to read, in order; - is standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+}
+
+/// `anyproxy cert`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cert {
+    /// Make a certificate.
+    Issue {
+        /// Names and addresses that it is for. Invariant: not empty.
+        names: Vec<String>,
+        /// How long it is valid.
+        days: u32,
+        /// Where it goes.
+        identity: Identity,
+    },
+    /// Print the fingerprint of the first certificate in this file.
+    Show(PathBuf),
 }
 
 /// A group's name and what proves membership.
@@ -139,7 +172,7 @@ pub fn parse(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Re
 fn one_line(error: &clap::Error) -> String {
     use clap::error::ErrorKind;
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "anyproxy: no command given (standalone, gateway, client, serve, check, logs); see anyproxy --help"
+        return "anyproxy: no command given (standalone, gateway, client, serve, check, logs, cert); see anyproxy --help"
             .into();
     }
     let text = error.to_string();
@@ -170,6 +203,8 @@ enum RawCommand {
     Check(Check),
     /// Summarize logs on one screen
     Logs(Logs),
+    /// Make a certificate for the tunnel, and print the fingerprint of its key
+    Cert(RawCert),
 }
 
 #[derive(Args)]
@@ -185,16 +220,49 @@ struct RawGateway {
     socks: Option<SocketAddr>,
     #[command(flatten)]
     group: RawGroup,
+    #[command(flatten)]
+    tls: RawGatewayTls,
+    #[command(flatten)]
+    streams: RawStreams,
+}
+
+/// A stream is a user's connection, or one request of it.
+#[derive(Args)]
+struct RawStreams {
+    /// Streams that one tunnel may have open at once
+    #[arg(long, value_name = "N", default_value_t = STREAMS_MAX as u32, value_parser = clap::value_parser!(u32).range(1..=STREAMS_MAX as i64))]
+    streams_max: u32,
+}
+
+#[derive(Args)]
+struct RawCert {
+    /// A name or address that clients dial the gateway by; may be repeated [default: localhost 127.0.0.1 ::1]
+    #[arg(long = "name", value_name = "HOST")]
+    names: Vec<String>,
+    /// How long it is valid
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=i64::from(CERTIFICATE_DAYS_MAX)))]
+    days: u32,
+    /// Where the certificate goes; nothing may be there yet
+    #[arg(long, value_name = "FILE", default_value = "cert.pem")]
+    cert: PathBuf,
+    /// Where its private key goes, readable by its owner alone; nothing may be there yet
+    #[arg(long, value_name = "FILE", default_value = "key.pem")]
+    key: PathBuf,
+    /// Make nothing: print the fingerprint of the certificate in FILE
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["names", "days", "cert", "key"])]
+    show: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct RawClient {
-    /// A gateway to dial; may be repeated
-    #[arg(long = "gateway", required = true, value_name = "ws://HOST:PORT")]
+    /// A gateway to dial, with ws:// in place of wss:// where nothing is to be encrypted; may be repeated
+    #[arg(long = "gateway", required = true, value_name = "wss://HOST:PORT")]
     gateways: Vec<GatewayUrl>,
     /// Tunnels to keep, to different gateways where there are several [default: 1, or 2 with several gateways]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=REPLICAS_MAX as i64))]
     replicas: Option<u8>,
+    #[command(flatten)]
+    tls: RawClientTls,
     #[command(flatten)]
     group: RawGroup,
     /// This client's name in the gateway's logs
@@ -209,6 +277,8 @@ struct RawClient {
     /// Open PORT on the gateway for HOST:PORT behind this client; may be repeated
     #[arg(long = "forward", value_name = "PORT:HOST:PORT[/udp]")]
     forwards: Vec<Forward>,
+    #[command(flatten)]
+    streams: RawStreams,
 }
 
 #[derive(Args)]
@@ -239,6 +309,7 @@ impl TryFrom<RawCommand> for Command {
             RawCommand::Serve(serve) => Ok(Command::Serve(serve)),
             RawCommand::Check(check) => check.bounded().map(Command::Check),
             RawCommand::Logs(logs) => Ok(Command::Logs(logs)),
+            RawCommand::Cert(raw) => raw.try_into().map(Command::Cert),
         }
     }
 }
@@ -247,7 +318,7 @@ impl TryFrom<RawGateway> for Gateway {
     type Error = String;
 
     fn try_from(raw: RawGateway) -> Result<Gateway, String> {
-        let RawGateway { tunnel, http, socks, group } = raw;
+        let RawGateway { tunnel, http, socks, group, tls, streams } = raw;
         if group.group.is_none() {
             let listeners = [("tunnel", Some(tunnel)), ("http", Some(http)), ("socks", socks)];
             for (flag, addr) in listeners {
@@ -255,7 +326,27 @@ impl TryFrom<RawGateway> for Gateway {
                 addr.map_or(Ok(()), |addr| loopback(flag, addr, why))?;
             }
         }
-        Ok(Gateway { tunnel, http, socks, group: group.read()? })
+        let streams_max = streams.streams_max as usize;
+        Ok(Gateway { tunnel, http, socks, group: group.read()?, tls: tls.read(), streams_max })
+    }
+}
+
+impl TryFrom<RawCert> for Cert {
+    type Error = String;
+
+    fn try_from(raw: RawCert) -> Result<Cert, String> {
+        let RawCert { mut names, days, cert, key, show } = raw;
+        if let Some(path) = show {
+            return Ok(Cert::Show(path));
+        }
+        if names.len() > CERTIFICATE_NAMES_MAX {
+            let given = names.len();
+            return Err(format!("anyproxy: --name: given {given} times, at most {CERTIFICATE_NAMES_MAX}"));
+        }
+        if names.is_empty() {
+            names = ["localhost", "127.0.0.1", "::1"].map(String::from).into();
+        }
+        Ok(Cert::Issue { names, days, identity: Identity { cert, key } })
     }
 }
 
@@ -263,7 +354,7 @@ impl TryFrom<RawClient> for Client {
     type Error = String;
 
     fn try_from(raw: RawClient) -> Result<Client, String> {
-        let RawClient { gateways, replicas, group, name, allow, deny, forwards } = raw;
+        let RawClient { gateways, replicas, tls, group, name, allow, deny, forwards, streams } = raw;
         for (flag, len) in [("allow", allow.len()), ("deny", deny.len()), ("forward", forwards.len())] {
             if len > CLI_RULES_MAX {
                 return Err(format!("anyproxy: --{flag}: given {len} times, at most {CLI_RULES_MAX}"));
@@ -284,7 +375,9 @@ impl TryFrom<RawClient> for Client {
                 return Err(format!("anyproxy: --forward {port}: given twice for {network}"));
             }
         }
-        Ok(Client { gateways, replicas, group: group.read()?, name, allow, deny, forwards })
+        let (tls, group) = (tls.read(&gateways)?, group.read()?);
+        let streams_max = streams.streams_max as usize;
+        Ok(Client { gateways, replicas, tls, group, name, allow, deny, forwards, streams_max })
     }
 }
 
@@ -292,8 +385,7 @@ impl RawGroup {
     fn read(self) -> Result<Option<Group>, String> {
         // clap saw to it that both are there or neither.
         let (Some(name), Some(path)) = (self.group, self.password_file) else { return Ok(None) };
-        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        match Password::read(&path, credentials.as_deref().map(Path::new)) {
+        match Password::read(&path, secret_file::credentials_directory().as_deref()) {
             Ok(password) => Ok(Some(Group { name, password })),
             Err(fault) => Err(format!("anyproxy: --password-file {}: {fault}", path.display())),
         }

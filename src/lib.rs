@@ -14,8 +14,10 @@ pub mod record;
 pub mod relay;
 pub mod rt;
 pub mod run;
+pub mod secret_file;
 pub mod serve;
 pub mod service;
+pub mod tls;
 pub mod tunnel;
 
 use std::net::SocketAddr;

@@ -163,8 +163,8 @@ pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Most bytes in the reason that goes with a refusal or a farewell.
 pub const REASON_BYTES_MAX: usize = 128;
 
-/// Streams that may be open at once in one session.
-pub const STREAMS_MAX: usize = 4096;
+/// Streams that may be open at once in one session; `--streams-max` may ask for less.
+pub const STREAMS_MAX: usize = 16_384;
 
 /// Ports that one session may own or ask for at once.
 pub const PORTS_MAX: usize = 1024;
@@ -338,3 +338,18 @@ pub const SERVE_LINGER_MS: u64 = 1_000;
 pub const SERVE_DELAY_MS_MAX: u64 = 600_000;
 /// What a peer may send ahead during a delay before it is not read any more.
 pub const SERVE_AHEAD_BYTES_MAX: usize = 64 << 10;
+
+// ---- TLS and keys ----
+
+/// A file of certificates.
+pub const CERTIFICATES_BYTES_MAX: usize = 1 << 20;
+/// Certificates in one such file.
+pub const CERTIFICATES_MAX: usize = 256;
+/// A file with a certificate's private key.
+pub const PRIVATE_KEY_BYTES_MAX: usize = 64 << 10;
+/// Days that a certificate of `anyproxy cert` may be valid.
+pub const CERTIFICATE_DAYS_MAX: u32 = 3650;
+/// Names and addresses in one such certificate.
+pub const CERTIFICATE_NAMES_MAX: usize = 64;
+/// Fingerprints that a client may take its gateway by.
+pub const PINS_MAX: usize = 16;

@@ -11,12 +11,16 @@ use anyproxy::{logfmt, logging, run};
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(command) => dispatch(command),
-        Err(Stop::Show(text)) => match io::stdout().write_all(text.as_bytes()) {
-            // Whoever closes the pipe has read enough.
-            Err(error) if !logging::quiet(&error) => fail(1, &format!("anyproxy: standard output: {error}")),
-            _ => ExitCode::SUCCESS,
-        },
+        Err(Stop::Show(text)) => print(&text),
         Err(Stop::Usage(line)) => fail(2, &line),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever closes the pipe has read enough.
+        Err(error) if !logging::quiet(&error) => fail(1, &format!("anyproxy: standard output: {error}")),
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -42,6 +46,11 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Standalone(config) => role("standalone", || run::standalone(&config)),
         Command::Gateway(config) => role("gateway", || run::gateway(config)),
         Command::Client(config) => role("client", || run::client(&config)),
+        Command::Cert(config) => match run::cert(&config) {
+            Ok(pin) => print(&format!("{pin}\n")),
+            Err(run::Fault::Usage(line)) => fail(2, &format!("anyproxy: cert: {line}")),
+            Err(run::Fault::Failed(line)) => fail(1, &format!("anyproxy: cert: {line}")),
+        },
         Command::Serve(config) => role("serve", || run::serve(&config)),
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use std::net::{TcpListener, UdpSocket};
 
 pub use poller::limits;
+pub use poller::tls;
 pub use poller::{
     Closed, Connection, DatagramHandler, Datagrams, EventLoop, Handle, Handler, Listener, Prepare, Reason,
     Reject, Remote, Result, Timer,

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, bounded};
 
@@ -15,14 +15,16 @@ use crate::access::AccessLog;
 use crate::cli;
 use crate::client;
 use crate::gateway::{self, Gateway};
-use crate::limits::{FIRST_TUNNEL_MS, STOP_GRACE_MS};
-use crate::logfmt::Stamp;
+use crate::limits::{FIRST_TUNNEL_MS, STOP_GRACE_MS, STREAMS_MAX};
+use crate::logfmt::{Stamp, printable};
 use crate::proto::credentials::{Credentials, Secret};
 use crate::proto::frame::{Network, PortRequest};
 use crate::proto::target::{Host, Rules, Target};
 use crate::rt::{self, EventLoop};
+use crate::secret_file;
 use crate::serve;
 use crate::service::{signals, systemd};
+use crate::tls;
 
 /// Why a role did not start, or ended badly.
 #[derive(Debug)]
@@ -105,6 +107,11 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
             .map_err(|error| Fault::Usage(format!("--group: {error}")))?;
     }
     let credentials = Arc::new(credentials);
+    let tls = config.tls.map(|cli::GatewayTls { identity, client_ca }| {
+        let credentials = secret_file::credentials_directory();
+        tls::Server::new(&identity, client_ca.as_deref(), credentials.as_deref()).map_err(Fault::Usage)
+    });
+    let tls = tls.transpose()?;
     let program = Program::start("gateway")?;
     let gateway = Gateway::start(
         program.event_loop.remote(),
@@ -115,6 +122,8 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
             clients: credentials.clone(),
             users: credentials,
             group: String::new(),
+            tls,
+            streams_max: config.streams_max,
             access: program.access.clone(),
         },
     )?;
@@ -143,6 +152,17 @@ fn rules(allow: &[String], deny: &[String]) -> Result<Rules, Fault> {
     Rules::parse(allow, deny).map_err(|error| Fault::Usage(format!("--allow, --deny: {error}")))
 }
 
+/// A gateway as it is dialed.
+fn gateway_of(url: &cli::GatewayUrl, tls: Option<&cli::ClientTls>) -> Result<client::Gateway, Fault> {
+    let target = Target::new(&url.host, url.port);
+    let target = target.map_err(|error| Fault::Usage(format!("--gateway: {error}")))?;
+    let tls = tls.filter(|_| url.tls).map(|cli::ClientTls { trust, identity }| {
+        let credentials = secret_file::credentials_directory();
+        tls::Client::new(&url.host, trust, identity.as_ref(), credentials.as_deref()).map_err(Fault::Usage)
+    });
+    Ok(client::Gateway { target, tls: tls.transpose()? })
+}
+
 /// `anyproxy client`.
 ///
 /// # Errors
@@ -151,9 +171,8 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
     let rules = rules(&config.allow, &config.deny)?;
     let forwards = config.forwards.iter().map(|forward| port_request(forward, &rules));
     let forwards = forwards.collect::<Result<Vec<_>, _>>().map_err(Fault::Usage)?;
-    let target = |url: &cli::GatewayUrl| Target::new(&url.host, url.port);
-    let gateways = config.gateways.iter().map(target).collect::<Result<Vec<_>, _>>();
-    let gateways = gateways.map_err(|error| Fault::Usage(format!("--gateway: {error}")))?;
+    let gateways = config.gateways.iter().map(|url| gateway_of(url, config.tls.as_ref()));
+    let gateways = gateways.collect::<Result<Vec<_>, _>>()?;
     let (group, secret) = match &config.group {
         Some(group) => (group.name.as_str().to_owned(), Some(secret(group)?)),
         None => (String::new(), None),
@@ -163,17 +182,42 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
         None => host_name(),
     };
     let program = Program::start("client")?;
-    let names: Vec<String> = gateways.iter().map(Target::to_string).collect();
+    let names: Vec<String> = gateways.iter().map(|gateway| gateway.target.to_string()).collect();
     let status = format!("a client of {}", names.join(", "));
-    let gateways = gateways.into_iter().map(client::Gateway::from).collect();
-    let replicas = config.replicas;
+    let (replicas, streams_max) = (config.replicas, config.streams_max);
     let on_up = Box::new(|| systemd::status("the tunnel is up"));
     client::start(
         program.event_loop.remote(),
-        client::Config { gateways, replicas, group, secret, name, rules, forwards, on_up },
+        client::Config { gateways, replicas, group, secret, name, rules, forwards, streams_max, on_up },
     )?;
     program.run(&status);
     Ok(())
+}
+
+/// `anyproxy cert`: the line to print is the fingerprint, and nothing else, for scripts; the rest goes to standard error.
+///
+/// # Errors
+/// When there is no certificate to be shown or made.
+pub fn cert(config: &cli::Cert) -> Result<String, Fault> {
+    match config {
+        cli::Cert::Show(path) => {
+            let certificates = tls::certificates(path).map_err(Fault::Usage)?;
+            let first = certificates.first().ok_or_else(|| Fault::Usage("no certificate".into()))?;
+            let pin = tls::Pin::of(first);
+            Ok(pin.map_err(|error| Fault::Usage(format!("{}: {error}", path.display())))?.to_string())
+        }
+        cli::Cert::Issue { names, days, identity } => {
+            let issued = tls::issue(names, *days, SystemTime::now()).map_err(Fault::Usage)?;
+            issued.write(identity)?;
+            let tls::Identity { cert, key } = identity;
+            let (cert, key) = (cert.display(), key.display());
+            eprintln!(
+                "{}",
+                printable(&format!("{cert} and {key} are valid for {days} days, for {}", names.join(" ")))
+            );
+            Ok(issued.pin.to_string())
+        }
+    }
 }
 
 /// `anyproxy standalone`: gateway, client and origin in one process, over a real tunnel.
@@ -197,6 +241,8 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
             clients: Arc::new(clients),
             users: Arc::new(Credentials::new()),
             group: GROUP.into(),
+            tls: None,
+            streams_max: STREAMS_MAX,
             access: program.access.clone(),
         },
     )?;
@@ -215,6 +261,7 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
             name: "local".into(),
             rules: Rules::open_local().with_own(own),
             forwards: Vec::new(),
+            streams_max: STREAMS_MAX,
             // Only the first time is waited for.
             on_up: Box::new(move || {
                 up.try_send(()).ok();

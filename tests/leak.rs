@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyproxy::access::AccessLog;
 use anyproxy::gateway::{self, Gateway};
+use anyproxy::limits::STREAMS_MAX;
 use anyproxy::logfmt::Stamp;
 use anyproxy::proto::credentials::Credentials;
 use anyproxy::proto::frame::{Network, PortRequest};
@@ -61,6 +62,8 @@ fn run(busy: Busy) {
         users: open,
         group: String::new(),
         access: access.clone(),
+        tls: None,
+        streams_max: STREAMS_MAX,
     };
     let gateway = Gateway::start(remote.clone(), config).expect("loopback has free ports");
     let serve = serve::start(&remote, any()).expect("loopback has free ports").local_addr();
@@ -84,6 +87,7 @@ fn run(busy: Busy) {
         name: "leak".into(),
         rules: Rules::open_local(),
         forwards: vec![forward(Network::Tcp, tcp, serve.port()), forward(Network::Udp, udp, silent_port)],
+        streams_max: STREAMS_MAX,
         on_up: Box::new(move || {
             // Only the first time is waited for.
             up.try_send(()).ok();
@@ -100,6 +104,7 @@ fn run(busy: Busy) {
         name: "early".into(),
         rules: Rules::open_local(),
         forwards: Vec::new(),
+        streams_max: STREAMS_MAX,
         on_up: Box::new(|| ()),
     };
     client::start(remote, config).expect("there are random numbers");

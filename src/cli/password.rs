@@ -1,12 +1,10 @@
 //! A password from a file: never from the command line, which everyone on the host can read.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::limits::PASSWORD_BYTES_MAX;
+use crate::secret_file::{self, FileFault};
 
 /// A secret that does not show itself in debug output. Invariant: 1 to [`PASSWORD_BYTES_MAX`] bytes of one line.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,12 +19,8 @@ impl fmt::Debug for Password {
 /// Why a file gives no password.
 #[derive(Debug)]
 pub enum PasswordFault {
-    /// It cannot be opened or read.
-    Io(io::Error),
-    /// It is a directory or a device.
-    NotFile,
-    /// Others than its owner can read or write it: the permission bits.
-    Mode(u32),
+    /// The file cannot be read, or is not kept from others.
+    File(FileFault),
     /// Nothing but a newline at most.
     Empty,
     /// More than a user can send.
@@ -38,14 +32,7 @@ pub enum PasswordFault {
 impl fmt::Display for PasswordFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PasswordFault::Io(error) => error.fmt(f),
-            PasswordFault::NotFile => f.write_str("not a regular file"),
-            PasswordFault::Mode(mode) => {
-                write!(
-                    f,
-                    "mode {mode:04o} lets others at it; make it readable by its owner alone (chmod 600)"
-                )
-            }
+            PasswordFault::File(fault) => fault.fmt(f),
             PasswordFault::Empty => f.write_str("the file is empty"),
             PasswordFault::TooLong => write!(f, "longer than {PASSWORD_BYTES_MAX} bytes"),
             PasswordFault::Control => f.write_str("more than one line, or a control character in it"),
@@ -54,28 +41,16 @@ impl fmt::Display for PasswordFault {
 }
 
 impl Password {
-    /// The password in `path`; a trailing newline is not part of it.
-    ///
-    /// Below `credentials`, the directory that systemd fills, only the bits for everyone count: there the service
-    /// manager may grant its service access through an ACL, whose mask shows up as the group's bits.
+    /// The password in `path`; a trailing newline is not part of it. `credentials` as for [`secret_file::read`].
     ///
     /// # Errors
     /// When the file gives no password, or is not kept from others.
     pub fn read(path: &Path, credentials: Option<&Path>) -> Result<Password, PasswordFault> {
-        let file = File::open(path).map_err(PasswordFault::Io)?;
-        // Asked of the open file, so that it is the one read below.
-        let meta = file.metadata().map_err(PasswordFault::Io)?;
-        if !meta.is_file() {
-            return Err(PasswordFault::NotFile);
-        }
-        let mode = meta.permissions().mode() & 0o7777;
-        let forbidden = if credentials.is_some_and(|dir| path.starts_with(dir)) { 0o007 } else { 0o077 };
-        if mode & forbidden != 0 {
-            return Err(PasswordFault::Mode(mode));
-        }
-        let mut bytes = Vec::new();
-        let most = PASSWORD_BYTES_MAX as u64 + 3;
-        file.take(most).read_to_end(&mut bytes).map_err(PasswordFault::Io)?;
+        let bytes =
+            secret_file::read(path, credentials, PASSWORD_BYTES_MAX + 2).map_err(|fault| match fault {
+                FileFault::TooLong(_) => PasswordFault::TooLong,
+                fault => PasswordFault::File(fault),
+            })?;
         Password::new(&bytes)
     }
 
@@ -102,6 +77,7 @@ impl Password {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[track_caller]
     fn check(bytes: &[u8], want: Result<&[u8], &str>) {

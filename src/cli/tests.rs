@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::limits::HOST_BYTES_MAX;
+use crate::tls::{Pin, Trust};
 
 fn run(line: &str) -> Result<Command, Stop> {
     parse(std::iter::once("anyproxy").chain(line.split_whitespace()))
@@ -50,7 +51,7 @@ fn commands_and_their_defaults() {
     check("serve --listen 0.0.0.0:0", Command::Serve(Serve { listen: at("0.0.0.0:0") }));
     check("logs a.log -", Command::Logs(Logs { files: vec!["a.log".into(), "-".into()] }));
     let (tunnel, http) = (at("127.0.0.1:1"), at("127.0.0.1:2"));
-    let gateway = Gateway { tunnel, http, socks: None, group: None };
+    let gateway = Gateway { tunnel, http, socks: None, group: None, tls: None, streams_max: STREAMS_MAX };
     check("gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2", Command::Gateway(gateway.clone()));
     check(
         "gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2 --socks [::ffff:127.0.0.1]:3",
@@ -62,8 +63,10 @@ fn commands_and_their_defaults() {
         "client --gateway ws://gw.example:8443 --name edge-04 --allow *.lan --allow 10.0.0.0/8 --deny x \
          --forward 8000:db.lan:5432 --forward 53:[fd00::1]:53/udp --forward 0:10.0.0.1:22/tcp",
         Command::Client(Client {
-            gateways: vec![GatewayUrl { host: "gw.example".into(), port: 8443 }],
+            gateways: vec![GatewayUrl { tls: false, host: "gw.example".into(), port: 8443 }],
             replicas: 1,
+            tls: None,
+            streams_max: STREAMS_MAX,
             group: None,
             name: Some("edge-04".parse().expect("a name")),
             allow: vec!["*.lan".into(), "10.0.0.0/8".into()],
@@ -91,10 +94,14 @@ fn commands_and_their_defaults() {
     assert_eq!(replicas("--gateway ws://b:1 --gateway ws://a:2"), (3, 2));
     assert_eq!(replicas("--gateway ws://b:1 --replicas 1"), (2, 1));
     assert_eq!(replicas(&format!("--replicas {REPLICAS_MAX}")), (1, REPLICAS_MAX));
-    for (url, host, port) in
-        [("ws://h", "h", 80), ("ws://[::1]:9/", "::1", 9), ("ws://1.2.3.4:9", "1.2.3.4", 9)]
-    {
-        assert_eq!(url.parse(), Ok(GatewayUrl { host: host.into(), port }));
+    for (url, tls, host, port) in [
+        ("ws://h", false, "h", 80),
+        ("ws://[::1]:9/", false, "::1", 9),
+        ("ws://1.2.3.4:9", false, "1.2.3.4", 9),
+        ("wss://h", true, "h", 443),
+        ("wss://[::1]:9/", true, "::1", 9),
+    ] {
+        assert_eq!(url.parse(), Ok(GatewayUrl { tls, host: host.into(), port }));
     }
 }
 
@@ -119,9 +126,8 @@ fn faults_are_named_in_one_line() {
     refuse("client --gateway ws://h:1 --replicas 65", &["--replicas", "1..=64"]);
     let many: String = (0..=GATEWAYS_MAX).map(|n| format!(" --gateway ws://h{n}")).collect();
     refuse(&format!("client{many}"), &["--gateway", "17 times, at most 16"]);
-    refuse("client --gateway wss://h:1", &["--gateway", "wss:// is not supported yet"]);
     refuse("client --gateway http://h:1", &["--gateway", "\"http\""]);
-    refuse("client --gateway h:1", &["--gateway", "want ws://HOST:PORT"]);
+    refuse("client --gateway h:1", &["--gateway", "want wss://HOST:PORT or ws://HOST:PORT"]);
     refuse("client --gateway ws://u:p@h:1", &["--gateway", "no user or password"]);
     refuse("client --gateway ws://h:1/x", &["--gateway", "no path"]);
     refuse("client --gateway ws://h:0", &["port \"0\""]);
@@ -160,6 +166,89 @@ fn faults_are_named_in_one_line() {
     );
     let many = " --allow x".repeat(CLI_RULES_MAX + 1);
     refuse(&format!("client --gateway ws://h:1{many}"), &["--allow", "1025 times", "1024"]);
+}
+
+#[test]
+fn streams_are_between_one_and_the_limit() {
+    let gateway = "gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2 --streams-max";
+    let streams = |line: &str| match run(line) {
+        Ok(Command::Gateway(Gateway { streams_max, .. }) | Command::Client(Client { streams_max, .. })) => {
+            streams_max
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(streams(&format!("{gateway} 1")), 1);
+    assert_eq!(streams("client --gateway ws://h --streams-max 16384"), STREAMS_MAX);
+    refuse(&format!("{gateway} 0"), &["--streams-max", "0"]);
+    refuse(&format!("{gateway} 16385"), &["--streams-max", "1..=16384"]);
+}
+
+// T26: there is no flag that switches verification off, and none that is ignored
+#[test]
+fn tls_is_asked_for_in_full_or_not_at_all() {
+    let pin = format!("sha256:{}", "0aF9".repeat(16));
+    let tls = |line: &str| match run(&format!("client --gateway {line}")) {
+        Ok(Command::Client(Client { tls, .. })) => tls,
+        other => panic!("{other:?}"),
+    };
+    let identity = || Identity { cert: "c".into(), key: "k".into() };
+    let trusts = |trust| Some(ClientTls { trust, identity: None });
+    assert_eq!(tls("ws://h"), None);
+    assert_eq!(tls("wss://h"), trusts(Trust::Roots));
+    assert_eq!(tls("wss://h --ca f"), trusts(Trust::File("f".into())));
+    let parsed = || pin.parse::<Pin>().expect("64 digits");
+    assert_eq!(tls(&format!("wss://h --pin {pin}")), trusts(Trust::Pins(vec![parsed()])));
+    let shown = format!("wss://h --pin {pin} --pin {pin} --tls-cert c --tls-key k");
+    let both = ClientTls { trust: Trust::Pins(vec![parsed(); 2]), identity: Some(identity()) };
+    assert_eq!(tls(&shown), Some(both));
+
+    refuse(&format!("client --gateway wss://h --ca f --pin {pin}"), &["--ca", "--pin"]);
+    refuse("client --gateway ws://h --ca f", &["--ca: ", "wss://"]);
+    refuse(&format!("client --gateway ws://h --pin {pin}"), &["--pin: ", "wss://"]);
+    refuse("client --gateway ws://h --tls-cert c --tls-key k", &["--tls-cert: ", "wss://"]);
+    refuse("client --gateway wss://h --tls-cert c", &["--tls-key"]);
+    refuse(
+        &format!("client --gateway wss://h{}", format!(" --pin {pin}").repeat(17)),
+        &["--pin", "17", "16"],
+    );
+    let short = "0".repeat(63);
+    for wrong in
+        ["", "sha256:", "sha1:00", &format!("sha256:{short}"), &format!("sha256:{short}g"), "sha256//AA=="]
+    {
+        refuse(&format!("client --gateway wss://h --pin={wrong}"), &["--pin", "64 hexadecimal digits"]);
+    }
+    refuse("client --gateway wss://h --insecure", &["'--insecure'"]);
+
+    let gateway = "gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2";
+    match run(&format!("{gateway} --tls-cert c --tls-key k --client-ca f")) {
+        Ok(Command::Gateway(Gateway { tls, .. })) => {
+            assert_eq!(tls, Some(GatewayTls { identity: identity(), client_ca: Some("f".into()) }));
+        }
+        other => panic!("{other:?}"),
+    }
+    refuse(&format!("{gateway} --tls-cert c"), &["--tls-key"]);
+    refuse(&format!("{gateway} --tls-key k"), &["--tls-cert"]);
+    refuse(&format!("{gateway} --client-ca f"), &["--tls-cert"]);
+}
+
+#[test]
+fn a_certificate_has_names_and_an_end() {
+    let identity = |cert: &str, key: &str| Identity { cert: cert.into(), key: key.into() };
+    let issue = |names: &[&str], days, identity| {
+        let names = names.iter().map(|&name| name.into()).collect();
+        Command::Cert(Cert::Issue { names, days, identity })
+    };
+    let files = || identity("cert.pem", "key.pem");
+    check("cert", issue(&["localhost", "127.0.0.1", "::1"], 365, files()));
+    check(
+        "cert --name a --name 10.0.0.1 --days 3650 --cert c --key k",
+        issue(&["a", "10.0.0.1"], 3650, identity("c", "k")),
+    );
+    check("cert --show c", Command::Cert(Cert::Show("c".into())));
+    refuse("cert --show c --name a", &["--show", "--name"]);
+    refuse("cert --days 0", &["--days"]);
+    refuse("cert --days 3651", &["--days", "1..=3650"]);
+    refuse(&format!("cert{}", " --name a".repeat(65)), &["--name", "65", "64"]);
 }
 
 // T7: no open proxy by accident

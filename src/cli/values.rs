@@ -55,12 +55,14 @@ impl FromStr for Forward {
     }
 }
 
-/// A gateway as a client dials it: `ws://HOST[:PORT]`.
+/// A gateway as a client dials it: `ws://HOST[:PORT]` or `wss://HOST[:PORT]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayUrl {
+    /// Whether it is `wss`.
+    pub tls: bool,
     /// A name, or an address without brackets.
     pub host: String,
-    /// 80 unless given, never 0.
+    /// 80 unless given, 443 with TLS; never 0.
     pub port: u16,
 }
 
@@ -68,23 +70,21 @@ impl FromStr for GatewayUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<GatewayUrl, String> {
-        let authority = match text.split_once("://") {
-            Some(("ws", rest)) => rest,
-            Some(("wss", _)) => {
-                return Err("wss:// is not supported yet: use ws:// inside a network you trust".into());
-            }
-            Some((scheme, _)) => return Err(format!("scheme {scheme:?} is not ws")),
-            None => return Err("want ws://HOST:PORT".into()),
+        let (tls, authority) = match text.split_once("://") {
+            Some(("ws", rest)) => (false, rest),
+            Some(("wss", rest)) => (true, rest),
+            Some((scheme, _)) => return Err(format!("scheme {scheme:?} is neither wss nor ws")),
+            None => return Err("want wss://HOST:PORT or ws://HOST:PORT".into()),
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         if authority.contains('@') {
             return Err("no user or password in the URL: use --group and --password-file".into());
         }
         if authority.contains(['/', '?', '#']) {
-            return Err("no path in the URL: want ws://HOST:PORT".into());
+            return Err("no path in the URL: want wss://HOST:PORT or ws://HOST:PORT".into());
         }
         let (host, port) = host_and_port(authority)?;
-        Ok(GatewayUrl { host, port: port.unwrap_or(80) })
+        Ok(GatewayUrl { tls, host, port: port.unwrap_or(if tls { 443 } else { 80 }) })
     }
 }
 

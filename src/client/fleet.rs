@@ -22,6 +22,7 @@ use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Session};
 use crate::proto::ws::{TUNNEL_PATH, WebSocket};
 use crate::rt::{self, Remote, Timer};
+use crate::tls::{self, Tls};
 use crate::tunnel::{Carrier, Down, Side, Tunnel};
 
 /// Everything that the tunnels of a client share.
@@ -242,6 +243,10 @@ impl ClientSide {
 }
 
 impl Side for ClientSide {
+    fn tls(&self) -> Result<Option<Tls>, rt::tls::Error> {
+        self.gateway().tls.as_ref().map(tls::Client::connect).transpose()
+    }
+
     fn begin(&self, _peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
         let Attempt { number, instance, generation, .. } = self.attempt;
         let config = &self.fleet.config;
@@ -253,7 +258,8 @@ impl Side for ClientSide {
             generation,
             nonce: rt::nonce()?,
         };
-        let session = Session::client(config, rt::now()).with_budget(self.fleet.windows.clone());
+        let mut session = Session::client(config, rt::now()).with_budget(self.fleet.windows.clone());
+        session.limit_streams(self.fleet.config.streams_max);
         let ws = WebSocket::client(&self.gateway().target.to_string(), TUNNEL_PATH, rt::nonce()?);
         Ok((ws, Tunnel::new(session, format!("g{number}"))))
     }

@@ -20,6 +20,7 @@ use crate::proto::credentials::Secret;
 use crate::proto::frame::PortRequest;
 use crate::proto::target::{Rules, Target};
 use crate::rt::Remote;
+use crate::tls;
 
 /// Which gateways a client serves, and what it lets their users reach.
 pub struct Config {
@@ -37,6 +38,8 @@ pub struct Config {
     pub rules: Rules,
     /// Ports to be opened on each gateway.
     pub forwards: Vec<PortRequest>,
+    /// Streams that one tunnel may have open at once.
+    pub streams_max: usize,
     /// Called each time that a tunnel is up.
     pub on_up: Box<dyn Fn() + Send + Sync>,
 }
@@ -45,11 +48,14 @@ pub struct Config {
 pub struct Gateway {
     /// Where it is.
     pub target: Target,
+    /// The TLS of its tunnels.
+    pub tls: Option<tls::Client>,
 }
 
+/// Without TLS.
 impl From<Target> for Gateway {
     fn from(target: Target) -> Gateway {
-        Gateway { target }
+        Gateway { target, tls: None }
     }
 }
 

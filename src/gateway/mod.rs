@@ -23,6 +23,7 @@ use crate::proto::frame::{GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, GatewayConfig, OpenError, Session};
 use crate::proto::ws::WebSocket;
 use crate::rt::{self, Listener, Remote, TcpListener};
+use crate::tls::{self, Tls};
 use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
 use refused::Refusals;
@@ -43,6 +44,10 @@ pub struct Config {
     pub users: Arc<Credentials>,
     /// The group whose clients serve users that are not asked.
     pub group: String,
+    /// The TLS of clients' tunnels.
+    pub tls: Option<tls::Server>,
+    /// Streams that one tunnel may have open at once.
+    pub streams_max: usize,
     /// Where access lines go.
     pub access: AccessLog,
 }
@@ -65,6 +70,8 @@ pub struct Shared {
     pub users: Arc<Credentials>,
     clients: Arc<Credentials>,
     group: String,
+    tls: Option<tls::Server>,
+    streams_max: usize,
     /// Where access lines go.
     pub access: AccessLog,
     forwards: Forwards,
@@ -93,6 +100,8 @@ impl Gateway {
             users: config.users,
             clients: config.clients,
             group: config.group,
+            tls: config.tls,
+            streams_max: config.streams_max,
             access: config.access,
             sessions: AtomicU64::new(1),
             refusals: Refusals::default(),
@@ -230,12 +239,17 @@ impl Shared {
 struct GatewaySide(Arc<Shared>);
 
 impl Side for GatewaySide {
+    fn tls(&self) -> Result<Option<Tls>, rt::tls::Error> {
+        self.0.tls.as_ref().map(tls::Server::accept).transpose()
+    }
+
     fn begin(&self, peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
         let nonce = rt::nonce()?;
         self.0.strangers.enter(peer).map_err(|full| io::Error::other(full.to_string()))?;
         let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
         let config = GatewayConfig { credentials: self.0.clients.clone(), session_id: number, nonce };
-        let session = Session::gateway(config, rt::now()).with_budget(self.0.windows.clone());
+        let mut session = Session::gateway(config, rt::now()).with_budget(self.0.windows.clone());
+        session.limit_streams(self.0.streams_max);
         Ok((WebSocket::server(), Tunnel::new(session, format!("t{number}"))))
     }
 

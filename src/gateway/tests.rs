@@ -1,8 +1,9 @@
 //! Which client a stream goes to, with tunnels that have no carrier.
 
 use super::*;
+use crate::limits::STREAMS_MAX;
 use crate::logfmt::Stamp;
-use crate::proto::auth::{Prover, prove};
+use crate::proto::auth::{Prover, Transcript, prove};
 use crate::proto::frame::{Frame, GoAway, Hello, Network, PortRequest};
 use crate::proto::session::{StreamId, VERSION_NEWEST, VERSION_OLDEST};
 use crate::rt::{self, EventLoop};
@@ -44,7 +45,8 @@ fn member(instance: u64, streams_max: u32) -> Member {
     });
     let hello = hello.encode(0);
     let welcome = say(&hello);
-    say(&Frame::Auth(prove(None, Prover::Client, &hello, &welcome)).encode(0));
+    let transcript = Transcript { hello, welcome, binding: None };
+    say(&Frame::Auth(prove(None, Prover::Client, &transcript)).encode(0));
     assert!(tunnel.exchange(|session| session.is_up()));
     Member { tunnel, name: "c".into(), instance, generation: 1 }
 }
@@ -61,6 +63,8 @@ fn gateway(members: &[&Member]) -> (EventLoop, Gateway) {
         users: Arc::default(),
         group: GROUP.into(),
         access: AccessLog::start(Box::new(io::sink()), Stamp::Time).expect("there are threads"),
+        tls: None,
+        streams_max: STREAMS_MAX,
     };
     let gateway = Gateway::start(event_loop.remote(), config).expect("loopback has free ports");
     for member in members {

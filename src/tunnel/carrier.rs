@@ -1,8 +1,8 @@
 //! The connection that carries a session: from the socket through the WebSocket into the session, and back.
 //!
 //! ```text
-//!   on_connect ─▶ upgrade ─▶ handshake ─▶ up ─▶ ... ─▶ an end is known ─▶ last words ─▶ closed ─▶ streams, side told
-//!                    └──────────┴─ bytes bounded            └── at most TUNNEL_GOODBYE_MS ──┘
+//!   [TLS] ─▶ on_connect ─▶ upgrade ─▶ handshake ─▶ up ─▶ ... ─▶ an end is known ─▶ last words ─▶ closed ─▶ streams, side told
+//!                            └──────────┴─ bytes bounded            └── at most TUNNEL_GOODBYE_MS ──┘
 //! ```
 
 use std::fmt;
@@ -21,9 +21,19 @@ use crate::proto::frame::{GoAwayCode, ResetCode};
 use crate::proto::session::{self, Event};
 use crate::proto::ws::{self, WebSocket};
 use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
+use crate::tls::{self, Tls};
 
 /// What is different between the two ends of a tunnel.
 pub trait Side: Send + Sync + Sized + 'static {
+    /// The TLS of a new carrier, where this side speaks it. Asked before [`begin`](Side::begin), so that a carrier that
+    /// cannot have it was never begun.
+    ///
+    /// # Errors
+    /// When there is none to be had; the connection is then refused.
+    fn tls(&self) -> Result<Option<Tls>, rt::tls::Error> {
+        Ok(None)
+    }
+
     /// Makes the two machines for a new carrier.
     ///
     /// # Errors
@@ -71,6 +81,8 @@ pub struct Carrier<S>(pub Arc<S>);
 /// What belongs to one carrier.
 pub struct CarrierContext {
     ws: WebSocket,
+    /// This side's own certificate, as the proofs are bound to it.
+    own: Option<[u8; 32]>,
     tunnel: Arc<Tunnel>,
     up: bool,
     /// Why it ends, as soon as that is known.
@@ -107,13 +119,24 @@ impl<S: Side> Handler for Carrier<S> {
     type Context = CarrierContext;
 
     fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<CarrierContext, Reject> {
+        let (engine, own) = self.0.tls()?.map(Tls::into_parts).unzip();
         let (ws, tunnel) = self.0.begin(conn.peer_addr()).map_err(|error| Reject(error.to_string()))?;
-        Ok(CarrierContext { ws, tunnel, up: false, end: None, goodbye: None })
+        // Nothing fails from here on: who was begun is told of the end.
+        if let Some(engine) = engine {
+            conn.set_tls(engine);
+        }
+        Ok(CarrierContext { ws, own: own.flatten(), tunnel, up: false, end: None, goodbye: None })
     }
 
     fn on_connect(&self, cx: &mut CarrierContext, conn: &mut Connection) -> rt::Result {
         if cx.tunnel.carrier.set(conn.handle()).is_err() {
             return Err("a tunnel has one carrier".into());
+        }
+        if let Some(engine) = conn.tls() {
+            let (version, suite) = (engine.protocol_version(), engine.cipher_suite());
+            let binding = tls::binding(engine, cx.own).ok_or("there is nothing to bind the proofs to")?;
+            cx.tunnel.exchange(|session| session.bind(binding));
+            log::debug!(event = "tls", tun = cx.tunnel.label(); "{version:?} {suite:?}");
         }
         cx.tunnel.begin(rt::now());
         self.advance(cx, conn)
@@ -148,7 +171,10 @@ impl<S: Side> Handler for Carrier<S> {
             Some(End::Session(error)) => (!error.retry(), false),
             Some(End::Peer(_, on_purpose)) => (false, *on_purpose),
             Some(End::Purpose) => (false, true),
-            Some(End::WebSocket(_) | End::Stranger) | None => (false, false),
+            Some(End::WebSocket(_) | End::Stranger) => (false, false),
+            // A handshake that came to nothing over what it was about: a certificate, or no TLS at all. What a server
+            // makes of a client's certificate is heard after the client's own handshake is over.
+            None => (matches!(info.reason, rt::Reason::Tls(_)) && !cx.up, false),
         };
         let why = match &cx.end {
             Some(end) => end.to_string(),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyproxy::client;
+use anyproxy::limits::STREAMS_MAX;
 use anyproxy::proto::credentials::Credentials;
 use anyproxy::proto::frame::{GoAwayCode, Network, PortError, PortRequest};
 use anyproxy::proto::session::{Event, GatewayConfig, Session};
@@ -112,6 +113,7 @@ fn client(event_loop: &EventLoop, gateways: &[&Gateway], replicas: usize, ports:
         name: "c".into(),
         rules: Rules::open_local(),
         forwards: ports.iter().map(forward).collect(),
+        streams_max: STREAMS_MAX,
         on_up: Box::new(|| ()),
     };
     client::start(event_loop.remote(), config).unwrap();
@@ -136,6 +138,7 @@ fn a_client_wants_a_gateway_and_a_tunnel_and_not_too_many() {
             name: "c".into(),
             rules: Rules::open_local(),
             forwards: Vec::new(),
+            streams_max: STREAMS_MAX,
             on_up: Box::new(|| ()),
         };
         assert_eq!(client::start(event_loop.remote(), config).is_ok(), starts, "{count}, {replicas}");

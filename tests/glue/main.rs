@@ -7,4 +7,5 @@ mod carriers;
 mod fleet;
 mod streams;
 mod support;
+mod tls;
 mod tunnels;

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use anyproxy::access::AccessLog;
 use anyproxy::client;
 use anyproxy::gateway::{self, Gateway};
+use anyproxy::limits::STREAMS_MAX;
 use anyproxy::logfmt::Stamp;
 use anyproxy::proto::credentials::{Credentials, Secret};
 use anyproxy::proto::frame::PortRequest;
 use anyproxy::proto::session::{ClientConfig, Event, Session};
 use anyproxy::proto::target::{Rules, Target};
 use anyproxy::proto::ws::{TUNNEL_PATH, WebSocket};
+use anyproxy::tls;
 use linkbuffer::LinkBuffer;
 use poller::EventLoop;
 
@@ -70,7 +72,7 @@ pub(crate) struct World {
     pub(crate) gateway_loop: EventLoop,
     pub(crate) gateway: Gateway,
     pub(crate) lines: Lines,
-    secret: Option<Secret>,
+    pub(crate) secret: Option<Secret>,
 }
 
 pub(crate) fn localhost() -> SocketAddr {
@@ -80,15 +82,20 @@ pub(crate) fn localhost() -> SocketAddr {
 impl World {
     /// A gateway that asks its users for nothing.
     pub(crate) fn new() -> World {
-        World::with(false)
+        World::with(false, None)
+    }
+
+    /// A gateway whose tunnels have TLS.
+    pub(crate) fn with_tls(tls: tls::Server) -> World {
+        World::with(false, Some(tls))
     }
 
     /// A gateway that asks its users for the group's name and password.
     pub(crate) fn with_users() -> World {
-        World::with(true)
+        World::with(true, None)
     }
 
-    fn with(ask: bool) -> World {
+    fn with(ask: bool, tls: Option<tls::Server>) -> World {
         let secret = Secret::new("secret").unwrap();
         let mut clients = Credentials::new();
         clients.insert(GROUP, secret.clone()).unwrap();
@@ -104,6 +111,8 @@ impl World {
             users,
             group: GROUP.into(),
             access: AccessLog::start(Box::new(lines.clone()), Stamp::Time).unwrap(),
+            tls,
+            streams_max: STREAMS_MAX,
         };
         let gateway = Gateway::start(gateway_loop.remote(), config).unwrap();
         World { gateway_loop, gateway, lines, secret: Some(secret) }
@@ -112,18 +121,30 @@ impl World {
     /// A client that reaches everything on this machine.
     pub(crate) fn client(&self, event_loop: &EventLoop, forwards: Vec<PortRequest>) {
         let before = self.gateway.client_count();
+        self.client_at(self.gateway.tunnel_addr(), event_loop, forwards, None);
+        until("the tunnel", || self.gateway.client_count() > before);
+    }
+
+    /// A client that dials the gateway by another address.
+    pub(crate) fn client_at(
+        &self,
+        addr: SocketAddr,
+        event_loop: &EventLoop,
+        forwards: Vec<PortRequest>,
+        tls: Option<tls::Client>,
+    ) {
         let config = client::Config {
-            gateways: vec![target(self.gateway.tunnel_addr()).into()],
+            gateways: vec![client::Gateway { target: target(addr), tls }],
             replicas: 1,
             group: GROUP.into(),
             secret: self.secret.clone(),
             name: "c".into(),
             rules: Rules::open_local(),
             forwards,
+            streams_max: STREAMS_MAX,
             on_up: Box::new(|| ()),
         };
         client::start(event_loop.remote(), config).unwrap();
-        until("the tunnel", || self.gateway.client_count() > before);
     }
 
     /// A user who has asked for a CONNECT.

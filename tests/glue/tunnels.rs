@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyproxy::client;
-use anyproxy::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX, TUNNEL_GOODBYE_MS};
+use anyproxy::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX, STREAMS_MAX, TUNNEL_GOODBYE_MS};
 use anyproxy::proto::frame::{Network, Opened, PortError, PortRequest};
 use anyproxy::proto::session::Event;
 use anyproxy::proto::target::Rules;
@@ -40,6 +40,7 @@ fn a_client_that_waits_for_its_upgrade_rests() {
         name: "c".into(),
         rules: Rules::open_local(),
         forwards: Vec::new(),
+        streams_max: STREAMS_MAX,
         on_up: Box::new(|| ()),
     };
     client::start(event_loop.remote(), config).unwrap();

@@ -36,7 +36,7 @@ fn usage_faults_are_one_line_and_status_2() {
     check(&["fly"], "", 2, "", "'fly'");
     check(&["standalone", "--http", "nowhere"], "", 2, "", "'--http <ADDR>'");
     check(&["gateway", "--tunnel", "0.0.0.0:0", "--http", "127.0.0.1:0"], "", 2, "", "--tunnel 0.0.0.0:0");
-    check(&["client", "--gateway", "wss://h"], "", 2, "", "wss:// is not supported yet");
+    check(&["client", "--gateway", "http://h"], "", 2, "", "neither wss nor ws");
     check(&["logs"], "", 2, "", "<FILE>...");
     check(&["logs", "/nonexistent/x.log"], "", 2, "", "/nonexistent/x.log: No such file");
 }

@@ -106,6 +106,8 @@ codes! {
         Stopping = 4,
         /// A newer generation of this client is here.
         Replaced = 5,
+        /// One end of the session has TLS and the other has not.
+        Binding = 6,
     }
 }
 

@@ -154,6 +154,8 @@ pub enum Error {
     },
     /// The peer's proof is wrong, or its group is not known.
     Credentials,
+    /// One end of the session has TLS and the other has not.
+    Binding,
     /// The gateway refused us.
     Refused {
         /// Whether trying again may help.
@@ -174,7 +176,7 @@ impl Error {
     pub fn retry(&self) -> bool {
         match self {
             Error::Refused { retry, .. } => *retry,
-            Error::Version { .. } | Error::Credentials => false,
+            Error::Version { .. } | Error::Credentials | Error::Binding => false,
             _ => true,
         }
     }
@@ -183,7 +185,11 @@ impl Error {
     pub fn close_code(&self) -> u16 {
         match self {
             Error::Frame(FrameError::Oversize { .. }) => 1009,
-            Error::Flood(_) | Error::Credentials | Error::Refused { .. } | Error::HandshakeTimeout => 1008,
+            Error::Flood(_)
+            | Error::Credentials
+            | Error::Binding
+            | Error::Refused { .. }
+            | Error::HandshakeTimeout => 1008,
             Error::PeerLost => 1001,
             _ => 1002,
         }
@@ -210,6 +216,9 @@ impl fmt::Display for Error {
             Error::Flood(what) => write!(f, "too many frames at once: {what:?}"),
             Error::Version { min, max } => write!(f, "the peer speaks versions {min} to {max}"),
             Error::Credentials => f.write_str("the group or its secret is wrong"),
+            Error::Binding => f.write_str(
+                "TLS ends between the client and the gateway: let it through to the gateway unopened",
+            ),
             Error::Refused { reason, .. } => write!(f, "the gateway refused: {reason}"),
             Error::HandshakeTimeout => f.write_str("the handshake took too long"),
             Error::PeerLost => f.write_str("the peer does not answer"),

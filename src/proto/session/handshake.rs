@@ -2,10 +2,9 @@
 
 use super::{Error, Event, Role, Session};
 use crate::limits::{PORTS_MAX, STREAMS_MAX};
-use crate::proto::auth::{self, Proof, Prover, same};
+use crate::proto::auth::{self, Proof, Prover, Transcript, same};
 use crate::proto::credentials::{Credentials, Secret};
 use crate::proto::frame::{AuthErr, Frame, Hello, Welcome};
-use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,8 +12,10 @@ use std::time::Instant;
 pub const VERSION_OLDEST: u16 = 1;
 /// The highest.
 pub const VERSION_NEWEST: u16 = 1;
-/// The features that this program has beyond its version: none so far.
-pub const FEATURES: u64 = 0;
+/// The proofs are bound to the connection that carries the session.
+pub const FEATURE_BINDING: u64 = 1;
+/// The features that this program has beyond its version.
+pub const FEATURES: u64 = FEATURE_BINDING;
 
 /// What a client brings to a session. Names longer than `limits` allows are cut, and then no gateway knows them.
 #[derive(Debug, Clone)]
@@ -65,17 +66,20 @@ pub struct Peer {
     pub ports_max: u32,
 }
 
+/// What both ends of one connection know of it, and nobody between them.
+pub type Binding = [u8; 32];
+
 /// How far the handshake came.
 #[derive(Debug)]
 pub(super) enum Phase {
     /// Client: HELLO was sent.
-    AwaitWelcome { hello: Hello, secret: Option<Secret> },
+    AwaitWelcome { hello: Hello, secret: Option<Secret>, binding: Option<Binding> },
     /// Client: AUTH was sent; the gateway must answer with this.
     AwaitAuthOk { expected: Proof },
     /// Gateway: nothing came yet.
-    AwaitHello { config: GatewayConfig },
+    AwaitHello { config: GatewayConfig, binding: Option<Binding> },
     /// Gateway: WELCOME was sent.
-    AwaitAuth { credentials: Arc<Credentials>, hello: Bytes, welcome: Bytes },
+    AwaitAuth { credentials: Arc<Credentials>, transcript: Transcript },
     /// Done.
     Up,
 }
@@ -86,7 +90,8 @@ impl Session {
         let hello = Hello {
             version_min: VERSION_OLDEST,
             version_max: VERSION_NEWEST,
-            features: FEATURES,
+            // Not bound to anything yet.
+            features: FEATURES & !FEATURE_BINDING,
             instance: config.instance,
             generation: config.generation,
             streams_max: u32::try_from(STREAMS_MAX).expect("the limit fits its field"),
@@ -95,7 +100,7 @@ impl Session {
             name: config.name,
         };
         let frame = Frame::Hello(hello.clone());
-        let phase = Phase::AwaitWelcome { hello, secret: config.secret };
+        let phase = Phase::AwaitWelcome { hello, secret: config.secret, binding: None };
         let mut session = Self::new(Role::Client, phase, now);
         session.control(&frame, 0);
         session
@@ -103,24 +108,55 @@ impl Session {
 
     /// The gateway's side of a new tunnel. It waits for HELLO.
     pub fn gateway(config: GatewayConfig, now: Instant) -> Self {
-        Self::new(Role::Gateway, Phase::AwaitHello { config }, now)
+        Self::new(Role::Gateway, Phase::AwaitHello { config, binding: None }, now)
+    }
+
+    /// Takes no more than `most` streams at once, which the peer is told where it opens them. To be called before anything was
+    /// sent or received.
+    pub fn limit_streams(&mut self, most: usize) {
+        self.streams_max = most.min(STREAMS_MAX);
+        if let Phase::AwaitWelcome { hello, .. } = &mut self.phase {
+            hello.streams_max = u32::try_from(self.streams_max).expect("the limit fits its field");
+            let frame = Frame::Hello(hello.clone());
+            self.greet(&frame);
+        }
+    }
+
+    /// Says HELLO, in place of one that was not sent yet.
+    fn greet(&mut self, hello: &Frame) {
+        self.control.clear();
+        self.control(hello, 0);
+    }
+
+    /// Binds the proofs to the connection, which both sides do or neither: where one end has TLS and the other has not, there
+    /// is somebody between them. To be called before anything was sent or received; does nothing after that.
+    pub fn bind(&mut self, to: Binding) {
+        match &mut self.phase {
+            Phase::AwaitHello { binding, .. } => *binding = Some(to),
+            Phase::AwaitWelcome { hello, binding, .. } if self.control.len() == 1 => {
+                hello.features |= FEATURE_BINDING;
+                *binding = Some(to);
+                let frame = Frame::Hello(hello.clone());
+                self.greet(&frame);
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn on_handshake_frame(&mut self, frame: Frame, now: Instant) -> Result<(), Error> {
         let kind = frame.kind();
         match (&self.phase, frame) {
-            (Phase::AwaitHello { config }, Frame::Hello(hello)) => {
-                let config = config.clone();
-                self.on_hello(&config, hello)
+            (Phase::AwaitHello { config, binding }, Frame::Hello(hello)) => {
+                let (config, binding) = (config.clone(), *binding);
+                self.on_hello(&config, binding, hello)
             }
-            (Phase::AwaitWelcome { hello, secret }, Frame::Welcome(welcome)) => {
-                let (hello, secret) = (hello.clone(), secret.clone());
-                self.on_welcome(hello, secret.as_ref(), welcome)
+            (Phase::AwaitWelcome { hello, secret, binding }, Frame::Welcome(welcome)) => {
+                let (hello, secret, binding) = (hello.clone(), secret.clone(), *binding);
+                self.on_welcome(hello, secret.as_ref(), binding, welcome)
             }
-            (Phase::AwaitAuth { credentials, hello, welcome }, Frame::Auth(proof)) => {
+            (Phase::AwaitAuth { credentials, transcript }, Frame::Auth(proof)) => {
                 let group = self.peer.as_ref().map_or("", |peer| &peer.group);
-                let ours =
-                    auth::check(credentials, group, &proof, hello, welcome).ok_or(Error::Credentials)?;
+                let ours = auth::check(credentials, group, &proof, transcript).ok_or(Error::Credentials)?;
                 self.control(&Frame::AuthOk(ours), 0);
                 self.up(now);
                 Ok(())
@@ -144,10 +180,18 @@ impl Session {
         }
     }
 
-    fn on_hello(&mut self, config: &GatewayConfig, hello: Hello) -> Result<(), Error> {
+    fn on_hello(
+        &mut self,
+        config: &GatewayConfig,
+        binding: Option<Binding>,
+        hello: Hello,
+    ) -> Result<(), Error> {
         let version = hello.version_max.min(VERSION_NEWEST);
         if version < hello.version_min.max(VERSION_OLDEST) {
             return Err(Error::Version { min: hello.version_min, max: hello.version_max });
+        }
+        if binding.is_some() != (hello.features & FEATURE_BINDING != 0) {
+            return Err(Error::Binding);
         }
         let welcome = Welcome {
             version,
@@ -156,23 +200,32 @@ impl Session {
             ports_max: u32::try_from(PORTS_MAX).expect("the limit fits its field"),
             nonce: config.nonce,
         };
-        self.streams_max = STREAMS_MAX.min(usize::try_from(hello.streams_max).unwrap_or(usize::MAX));
+        self.streams_max = self.streams_max.min(usize::try_from(hello.streams_max).unwrap_or(usize::MAX));
         self.peer = Some(Peer::new(&hello, &welcome));
-        let (hello, welcome) = (Frame::Hello(hello).encode(0), Frame::Welcome(welcome).encode(0));
-        self.control.push_back(welcome.clone());
-        self.phase = Phase::AwaitAuth { credentials: config.credentials.clone(), hello, welcome };
+        let transcript = Transcript::new(hello, welcome, binding);
+        self.control.push_back(transcript.welcome.clone());
+        self.phase = Phase::AwaitAuth { credentials: config.credentials.clone(), transcript };
         Ok(())
     }
 
-    fn on_welcome(&mut self, hello: Hello, secret: Option<&Secret>, welcome: Welcome) -> Result<(), Error> {
+    fn on_welcome(
+        &mut self,
+        hello: Hello,
+        secret: Option<&Secret>,
+        binding: Option<Binding>,
+        welcome: Welcome,
+    ) -> Result<(), Error> {
         let version = welcome.version;
         if !(hello.version_min..=hello.version_max).contains(&version) {
             return Err(Error::Version { min: version, max: version });
         }
+        if (welcome.features ^ hello.features) & FEATURE_BINDING != 0 {
+            return Err(Error::Binding);
+        }
         self.peer = Some(Peer::new(&hello, &welcome));
-        let (hello, welcome) = (Frame::Hello(hello).encode(0), Frame::Welcome(welcome).encode(0));
-        let proof = auth::prove(secret, Prover::Client, &hello, &welcome);
-        self.phase = Phase::AwaitAuthOk { expected: auth::prove(secret, Prover::Gateway, &hello, &welcome) };
+        let transcript = Transcript::new(hello, welcome, binding);
+        let proof = auth::prove(secret, Prover::Client, &transcript);
+        self.phase = Phase::AwaitAuthOk { expected: auth::prove(secret, Prover::Gateway, &transcript) };
         self.control(&Frame::Auth(proof), 0);
         Ok(())
     }
@@ -183,6 +236,13 @@ impl Session {
         // While nothing else is under way: how windows grow depends on it.
         self.liveness.measure(now);
         self.events.push_back(Event::Up);
+    }
+}
+
+impl Transcript {
+    fn new(hello: Hello, welcome: Welcome, binding: Option<Binding>) -> Self {
+        let (hello, welcome) = (Frame::Hello(hello).encode(0), Frame::Welcome(welcome).encode(0));
+        Self { hello, welcome, binding }
     }
 }
 

@@ -28,7 +28,9 @@ mod tests;
 mod transmit;
 
 pub use event::{Error, Event, Flood, Lost, OpenError, Refused, StreamError, StreamId};
-pub use handshake::{ClientConfig, FEATURES, GatewayConfig, Peer, VERSION_NEWEST, VERSION_OLDEST};
+pub use handshake::{
+    Binding, ClientConfig, FEATURE_BINDING, FEATURES, GatewayConfig, Peer, VERSION_NEWEST, VERSION_OLDEST,
+};
 pub use streams::Read;
 
 use super::budget::{WindowBudget, Windows};
@@ -400,6 +402,7 @@ impl Session {
         let reason = error.to_string();
         let refusal = match error {
             Error::Credentials => Some(AuthErrCode::Credentials),
+            Error::Binding => Some(AuthErrCode::Binding),
             Error::Version { .. } => Some(AuthErrCode::Version),
             _ => None,
         };

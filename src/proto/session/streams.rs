@@ -2,9 +2,7 @@
 
 use super::event::{Flood, overrun};
 use super::{Error, Event, OpenError, Refused, Role, Session, StreamError, StreamId};
-use crate::limits::{
-    CONTROL_QUEUE_OPEN_LEN_MAX, CREDIT_BYTES_MIN, DGRAM_BODY_BYTES_MAX, HOST_BYTES_MAX, STREAMS_MAX,
-};
+use crate::limits::{CONTROL_QUEUE_OPEN_LEN_MAX, CREDIT_BYTES_MIN, DGRAM_BODY_BYTES_MAX, HOST_BYTES_MAX};
 use crate::proto::flow::SendWindow;
 use crate::proto::frame::{Frame, Kind, Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use crate::proto::stream::{Opening, Receiving, Sending, Stream};
@@ -218,7 +216,7 @@ impl Session {
             return Err(Error::StreamId { id, due: self.next_id });
         }
         self.next_id += 2;
-        let full = self.table.len() >= STREAMS_MAX || self.control.len() >= CONTROL_QUEUE_OPEN_LEN_MAX;
+        let full = self.table.len() >= self.streams_max || self.control.len() >= CONTROL_QUEUE_OPEN_LEN_MAX;
         if self.draining || full {
             self.stats.streams_refused += 1;
             let code = if full { RefuseCode::Limit } else { RefuseCode::Draining };

@@ -90,6 +90,12 @@ impl Program {
         Program::start(&[&["client", "--gateway", &url][..], more].concat())
     }
 
+    /// A client of this gateway that dials it by `url`, which ends in this gateway's port; `more` are further flags.
+    pub(crate) fn tls_client(&self, host: &str, more: &[&str]) -> Program {
+        let url = format!("wss://{host}:{}", self.addr("tunnel").port());
+        Program::start(&[&["client", "--gateway", &url][..], more].concat())
+    }
+
     /// Where it listens for `name`, as it says itself.
     pub(crate) fn addr(&self, name: &str) -> SocketAddr {
         let line = self.wait(&["event=listen", &format!("name={name}")]);

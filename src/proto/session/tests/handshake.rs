@@ -22,7 +22,61 @@ fn both_sides_learn_the_same() {
     let peer = pair.ends[GATEWAY].peer().unwrap();
     assert_eq!(Some(peer), pair.ends[CLIENT].peer());
     assert_eq!((&*peer.name, &*peer.group, peer.instance, peer.generation), ("edge04", "prod", 77, 3));
-    assert_eq!((peer.session_id, peer.version, peer.features), (9, VERSION_NEWEST, FEATURES));
+    assert_eq!(
+        (peer.session_id, peer.version, peer.features),
+        (9, VERSION_NEWEST, FEATURES & !FEATURE_BINDING)
+    );
+}
+
+// proves T10, T26: a proof over one TLS connection is worth nothing over another, and both ends have TLS or neither
+#[test]
+fn proofs_are_bound_to_the_connection() {
+    let bound = |client: Option<u8>, gateway: Option<u8>| {
+        let mut pair = Pair::silent(client_config(), gateway_config());
+        for (end, to) in [(CLIENT, client), (GATEWAY, gateway)] {
+            if let Some(to) = to {
+                pair.ends[end].bind([to; 32]);
+            }
+        }
+        pair.drive();
+        (pair.take_events(CLIENT), pair.take_events(GATEWAY), pair)
+    };
+    let (client, gateway, mut pair) = bound(Some(7), Some(7));
+    assert_eq!((client, gateway), (vec![Event::Up], vec![Event::Up]));
+    assert_eq!(pair.ends[CLIENT].peer().expect("it is up").features, FEATURES);
+    // Once it has begun nothing changes any more.
+    pair.ends[CLIENT].bind([8; 32]);
+    assert!(!pair.ends[CLIENT].wants_transmit() && pair.ends[CLIENT].is_up());
+
+    let wrong = refused(false, AuthErrCode::Credentials, "the group or its secret is wrong");
+    let (client, gateway, _) = bound(Some(7), Some(8));
+    assert_eq!(client, [Event::Lost(wrong)]);
+    assert_eq!(gateway, [Event::Lost(Lost::Failed(Error::Credentials))]);
+    let between = refused(false, AuthErrCode::Binding, &Error::Binding.to_string());
+    for (client, gateway) in [(Some(7), None), (None, Some(7))] {
+        let (client, gateway, _) = bound(client, gateway);
+        assert_eq!(client, [Event::Lost(between.clone())]);
+        assert_eq!(gateway, [Event::Lost(Lost::Failed(Error::Binding))]);
+    }
+    assert!(!Error::Binding.retry() && Error::Binding.close_code() == 1008);
+
+    // A gateway that takes the feature back, or gives one that nobody asked for.
+    for (bind, features) in [(true, 0), (false, FEATURE_BINDING)] {
+        let now = pair::base();
+        let mut client = Session::client(client_config(), now);
+        if bind {
+            client.bind([7; 32]);
+        }
+        let welcome = crate::proto::frame::Welcome {
+            version: VERSION_NEWEST,
+            features,
+            session_id: 1,
+            ports_max: 1,
+            nonce: [0; 32],
+        };
+        let got = client.handle_input(Frame::Welcome(welcome).encode(0), now);
+        assert_eq!(got, Err(Error::Binding));
+    }
 }
 
 #[test]
@@ -114,7 +168,7 @@ fn versions_that_do_not_meet_are_refused_for_good() {
         let hello = Hello {
             version_min,
             version_max,
-            features: u64::MAX,
+            features: !FEATURE_BINDING,
             instance: 0,
             generation: 0,
             streams_max: 7,
@@ -136,7 +190,10 @@ fn versions_that_do_not_meet_are_refused_for_good() {
     let mut gateway = Session::gateway(gateway_config(), now);
     gateway.handle_input(hello(0, 9), now).unwrap();
     let peer = gateway.peer().unwrap();
-    assert_eq!((peer.version, peer.features, gateway.streams_max), (VERSION_NEWEST, 0, 7));
+    assert_eq!(
+        (peer.version, peer.features, gateway.streams_max),
+        (VERSION_NEWEST, FEATURES & !FEATURE_BINDING, 7)
+    );
     assert!(!gateway.is_up());
 }
 
