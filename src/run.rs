@@ -23,7 +23,7 @@ use crate::proto::target::{Host, Rules, Target};
 use crate::rt::{self, EventLoop};
 use crate::secret_file;
 use crate::serve;
-use crate::service::{signals, systemd};
+use crate::service::{descriptors, signals, systemd};
 use crate::tls;
 
 /// Why a role did not start, or ended badly.
@@ -56,8 +56,13 @@ impl Program {
         let (watch, signals) = signals::watch()?;
         let event_loop = EventLoop::builder().name("anyproxy").build()?;
         let access = AccessLog::start(Box::new(io::stderr()), Stamp::of_stderr())?;
+        let raised = descriptors::raise();
+        let nofile = descriptors::limit().map_or_else(|| "unlimited".into(), |limit| limit.to_string());
         let version = env!("CARGO_PKG_VERSION");
-        log::info!(event = "start", role, version, pid = std::process::id(); "");
+        log::info!(event = "start", role, version, pid = std::process::id(), nofile = nofile.as_str(); "");
+        if let Err(error) = raised {
+            log::warn!(event = "start", nofile = nofile.as_str(); "the limit of descriptors cannot be raised: {error}");
+        }
         Ok(Program { event_loop, access, signals, _watch: watch })
     }
 

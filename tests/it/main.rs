@@ -5,6 +5,7 @@ mod access;
 mod auth;
 mod cli;
 mod closing;
+mod descriptors;
 mod forwards;
 mod garbage;
 mod idle;

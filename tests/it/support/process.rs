@@ -60,12 +60,20 @@ impl Program {
     /// Starts the program with variables in its environment.
     pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_anyproxy"));
-        for name in ["ANYPROXY_LOG", "RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"] {
-            command.env_remove(name);
-        }
+        clear(&mut command).args(args).envs(env.iter().copied());
+        Program::spawn(command, args[0])
+    }
+
+    /// Starts the program with so few descriptors, as long as it asks for no more.
+    pub(crate) fn start_limited(descriptors: u32, args: &[&str]) -> Program {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -S -n {descriptors} && exec \"$0\" \"$@\"");
+        clear(&mut command).args(["-c", &script, env!("CARGO_BIN_EXE_anyproxy")]).args(args);
+        Program::spawn(command, args[0])
+    }
+
+    fn spawn(mut command: Command, role: &str) -> Program {
         let mut child = command
-            .args(args)
-            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -74,7 +82,7 @@ impl Program {
         let log = Arc::new(Log::default());
         let (stderr, into) = (child.stderr.take().expect("it is piped"), log.clone());
         let reader = std::thread::spawn(move || into.read(BufReader::new(stderr)));
-        Program { child, log, reader: Some(reader), role: args[0].to_owned() }
+        Program { child, log, reader: Some(reader), role: role.to_owned() }
     }
 
     /// A client of this gateway, whose tunnel is up; `more` are further flags.
@@ -210,6 +218,12 @@ impl Program {
         }
         lines
     }
+}
+
+/// Without what the environment of a test would tell the program.
+fn clear(command: &mut Command) -> &mut Command {
+    let names = ["ANYPROXY_LOG", "RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"];
+    names.into_iter().fold(command, Command::env_remove)
 }
 
 impl Drop for Program {
