@@ -79,6 +79,31 @@ fn proofs_are_bound_to_the_connection() {
     }
 }
 
+// proves T15: the lower of what the two sides take counts
+#[test]
+fn both_sides_may_take_fewer_streams() {
+    for (client, gateway) in [(2, 100), (100, 2), (2, 2), (2, usize::MAX)] {
+        let mut pair = Pair::silent(client_config(), gateway_config());
+        pair.ends[CLIENT].limit_streams(client);
+        pair.ends[GATEWAY].limit_streams(gateway);
+        pair.ends[CLIENT].bind([1; 32]);
+        pair.ends[GATEWAY].bind([1; 32]);
+        pair.drive();
+        for _ in 0..2 {
+            pair.ends[GATEWAY].open(tcp("a", 1)).expect("there is room");
+        }
+        assert_eq!(pair.ends[GATEWAY].open(tcp("a", 1)), Err(OpenError::Limit), "{client} {gateway}");
+        // A gateway that opens more than the client said.
+        pair.ends[GATEWAY].streams_max = 3;
+        pair.ends[GATEWAY].open(tcp("a", 1)).expect("it believes that there is room");
+        pair.drive();
+        let refused =
+            |event: &Event| matches!(event, Event::Refused(_, refused) if refused.code == RefuseCode::Limit);
+        let count = pair.take_events(GATEWAY).iter().filter(|event| refused(event)).count();
+        assert_eq!(count, usize::from(client == 2), "{client} {gateway}");
+    }
+}
+
 #[test]
 fn an_open_gateway_takes_the_empty_group() {
     let open = GatewayConfig { credentials: Arc::new(Credentials::new()), ..gateway_config() };
