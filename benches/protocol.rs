@@ -11,7 +11,8 @@ use anyproxy::proto::credentials::Credentials;
 use anyproxy::proto::frame::{Network, OpenRequest, Opened};
 use anyproxy::proto::http::{HeadScan, empty_slots, parse_request};
 use anyproxy::proto::session::{ClientConfig, Event, GatewayConfig, Session, StreamId};
-use linkbuffer::LinkBuffer;
+use anyproxy::proto::ws::{TUNNEL_PATH, WebSocket};
+use linkbuffer::{LinkBuffer, Node};
 
 const ROUNDS: usize = 7;
 
@@ -20,6 +21,12 @@ fn main() {
     report("parse a small request head", "ns", || per(heads, 1e9, || parse(heads)));
     let megabytes = 512;
     report("move one stream through a session", "ns/KiB", || per(megabytes << 10, 1e9, || bulk(megabytes)));
+    report("carry one stream over a WebSocket, up", "ns/KiB", || {
+        per(megabytes << 10, 1e9, || carried(megabytes, true))
+    });
+    report("carry one stream over a WebSocket, down", "ns/KiB", || {
+        per(megabytes << 10, 1e9, || carried(megabytes, false))
+    });
     let streams = 20_000;
     report("open, answer and end a stream", "us", || per(streams, 1e6, || churn(streams)));
 }
@@ -125,6 +132,61 @@ fn bulk(megabytes: usize) {
         pair.gateway.delivered(id, read);
         pair.carry();
     }
+}
+
+/// As [`bulk`], over a WebSocket whose bytes arrive in nodes of 64 KiB, as a socket's do.
+fn carried(megabytes: usize, up: bool) {
+    let mut pair = Pair::new();
+    let id = pair.open();
+    let (mut client_ws, mut server_ws) = (WebSocket::client("gw", TUNNEL_PATH, [7; 32]), WebSocket::server());
+    let mut wire = LinkBuffer::new();
+    client_ws.poll_output(&mut wire);
+    server_ws.handle_input(&mut wire).expect("a request");
+    server_ws.poll_output(&mut wire);
+    client_ws.handle_input(&mut wire).expect("an answer");
+    let now = pair.now;
+    let (from, to, from_ws, to_ws) = match up {
+        true => (&mut pair.client, &mut pair.gateway, &mut client_ws, &mut server_ws),
+        false => (&mut pair.gateway, &mut pair.client, &mut server_ws, &mut client_ws),
+    };
+    let (total, mut written, mut read) = ((megabytes << 20) as u64, 0, 0);
+    let (mut waiting, mut socket) = (LinkBuffer::new(), LinkBuffer::new());
+    while read < total {
+        while waiting.len() < 64 << 10 && written < total {
+            // What a target sends arrives in a node as well.
+            fill(&mut waiting, |space| space.fill(7));
+        }
+        written += from.write(id, &mut waiting).expect("the stream is open") as u64;
+        let mut message = LinkBuffer::new();
+        while from.poll_transmit(64 << 10, &mut message, now) > 0 {
+            from_ws.send(std::mem::take(&mut message)).expect("it is open");
+        }
+        from_ws.poll_output(&mut socket);
+        while !socket.is_empty() {
+            let mut input = LinkBuffer::new();
+            input.lend(Node::take(64 << 10));
+            let space = input.inputs();
+            let n = space.len().min(socket.len());
+            socket.copy_to_slice(&mut space[..n]).expect("there are so many");
+            input.input_ack(n);
+            to_ws.handle_input(&mut input).expect("both sides keep the protocol");
+            while let Some(part) = to_ws.poll_payload() {
+                to.handle_input(part.bytes, now).expect("both sides keep the protocol");
+            }
+        }
+        let mut arrived = LinkBuffer::new();
+        read += to.read(id, &mut arrived, usize::MAX).expect("the stream is open").bytes as u64;
+        to.delivered(id, read);
+        one_way(to, from, now);
+        while to.poll_event().is_some() {}
+    }
+}
+
+fn fill(buffer: &mut LinkBuffer, with: impl FnOnce(&mut [u8])) {
+    let space = buffer.reserve(64 << 10);
+    let len = space.len();
+    with(space);
+    buffer.commit(len);
 }
 
 fn churn(streams: usize) {

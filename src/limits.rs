@@ -53,6 +53,9 @@ pub const WEBSOCKET_HEADER_BYTES_MAX: usize = 14;
 pub const WEBSOCKET_CONTROL_BYTES_MAX: usize = 125;
 /// Less input than this at a time is copied behind what waits; it is what a linked piece may cost.
 pub const WEBSOCKET_PACKED_BYTES_MAX: usize = 4 << 10;
+/// A masked piece shorter than this is unmasked into memory of its own and not into a node: so much of a buffer is copied once more when
+/// it is read.
+pub const UNMASK_NODE_BYTES_MIN: usize = 4 << 10;
 /// The head of the upgrade, the empty line included.
 pub const WEBSOCKET_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Fields in the head of the upgrade.
@@ -149,6 +152,10 @@ pub const DGRAM_BODY_BYTES_MAX: usize = 65_507;
 
 /// Most bytes in the body of any other frame.
 pub const CONTROL_BODY_BYTES_MAX: usize = 512;
+
+/// Bytes that wait to be read from one stream, above which further ones are copied together: what a reader that has stopped holds is then
+/// its window and not the inputs that the window's bytes came in.
+pub const BACKLOG_LINKED_BYTES_MAX: usize = 128 * 1024;
 
 /// A received datagram shorter than this is copied out of the input, so that a few bytes do not keep a whole input alive. (Bodies of DATA
 /// go into a `LinkBuffer`, which has such a limit of its own.)

@@ -18,8 +18,8 @@
 use super::flow::{ReceiveWindow, SendWindow};
 use super::frame::{HEAD_SIZE, Network, ResetCode};
 use crate::limits::{
-    DATA_BODY_BYTES_MAX, DATAGRAM_COPY_BYTES_MAX, DATAGRAM_QUEUE_BYTES_MAX, DATAGRAM_QUEUE_LEN_MAX,
-    SEND_QUEUE_BYTES_MAX,
+    BACKLOG_LINKED_BYTES_MAX, DATA_BODY_BYTES_MAX, DATAGRAM_COPY_BYTES_MAX, DATAGRAM_QUEUE_BYTES_MAX,
+    DATAGRAM_QUEUE_LEN_MAX, SEND_QUEUE_BYTES_MAX,
 };
 use bytes::Bytes;
 use linkbuffer::LinkBuffer;
@@ -301,9 +301,14 @@ impl Stream {
 
     // ---- receiving
 
-    /// Keeps bytes that the window allowed.
+    /// Keeps bytes that the window allowed. As they came, while little waits; what piles up is copied, because a piece of an
+    /// input keeps all of that input's memory alive.
     pub(super) fn push_received(&mut self, body: Bytes) {
-        self.received.write_bytes(body);
+        if self.received.len() < BACKLOG_LINKED_BYTES_MAX {
+            self.received.write_bytes(body);
+        } else {
+            self.received.write(&body);
+        }
     }
 
     pub(super) fn push_received_datagram(&mut self, body: Bytes) -> Dropped {

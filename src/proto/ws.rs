@@ -8,8 +8,8 @@
 //! ```
 //!
 //! * `handle_input` takes everything that arrived, in pieces of any size; `handle_end` the end of it.
-//! * `poll_message` gives the binary messages, whole and in order. There are as many waiting as the
-//!   input had, so who hands over more input first takes what is there.
+//! * `poll_payload` gives the binary messages, in order and in parts as they came: nothing waits for the end of a
+//!   message. There are as many parts waiting as the input had, so who hands over more input first takes what is there.
 //! * `poll_output` gives what is to be sent. After an error it still has the last words (the HTTP
 //!   answer, the close frame): send them, then close the connection.
 //!
@@ -19,11 +19,12 @@
 //!
 //! `tungstenite` reads and writes the heads of frames. Messages do not pass
 //! through its buffers: a server sends them as the nodes that they came in, a client masks them on
-//! their one way into the output, and what arrives unmasked, not short and in one piece is not copied.
+//! their one way into the output, what arrives masked is unmasked on its one way out of the input, and
+//! what arrives unmasked and not short is not copied.
 
 use std::{collections::VecDeque, fmt, time::Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use linkbuffer::LinkBuffer;
 use tungstenite::protocol::{
     Role,
@@ -54,13 +55,16 @@ pub struct WebSocket {
     phase: Phase,
     /// What the client sent as `Sec-WebSocket-Key`; empty on a server.
     key: String,
-    /// What arrived and is not yet a whole head or frame.
-    /// Invariant, after each call: less than one head or one frame, by their limits.
+    /// What arrived and is not yet a whole head, header or control frame.
+    /// Invariant, after each call: less than one of these, by their limits.
     input: LinkBuffer,
     output: LinkBuffer,
-    messages: VecDeque<Bytes>,
-    /// The fragments so far of a message. Invariant: len <= WEBSOCKET_MESSAGE_BYTES_MAX.
-    fragments: Option<BytesMut>,
+    parts: VecDeque<Part>,
+    /// The data frame of which more is to come.
+    data: Option<DataFrame>,
+    /// What the frames so far of a message declared, when more frames of it are to come.
+    /// Invariant: at most WEBSOCKET_MESSAGE_BYTES_MAX.
+    message_len: Option<usize>,
     /// What the latest ping said, until it is answered.
     ping: Option<Bytes>,
     masks: Masks,
@@ -69,6 +73,24 @@ pub struct WebSocket {
     idle_frames: u32,
     idle_rate: Rate,
     peer_close: Option<(u16, String)>,
+}
+
+/// A part of a binary message, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Nothing, where a message ends behind what was given before, or has nothing in it.
+    pub bytes: Bytes,
+    /// The message ends here.
+    pub ends: bool,
+}
+
+/// A data frame of which a part is still to come.
+#[derive(Debug)]
+struct DataFrame {
+    left: usize,
+    /// Turned to the next byte.
+    mask: Option<[u8; 4]>,
+    is_final: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +133,9 @@ impl WebSocket {
             key,
             input: LinkBuffer::new(),
             output: LinkBuffer::new(),
-            messages: VecDeque::new(),
-            fragments: None,
+            parts: VecDeque::new(),
+            data: None,
+            message_len: None,
             ping: None,
             masks,
             control_frames: 0,
@@ -126,7 +149,7 @@ impl WebSocket {
     ///
     /// # Errors
     /// When the WebSocket is over because of it. It is reported once, is final, and the output has
-    /// the last words for the peer; messages that were whole before it can still be taken.
+    /// the last words for the peer; what came before it can still be taken.
     pub fn handle_input(&mut self, input: &mut LinkBuffer) -> Result<(), Error> {
         // Only a head has lines: what comes behind it is not searched, for it is the bulk of all bytes.
         let line_ended = self.phase == Phase::Upgrading && input.find(b'\n').is_some();
@@ -165,7 +188,7 @@ impl WebSocket {
         }
         if self.phase == Phase::Closed {
             self.input = LinkBuffer::new();
-            self.fragments = None;
+            self.data = None;
             self.ping = None;
         }
         result
@@ -182,9 +205,9 @@ impl WebSocket {
         }
     }
 
-    /// The next binary message.
-    pub fn poll_message(&mut self) -> Option<Bytes> {
-        self.messages.pop_front()
+    /// The next part of a binary message.
+    pub fn poll_payload(&mut self) -> Option<Part> {
+        self.parts.pop_front()
     }
 
     /// Queues one binary message.
@@ -245,6 +268,11 @@ impl WebSocket {
         self.peer_close.as_ref().map(|(code, reason)| (*code, reason.as_str()))
     }
 
+    /// Bytes that are kept because a head or a frame is not whole yet.
+    pub fn held_bytes(&self) -> usize {
+        self.input.len()
+    }
+
     /// How many control frames arrived.
     pub fn control_frames(&self) -> u64 {
         self.control_frames
@@ -302,20 +330,58 @@ impl WebSocket {
 
     fn read_frames(&mut self) -> Result<(), Error> {
         while matches!(self.phase, Phase::Open | Phase::Closing) {
+            if let Some(data) = self.data.take_if(|data| data.left == 0 || !self.input.is_empty()) {
+                self.read_part(data);
+                continue;
+            }
+            if self.data.is_some() {
+                return Ok(());
+            }
             let Some(header) = self.read_header()? else { return Ok(()) };
-            self.check_message(&header)?;
-            if self.input.len() - header.size < header.payload_len {
+            let message_len = self.check_message(&header)?;
+            let is_data = matches!(header.opcode, OpCode::Data(_));
+            if !is_data && self.input.len() - header.size < header.payload_len {
                 return Ok(());
             }
             self.input.skip(header.size).expect("a header that was read can be skipped");
-            let payload = frame::read_payload(&mut self.input, header.payload_len, header.mask)
-                .expect("the length was compared above");
+            let Header { is_final, mask, payload_len, .. } = header;
             match header.opcode {
-                OpCode::Data(_) => self.read_data(&header, payload),
-                OpCode::Control(control) => self.read_control(control, payload)?,
+                OpCode::Data(_) => {
+                    self.message_len = (!is_final).then_some(message_len);
+                    self.idle_frames = self.idle_frames.saturating_add(u32::from(payload_len == 0));
+                    self.data = Some(DataFrame { left: payload_len, mask, is_final });
+                }
+                OpCode::Control(control) => {
+                    let payload = frame::read_payload(&mut self.input, payload_len, mask)
+                        .expect("the length was compared above");
+                    self.read_control(control, payload)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Takes as much of a data frame as lies in one piece, or the end of it.
+    fn read_part(&mut self, mut data: DataFrame) {
+        let chunk = self.input.chunk();
+        let len = chunk.len().min(data.left);
+        data.left -= len;
+        let bytes = match &mut data.mask {
+            Some(mask) => {
+                let bytes = frame::unmask(&chunk[..len], *mask);
+                mask.rotate_left(len % 4);
+                self.input.skip(len).expect("a piece that was looked at can be skipped");
+                bytes
+            }
+            None => self.input.read_chunk(len).unwrap_or_default(),
+        };
+        let ends = data.left == 0 && data.is_final;
+        if ends || !bytes.is_empty() {
+            self.parts.push_back(Part { bytes, ends });
+        }
+        if data.left > 0 {
+            self.data = Some(data);
+        }
     }
 
     fn read_header(&mut self) -> Result<Option<Header>, Error> {
@@ -331,37 +397,19 @@ impl WebSocket {
         }
     }
 
-    /// Whether a data frame may come now, and whether the message keeps within its limit.
-    fn check_message(&self, header: &Header) -> Result<(), Error> {
-        let before = match (header.opcode, &self.fragments) {
+    /// Whether a data frame may come now, and whether the message keeps within its limit: the message's length with it.
+    fn check_message(&self, header: &Header) -> Result<usize, Error> {
+        let before = match (header.opcode, self.message_len) {
             (OpCode::Data(Data::Text), _) => return Err(Error::Text),
             (OpCode::Data(Data::Continue), None) => return Err(Error::Protocol("nothing to continue")),
-            (OpCode::Data(Data::Continue), Some(fragments)) => fragments.len(),
+            (OpCode::Data(Data::Continue), Some(before)) => before,
             (OpCode::Data(_), Some(_)) => return Err(Error::Protocol("message within a message")),
             _ => 0,
         };
         if header.payload_len > WEBSOCKET_MESSAGE_BYTES_MAX - before {
             return Err(Error::TooBig);
         }
-        Ok(())
-    }
-
-    fn read_data(&mut self, header: &Header, payload: Bytes) {
-        if payload.is_empty() {
-            self.idle_frames = self.idle_frames.saturating_add(1);
-        }
-        match (self.fragments.take(), header.is_final) {
-            (None, true) => self.messages.push_back(payload),
-            (fragments, is_final) => {
-                let mut fragments = fragments.unwrap_or_default();
-                fragments.extend_from_slice(&payload);
-                if is_final {
-                    self.messages.push_back(fragments.freeze());
-                } else {
-                    self.fragments = Some(fragments);
-                }
-            }
-        }
+        Ok(before + header.payload_len)
     }
 
     fn read_control(&mut self, control: Control, payload: Bytes) -> Result<(), Error> {

@@ -203,8 +203,8 @@ impl CarrierContext {
             return;
         }
         let taken = self.ws.handle_input(conn.input()).and_then(|()| self.ws.handle_time(now));
-        while let Some(message) = self.ws.poll_message() {
-            let outcome = self.tunnel.inner.lock().session.handle_input(message, now);
+        while let Some(part) = self.ws.poll_payload() {
+            let outcome = self.tunnel.inner.lock().session.handle_input(part.bytes, now);
             if let Err(error) = outcome {
                 self.end.get_or_insert(End::Session(error));
                 return;

@@ -292,8 +292,8 @@ impl Puppet {
             let mut input = LinkBuffer::new();
             input.write(&bytes[..n]);
             self.ws.handle_input(&mut input).unwrap();
-            while let Some(message) = self.ws.poll_message() {
-                self.session.handle_input(message, Instant::now()).unwrap();
+            while let Some(part) = self.ws.poll_payload() {
+                self.session.handle_input(part.bytes, Instant::now()).unwrap();
             }
         }
     }

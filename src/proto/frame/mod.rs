@@ -19,7 +19,7 @@ pub use code::{AuthErrCode, GoAwayCode, Network, PortError, RefuseCode, ResetCod
 
 use crate::limits::{CONTROL_BODY_BYTES_MAX, DATA_BODY_BYTES_MAX, DGRAM_BODY_BYTES_MAX};
 use crate::proto::wire::WireError;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use std::fmt;
 
 /// Bytes in the head of every frame.
@@ -193,6 +193,17 @@ impl Head {
     }
 }
 
+/// A frame, or a part of the body of a DATA frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The frame's head, the same for each of its parts.
+    pub head: Head,
+    /// All of the body, or a part of it. Never empty behind the first.
+    pub body: Bytes,
+    /// Whether the frame begins here.
+    pub first: bool,
+}
+
 /// Cuts a stream of bytes into frames.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -200,10 +211,12 @@ pub struct Decoder {
     partial: BytesMut,
     /// What is left of the last input. Invariant: empty while `partial` waits for more.
     input: Bytes,
+    /// The DATA frame whose body is being handed on, and how much of that is still to come. Invariant: then `partial` is empty.
+    data: Option<(Head, usize)>,
 }
 
 impl Decoder {
-    /// Takes the next bytes; [`next_frame`](Self::next_frame) has given all frames of the last ones.
+    /// Takes the next bytes; all frames or pieces of the last ones have been taken.
     pub fn push(&mut self, input: Bytes) {
         debug_assert!(self.input.is_empty(), "the last input was read to its end");
         self.input = input;
@@ -214,11 +227,17 @@ impl Decoder {
         *self = Self::default();
     }
 
-    /// The next whole frame, or `None` until there is more input.
+    /// Memory that is kept for a frame that is not whole yet.
+    pub fn held_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
+    /// The next whole frame, or `None` until there is more input. Who takes pieces as well takes the last of a frame first.
     ///
     /// # Errors
     /// When the bytes are no frame; there is no way to go on after that.
     pub fn next_frame(&mut self) -> Result<Option<(Head, Bytes)>, FrameError> {
+        debug_assert!(self.data.is_none(), "the last piece of a frame comes before the next frame");
         if self.partial.is_empty()
             && let Some(bytes) = self.input.first_chunk::<HEAD_SIZE>()
         {
@@ -237,6 +256,51 @@ impl Decoder {
         }
         let frame = std::mem::take(&mut self.partial).freeze();
         Ok(Some((head, frame.slice(HEAD_SIZE..))))
+    }
+
+    /// As [`next_frame`](Self::next_frame), but the body of a DATA frame comes in parts as it arrived: none of it waits for the rest, and
+    /// none is copied.
+    ///
+    /// # Errors
+    /// As [`next_frame`](Self::next_frame).
+    pub fn next_piece(&mut self) -> Result<Option<Piece>, FrameError> {
+        if let Some((head, left)) = self.data {
+            return Ok(self.part(head, left, false));
+        }
+        if let Some(head) = self.data_head()? {
+            return Ok(self.part(head, head.len, true));
+        }
+        Ok(self.next_frame()?.map(|(head, body)| Piece { head, body, first: true }))
+    }
+
+    /// Takes the head of a DATA frame whose body has begun to arrive, or is empty.
+    fn data_head(&mut self) -> Result<Option<Head>, FrameError> {
+        let is_data = |head: Head, behind: usize| head.kind == Kind::Data && (behind > 0 || head.len == 0);
+        if self.partial.is_empty() {
+            let Some(bytes) = self.input.first_chunk::<HEAD_SIZE>() else { return Ok(None) };
+            let head = Head::decode(bytes)?;
+            let found = is_data(head, self.input.len() - HEAD_SIZE);
+            if found {
+                self.input.advance(HEAD_SIZE);
+            }
+            return Ok(found.then_some(head));
+        }
+        if self.partial.len() > HEAD_SIZE || !self.fill(HEAD_SIZE) {
+            return Ok(None);
+        }
+        let head = Head::decode(self.partial.first_chunk().expect("a whole head was just filled"))?;
+        let found = is_data(head, self.input.len());
+        if found {
+            self.partial.clear();
+        }
+        Ok(found.then_some(head))
+    }
+
+    fn part(&mut self, head: Head, left: usize, first: bool) -> Option<Piece> {
+        let len = left.min(self.input.len());
+        self.data = (left > len).then_some((head, left - len));
+        let body = self.input.split_to(len);
+        (first || !body.is_empty()).then_some(Piece { head, body, first })
     }
 
     /// Moves input over until `partial` has `len` bytes; memory grows with what arrived, not with what was claimed.
@@ -284,6 +348,38 @@ mod tests {
                 }
             }
             assert_eq!(seen, bodies.len());
+        }
+    }
+
+    #[test]
+    fn the_body_of_data_is_handed_on_as_it_comes_and_never_copied() {
+        let (first, second) = (Frame::Data(vec![7; 100].into()), Frame::Data(vec![8; 9].into()));
+        let frames = [first.encode(1), Frame::Window(5).encode(1), second.encode(3), Frame::Fin.encode(3)];
+        let bytes = Bytes::from(frames.concat());
+        for piece in 1..=bytes.len() {
+            let (mut decoder, mut seen) = (Decoder::default(), Vec::new());
+            for cut in bytes.chunks(piece) {
+                decoder.push(bytes.slice_ref(cut));
+                let mut arrived = 0;
+                while let Some(piece) = decoder.next_piece().expect("no error") {
+                    let Piece { head, body, first } = piece;
+                    if head.kind == Kind::Data {
+                        assert!(!body.is_empty() && bytes.as_ptr_range().contains(&body.as_ptr()));
+                        arrived += body.len();
+                    }
+                    match (first, seen.last_mut()) {
+                        (true, _) => seen.push((head, body.to_vec())),
+                        (false, Some((same, before))) if *same == head => before.extend_from_slice(&body),
+                        other => panic!("a part of no frame: {other:?}"),
+                    }
+                }
+                assert!(arrived <= cut.len() && decoder.held_bytes() < 64, "at once");
+            }
+            let want = [(Kind::Data, 1, vec![7; 100]), (Kind::Window, 1, vec![0, 0, 0, 5])];
+            let want = want.into_iter().chain([(Kind::Data, 3, vec![8; 9]), (Kind::Fin, 3, vec![])]);
+            let want: Vec<_> =
+                want.map(|(kind, stream, body)| (Head { kind, stream, len: body.len() }, body)).collect();
+            assert_eq!(seen, want, "pieces of {piece}");
         }
     }
 

@@ -34,7 +34,7 @@ pub use handshake::{
 pub use streams::Read;
 
 use super::budget::{WindowBudget, Windows};
-use super::frame::{AuthErr, AuthErrCode, Decoder, Frame, GoAway, GoAwayCode, Head, Kind};
+use super::frame::{AuthErr, AuthErrCode, Decoder, Frame, GoAway, GoAwayCode, Head, Kind, Piece};
 use super::ids::IdMap;
 use super::rate::Rate;
 use super::stream::{Sending, Stream};
@@ -338,13 +338,16 @@ impl Session {
 
     // ---- inside
 
-    /// Handles one frame; false when there is none.
+    /// Handles one frame, or a part of one; false when there is none.
     fn handle_next_frame(&mut self, now: Instant) -> Result<bool, Error> {
-        let Some((head, body)) = self.decoder.next_frame()? else { return Ok(false) };
-        self.stats.frames_in += 1;
+        let Some(Piece { head, body, first }) = self.decoder.next_piece()? else { return Ok(false) };
+        self.stats.frames_in += u64::from(first);
         self.liveness.received(now);
         if matches!(self.phase, Phase::Up) {
-            self.on_frame(head, body, now)?;
+            match head.kind {
+                Kind::Data => self.on_data(StreamId(head.stream), head.len, body, first, now)?,
+                _ => self.on_frame(head, body, now)?,
+            }
         } else {
             self.on_handshake_frame(Frame::read(head, body)?, now)?;
         }

@@ -233,23 +233,43 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn on_stream_frame(&mut self, id: StreamId, frame: Frame, now: Instant) -> Result<(), Error> {
-        let kind = frame.kind();
-        // Before anything else, so that it counts whatever becomes of it.
-        if let Frame::Window(1..CREDIT_BYTES_MIN) = frame
-            && !self.small_credits.take(1, now)
-        {
-            return Err(Error::Flood(Flood::Credits));
-        }
-        let Some(stream) = self.table.get_mut(&id.0) else {
-            return if id.0 % 2 == 1 && u64::from(id.0) < self.next_id {
-                self.stats.late_frames += 1;
-                Ok(())
-            } else {
-                Err(Error::UnknownStream(id))
-            };
+    /// Takes a part of the body of a DATA frame. The frame as a whole is judged with its first part.
+    pub(super) fn on_data(
+        &mut self,
+        id: StreamId,
+        frame_len: usize,
+        body: Bytes,
+        first: bool,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let Some(stream) = self.stream_for(id, Kind::Data)? else {
+            self.stats.late_frames += u64::from(first);
+            return Ok(());
         };
-        let answers = matches!(frame, Frame::OpenOk { .. } | Frame::OpenErr { .. });
+        if first {
+            if stream.network != Network::Tcp {
+                return Err(Error::Unexpected(Kind::Data));
+            }
+            if frame_len == 0 {
+                return Err(Error::Empty(Kind::Data));
+            }
+            stream.receive_window.receive(frame_len, now).map_err(|_| Error::WindowExceeded(id))?;
+        }
+        // Of a stream that nobody here has any more, they are booked and dropped.
+        if !stream.is_resetting() && !body.is_empty() {
+            stream.push_received(body);
+            self.readable(id);
+        }
+        Ok(())
+    }
+
+    /// The stream that a frame is for; `None` when the frame is late.
+    fn stream_for(&mut self, id: StreamId, kind: Kind) -> Result<Option<&mut Stream>, Error> {
+        let Some(stream) = self.table.get_mut(&id.0) else {
+            let was_there = id.0 % 2 == 1 && u64::from(id.0) < self.next_id;
+            return if was_there { Ok(None) } else { Err(Error::UnknownStream(id)) };
+        };
+        let answers = matches!(kind, Kind::OpenOk | Kind::OpenErr);
         let legal = match stream.opening {
             Opening::Sent => answers || kind == Kind::Rst,
             Opening::Received | Opening::Answered => kind == Kind::Rst,
@@ -260,8 +280,7 @@ impl Session {
         }
         // After its RST, which waits here until what came before it was read, the peer has no such stream any more.
         if matches!(stream.receiving, Receiving::Rst(_)) {
-            self.stats.late_frames += 1;
-            return Ok(());
+            return Ok(None);
         }
         // After its FIN the peer may only give credit and, once, STOP.
         let after_fin = stream.receiving != Receiving::Open;
@@ -272,6 +291,21 @@ impl Session {
             _ if after_fin => return Err(Error::AfterFin(id, kind)),
             _ => {}
         }
+        Ok(Some(stream))
+    }
+
+    pub(super) fn on_stream_frame(&mut self, id: StreamId, frame: Frame, now: Instant) -> Result<(), Error> {
+        // Before anything else, so that it counts whatever becomes of it.
+        if let Frame::Window(1..CREDIT_BYTES_MIN) = frame
+            && !self.small_credits.take(1, now)
+        {
+            return Err(Error::Flood(Flood::Credits));
+        }
+        let (kind, role) = (frame.kind(), self.role);
+        let Some(stream) = self.stream_for(id, kind)? else {
+            self.stats.late_frames += 1;
+            return Ok(());
+        };
         match frame {
             Frame::OpenOk { opened, window } => {
                 stream.opening = Opening::Done;
@@ -283,20 +317,6 @@ impl Session {
             Frame::OpenErr { code, resolve_us, connect_us } => {
                 self.events.push_back(Event::Refused(id, Refused { code, resolve_us, connect_us }));
                 self.remove(id);
-            }
-            Frame::Data(body) => {
-                if stream.network != Network::Tcp {
-                    return Err(Error::Unexpected(kind));
-                }
-                if body.is_empty() {
-                    return Err(Error::Empty(kind));
-                }
-                stream.receive_window.receive(body.len(), now).map_err(|_| Error::WindowExceeded(id))?;
-                // Of a stream that nobody here has any more, they are booked and dropped.
-                if !stream.is_resetting() {
-                    stream.push_received(body);
-                }
-                self.readable(id);
             }
             Frame::Dgram(body) => {
                 if stream.network != Network::Udp {
@@ -321,7 +341,7 @@ impl Session {
             // What a target said before it broke off is still the user's, and may be a whole answer. The other way round
             // nobody waits for the answer any more, so a target is told at once.
             Frame::Rst(code)
-                if self.role == Role::Gateway && stream.readable_len() > 0 && !stream.is_resetting() =>
+                if role == Role::Gateway && stream.readable_len() > 0 && !stream.is_resetting() =>
             {
                 stream.receiving = Receiving::Rst(code);
                 self.change_datagrams(id, Stream::stop_sending);

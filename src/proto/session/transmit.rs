@@ -69,9 +69,10 @@ impl Session {
         }
         // Behind the others, because the first of them may be the one that ends the handshake; but two frames of 20 bytes are
         // not worth a place in a queue when `max` is that small.
-        let pong = self.pong.take().map(|number| Frame::Pong(number).encode(0));
-        let ping = self.liveness.take_ping(now).map(|number| Frame::Ping(number).encode(0));
-        for frame in pong.into_iter().chain(ping) {
+        let pong = self.pong.take().map(Frame::Pong);
+        let ping = self.liveness.take_ping(now).map(Frame::Ping);
+        for frame in [pong, ping].into_iter().flatten() {
+            let frame = frame.encode(0);
             budget.spend(frame.len());
             out.write(&frame);
         }

@@ -14,7 +14,8 @@ use tungstenite::protocol::{
 
 use super::Error;
 use crate::limits::{
-    WEBSOCKET_CONTROL_BYTES_MAX as CONTROL_BYTES_MAX, WEBSOCKET_HEADER_BYTES_MAX as HEADER_BYTES_MAX,
+    UNMASK_NODE_BYTES_MIN, WEBSOCKET_CONTROL_BYTES_MAX as CONTROL_BYTES_MAX,
+    WEBSOCKET_HEADER_BYTES_MAX as HEADER_BYTES_MAX,
 };
 
 /// A header that keeps the rules.
@@ -83,17 +84,46 @@ pub(super) fn write(out: &mut LinkBuffer, opcode: OpCode, mask: Option<[u8; 4]>,
     out.write(&bytes[..size]);
     let Some(mut mask) = mask else { return out.append(payload) };
     for chunk in payload.chunks() {
-        let space = out.reserve(chunk.len());
-        space.copy_from_slice(chunk);
-        apply(space, mask);
+        apply_to(chunk, out.reserve(chunk.len()), mask);
         out.commit(chunk.len());
         mask.rotate_left(chunk.len() % 4);
     }
 }
 
+/// Copies a piece of a payload without its mask, which is turned to the first byte.
+pub(super) fn unmask(piece: &[u8], mask: [u8; 4]) -> Bytes {
+    if piece.len() < UNMASK_NODE_BYTES_MIN {
+        let mut bytes = vec![0; piece.len()];
+        apply_to(piece, &mut bytes, mask);
+        return Bytes::from(bytes);
+    }
+    // Into a node, because nodes come from a pool and go back there.
+    let mut buffer = LinkBuffer::new();
+    apply_to(piece, buffer.reserve(piece.len()), mask);
+    buffer.commit(piece.len());
+    buffer.read_bytes(piece.len()).expect("as much was just committed")
+}
+
+/// As [`apply`], from one place to another in one go.
+fn apply_to(from: &[u8], to: &mut [u8], mask: [u8; 4]) {
+    let wide = wide(mask);
+    let (words, rest) = from.as_chunks::<8>();
+    let (to_words, to_rest) = to[..from.len()].as_chunks_mut::<8>();
+    for (to, from) in to_words.iter_mut().zip(words) {
+        *to = (u64::from_ne_bytes(*from) ^ wide).to_ne_bytes();
+    }
+    for ((to, from), mask) in to_rest.iter_mut().zip(rest).zip(mask.iter().cycle()) {
+        *to = from ^ mask;
+    }
+}
+
+fn wide(mask: [u8; 4]) -> u64 {
+    u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]])
+}
+
 /// RFC 6455, section 5.3; twice is not at all.
 fn apply(bytes: &mut [u8], mask: [u8; 4]) {
-    let wide = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
+    let wide = wide(mask);
     let (words, rest) = bytes.as_chunks_mut::<8>();
     for word in words {
         *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();

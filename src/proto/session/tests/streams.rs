@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::limits::{
-    CONTROL_QUEUE_OPEN_LEN_MAX, DATAGRAM_QUEUE_BYTES_MAX, DATAGRAM_QUEUE_LEN_MAX, DGRAM_BODY_BYTES_MAX,
-    SEND_QUEUE_BYTES_MAX, WINDOW_INITIAL_BYTES,
+    BACKLOG_LINKED_BYTES_MAX, CONTROL_QUEUE_OPEN_LEN_MAX, DATAGRAM_QUEUE_BYTES_MAX, DATAGRAM_QUEUE_LEN_MAX,
+    DGRAM_BODY_BYTES_MAX, SEND_QUEUE_BYTES_MAX, WINDOW_INITIAL_BYTES,
 };
 
 #[track_caller]
@@ -338,6 +338,61 @@ fn a_reader_that_delivers_nothing_holds_the_sender_at_one_window() {
         pair.drive();
     }
     assert_eq!(more, window / 2);
+}
+
+// What has come of a frame can be read, and none of it waits for the rest
+#[test]
+fn the_beginning_of_a_frame_is_there_to_read_before_its_end_has_come() {
+    let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+    let frame = Frame::Data(vec![7; 10_000].into()).encode(id.0);
+    let now = pair.now;
+    let gateway = &mut pair.ends[GATEWAY];
+    let frames = gateway.stats().frames_in;
+    gateway.handle_input(frame.slice(..4_000), now).unwrap();
+    assert_eq!((gateway.poll_event(), gateway.readable_len(id)), (Some(Event::Readable(id)), 4_000 - 12));
+    gateway.handle_input(frame.slice(4_000..), now).unwrap();
+    assert_eq!((gateway.poll_event(), gateway.readable_len(id)), (Some(Event::Readable(id)), 10_000));
+    assert_eq!(gateway.stats().frames_in, frames + 1, "it is one frame");
+    // A frame that is not allowed as a whole is refused with its first byte.
+    let window = crate::limits::WINDOW_INITIAL_BYTES as usize - 10_000;
+    let frames: Vec<u8> =
+        (0..window / 16_384).flat_map(|_| Frame::Data(vec![7; 16_384].into()).encode(id.0)).collect();
+    gateway.handle_input(frames.into(), now).unwrap();
+    let last = Frame::Data(vec![7; window % 16_384 + 1].into()).encode(id.0);
+    assert_eq!(gateway.handle_input(last.slice(..13), now), Err(Error::WindowExceeded(id)));
+}
+
+/// Memory of one input, which says when it is gone.
+struct Input {
+    bytes: Vec<u8>,
+    _alive: Arc<()>,
+}
+
+impl AsRef<[u8]> for Input {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+// proves T19: a reader that has stopped holds its window, and not everything that its bytes came in
+#[test]
+fn a_stopped_reader_does_not_keep_the_inputs_of_others() {
+    let (mut pair, stopped) = Pair::with_stream(tcp("a", 1));
+    let alive = Arc::new(());
+    let small = Frame::Data(vec![7; 4096].into()).encode(stopped.0);
+    let now = pair.now;
+    for _ in 0..60 {
+        // The rest of it is another stream's, which is read at once.
+        let mut input = small.to_vec();
+        input.resize(64 * 1024, 0);
+        let input = Bytes::from_owner(Input { bytes: input, _alive: alive.clone() });
+        pair.ends[GATEWAY].handle_input(input.slice(..small.len()), now).unwrap();
+    }
+    assert_eq!(pair.ends[GATEWAY].readable_len(stopped), 60 * 4096);
+    let kept = Arc::strong_count(&alive) - 1;
+    assert!(kept <= BACKLOG_LINKED_BYTES_MAX / 4096, "{kept} inputs of 64 KiB");
+    assert_eq!(read_all(&mut pair, GATEWAY, stopped).0, vec![7; 60 * 4096]);
+    assert_eq!(Arc::strong_count(&alive), 1);
 }
 
 // proves T16: one blocked stream does not hold up the others, and turns are shared by bytes

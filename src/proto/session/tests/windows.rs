@@ -38,7 +38,7 @@ fn far() -> (Pair, StreamId) {
     (pair, id)
 }
 
-// proves S-51 for its speed: a path of 100 ms carries more than one first window per round trip once a stream has shown that it uses it
+// A path of 100 ms carries more than one first window per round trip once a stream has shown that it uses it
 #[test]
 fn a_stream_that_uses_its_window_gets_a_larger_one() {
     let (mut pair, id) = far();
