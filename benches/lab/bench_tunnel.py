@@ -74,6 +74,8 @@ TESTS = {
     "quiet": Test("what an idle tunnel says in 15 s", workloads.quiet, [ANYPROXY], [
         at_most("to_client", 1.3), at_most("to_server", 1.3), at_most("bytes", 60),
     ], once=True, starts=True),
+    "instructions": Test("in user space, for each request, new stream and KiB, under callgrind", workloads.instructions,
+                         [RATHOLE, ANYPROXY], once=True, starts=True),
 }
 
 
@@ -96,12 +98,13 @@ class Bench:
     def measure(self, name):
         test, options = TESTS[name], self.options
         rows = {peer: [] for peer in test.peers if peer in self.there}
-        rounds = 1 if test.once else options.rounds
+        rounds, lists = 1 if test.once else options.rounds, []
         for turn in range(rounds):
             for peer in rows:
                 start = time.monotonic()
                 try:
                     figures = self.one(test, peer)
+                    lists += [(peer, *one) for one in figures.pop("lists", [])]
                     rows[peer].append(figures)
                     if figures.get("errors"):
                         raise Failure(f"{figures['errors']} errors")
@@ -112,6 +115,11 @@ class Bench:
                     print(f"{name}, {peer}, round {turn + 1}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
         self.results[name] = rows
         self.print(name, test, rows, rounds)
+        for peer, title, functions in lists:
+            if functions:
+                print(f"\n{peer}, {title}:")
+            for function, count in functions:
+                print(f"{count:8.1f}  {function}")
 
     def one(self, test, peer):
         if test.starts:
@@ -161,6 +169,7 @@ def main():
     parser.add_argument("--stop-secs", type=float, default=60, help="how long the reader in `stopped` stops (60)")
     parser.add_argument("--kills", type=int, default=50, help="how often each side is killed in `kills` (50)")
     parser.add_argument("--quiet-secs", type=float, default=90, help="how long is listened in `quiet` (90)")
+    parser.add_argument("--functions", type=int, default=0, help="functions to list with `instructions` (0)")
     parser.add_argument("--json", help="a file for every single figure")
     parser.add_argument("--strict", action="store_true", help="fail when a goal is missed, too")
     parser.add_argument("--verbose", action="store_true", help="say how long each measurement took")

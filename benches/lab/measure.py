@@ -240,31 +240,52 @@ def differences(before, after):
         sum(after[path]) - sum(before[path]) for path in before.keys() & after.keys())
 
 
-def instructions(load, command, protocol, depth, requests, functions):
-    """User-space instructions for each request under callgrind, and the functions that most of them belong to."""
-    for tool in ("valgrind", "callgrind_control", "callgrind_annotate"):
-        if shutil.which(tool) is None:
-            raise Failure(f"{tool} is not installed")
-    with tempfile.TemporaryDirectory() as directory:
-        out = os.path.join(directory, "callgrind")
-        callgrind = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"]
-        arguments = ["--conns", "64", "--pipeline", str(depth), "--requests"]
-        with Server(command, protocol, before=callgrind) as server:
-            def control(order):
-                subprocess.run(["callgrind_control", order, str(server.pid)], check=True, capture_output=True)
+class Callgrind:
+    """Counts the user-space instructions of one process that is started behind `before`."""
 
-            run_load(load, server, [*arguments, str(requests // 10)])
-            control("--zero")
-            report = run_load(load, server, [*arguments, str(requests)])
-            control("--dump")
-        dump = out + ".1"
+    def __init__(self, directory, name):
+        for tool in ("valgrind", "callgrind_control", "callgrind_annotate"):
+            if shutil.which(tool) is None:
+                raise Failure(f"{tool} is not installed")
+        self.out = os.path.join(directory, name)
+        self.before = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={self.out}"]
+        self.dumps = 0
+
+    def start(self, pid):
+        self.control("--zero", pid)
+
+    def stop(self, pid):
+        """Instructions since the start: all of them, and by function."""
+        self.control("--dump", pid)
+        self.dumps += 1
+        dump = f"{self.out}.{self.dumps}"
         total = int(re.search(r"^(?:totals|summary):\s+(\d+)", open(dump).read(), re.M)[1])
         listed = subprocess.run(
             ["callgrind_annotate", "--auto=no", "--threshold=100", dump], check=True, capture_output=True, text=True).stdout
-    by_function = collections.Counter()
-    # A line is `count (share) file:function [object]`; a function has a line for each file whose code it contains.
-    for count, name in re.findall(r"^\s*([\d,]+)\s+\([^)]*\)\s+\S*?:([^/\n].*?)(?: \[.*\])?$", listed, re.M):
-        count = int(count.replace(",", ""))
-        if count < total * 0.99:  # The functions that never returned have everything.
-            by_function[name] += count / report["requests"]
-    return total / report["requests"], [(name, count) for name, count in by_function.most_common(functions) if count >= 0.05]
+        by_function = collections.Counter()
+        # A line is `count (share) file:function [object]`; a function has a line for each file whose code it contains.
+        for count, name in re.findall(r"^\s*([\d,]+)\s+\([^)]*\)\s+\S*?:([^/\n].*?)(?: \[.*\])?$", listed, re.M):
+            by_function[name] += int(count.replace(",", ""))
+        # A function that never returned has everything that it called, and so everything.
+        return total, collections.Counter({name: n for name, n in by_function.items() if n < total * 0.99})
+
+    def control(self, order, pid):
+        subprocess.run(["callgrind_control", order, str(pid)], check=True, capture_output=True)
+
+
+def most_of(by_function, units, count):
+    """The functions that most instructions belong to, with how many for each unit."""
+    return [(name, n / units) for name, n in by_function.most_common(count) if n / units >= 0.05]
+
+
+def instructions(load, command, protocol, depth, requests, functions):
+    """User-space instructions for each request under callgrind, and the functions that most of them belong to."""
+    with tempfile.TemporaryDirectory() as directory:
+        callgrind = Callgrind(directory, "callgrind")
+        arguments = ["--conns", "64", "--pipeline", str(depth), "--requests"]
+        with Server(command, protocol, before=callgrind.before) as server:
+            run_load(load, server, [*arguments, str(requests // 10)])
+            callgrind.start(server.pid)
+            report = run_load(load, server, [*arguments, str(requests)])
+            total, by_function = callgrind.stop(server.pid)
+    return total / report["requests"], most_of(by_function, report["requests"], functions)

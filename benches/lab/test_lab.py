@@ -3,6 +3,7 @@
     python3 -m unittest -v test_lab        # in this directory; `cargo test` of the lab runs it too
 """
 
+import collections
 import contextlib
 import io
 import os
@@ -11,6 +12,7 @@ import tempfile
 import unittest
 
 import figures
+import measure
 import peers
 import workloads
 from figures import Goal
@@ -53,6 +55,13 @@ class Figures(unittest.TestCase):
         with contextlib.redirect_stdout(out):
             figures.Verdicts().table([Goal(("none", "p50"), "<", 1)], ROWS)
         self.assertIn("not measured", out.getvalue())
+
+
+class Functions(unittest.TestCase):
+    def test_the_most_costly_come_first_and_what_is_next_to_nothing_is_left_out(self):
+        counts = collections.Counter({"a": 100, "b": 3000, "c": 4, "d": 900})
+        self.assertEqual(measure.most_of(counts, 100, 20), [("b", 30), ("d", 9), ("a", 1)])
+        self.assertEqual(measure.most_of(counts, 100, 1), [("b", 30)])
 
 
 class Peers(unittest.TestCase):

@@ -55,11 +55,13 @@ def free_ports(count):
 class Tunnel:
     """The processes of one tunnel on one processor, its targets on the other."""
 
-    def __init__(self, name, tools, meet_through=None):
-        """`meet_through` is given the port where the tunnel's sides meet, and says where the client side dials instead."""
+    def __init__(self, name, tools, meet_through=None, before=()):
+        """`meet_through` is given the port where the tunnel's sides meet, and says where the client side dials instead;
+        each of `before` goes before the command of its side."""
         self.name = name
         self.tools = tools
         self.meet_through = meet_through
+        self.before = before
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -92,7 +94,8 @@ class Tunnel:
             self.keep(Process([self.tools.of_lab("flow"), "--serve", "--port", str(target["bulk"])], cpu)))
         for face in peers.FACES:
             self.wait_for_port(target[face])
-        self.commands = setup.commands
+        befores = [*self.before, *([[]] * len(setup.commands))]
+        self.commands = [[*before, *command] for before, command in zip(befores, setup.commands)]
         self.processes = []
         for at in range(len(self.commands)):
             if at == 1 and self.meet_through:
@@ -178,13 +181,15 @@ class Tunnel:
 class Meter:
     """Processor time of a tunnel between `start` and `stop`, and of anybody who has nothing to do with it."""
 
-    def __init__(self, tunnel, loads=()):
+    def __init__(self, tunnel):
         self.tunnel = tunnel
-        self.own = [*tunnel.processes, *tunnel.targets, *loads]
+        # Programs that put the load on it and are still running.
+        self.loads = []
 
     def read(self):
+        own = [*self.tunnel.processes, *self.tunnel.targets, *self.loads]
         return (
-            self.tunnel.cpu_seconds(), sum(process.cpu_seconds() for process in self.own), measure.machine_busy_seconds(),
+            self.tunnel.cpu_seconds(), sum(process.cpu_seconds() for process in own), measure.machine_busy_seconds(),
             time.monotonic())
 
     def start(self):
@@ -197,16 +202,37 @@ class Meter:
         self.foreign = max(0.0, busy - own - more_own) / wall * 100
 
 
-def requests(tunnel, face, arguments, seconds):
-    """Small requests: what they took, with `us` of processor time of the tunnel for each."""
+class InstructionMeter:
+    """User-space instructions of each side of a tunnel whose sides were started under `callgrinds`."""
+
+    def __init__(self, tunnel, callgrinds):
+        self.pairs = list(zip(tunnel.processes, callgrinds))
+        self.loads = []
+
+    def start(self):
+        for process, callgrind in self.pairs:
+            callgrind.start(process.pid)
+
+    def stop(self, more_own=0.0):
+        self.sides = [callgrind.stop(process.pid) for process, callgrind in self.pairs]
+
+
+def ask(tunnel, face, arguments, seconds, meter):
+    """Small requests while the meter runs; what the client reports of them."""
     load, where = tunnel.tools.of_lab("load"), tunnel.face(face)
     measure.run_load(load, where, [*arguments, "--secs", "1"])
-    meter = Meter(tunnel)
     meter.start()
     report = measure.run_load(load, where, [*arguments, "--secs", str(seconds)])
     meter.stop(report["client_cpu"])
     if not report["requests"]:
         raise Failure("no request was answered")
+    return report
+
+
+def requests(tunnel, face, arguments, seconds):
+    """Small requests: what they took, with `us` of processor time of the tunnel for each."""
+    meter = Meter(tunnel)
+    report = ask(tunnel, face, arguments, seconds, meter)
     return {
         "us": meter.cpu / report["requests"] * 1e6, "p50": report["fast"]["p50"], "p99": report["fast"]["p99"],
         "req_per_s": report["req_per_s"], "errors": report["errors"], "foreign": meter.foreign}
@@ -242,22 +268,27 @@ class Flow:
         self.program.process.stdin.close()
 
 
-def bulk(tunnel, streams, up, seconds, warm=1.0):
-    """Streams without an end: what was carried in a second, and the processor time for 10^9 bytes."""
+def carry(tunnel, streams, up, seconds, meter):
+    """Streams without an end while the meter runs: bytes, and in how many seconds."""
     direction = ["--up"] if up else []
     target = f"127.0.0.1:{tunnel.ports.target['bulk']}"
-    with Flow(tunnel, "--bulk", *direction, "--target", target, "--streams", str(streams), "--warm", str(warm),
+    with Flow(tunnel, "--bulk", *direction, "--target", target, "--streams", str(streams), "--warm", "1",
               "--secs", str(seconds)) as flow:
-        expect(flow.line(warm + 20), "begun")
-        meter = Meter(tunnel, [flow.program])
+        expect(flow.line(20), "begun")
+        meter.loads.append(flow.program)
         meter.start()
         carried = json.loads(flow.line(seconds + 20))
         meter.stop()
     if not carried["bytes"]:
         raise Failure("nothing was carried")
-    return {
-        "gb_per_s": carried["bytes"] / carried["secs"] / 1e9, "cpu_s_per_gb": meter.cpu / (carried["bytes"] / 1e9),
-        "foreign": meter.foreign}
+    return carried["bytes"], carried["secs"]
+
+
+def bulk(tunnel, streams, up, seconds):
+    """Streams without an end: what was carried in a second, and the processor time for 10^9 bytes."""
+    meter = Meter(tunnel)
+    carried, took = carry(tunnel, streams, up, seconds, meter)
+    return {"gb_per_s": carried / took / 1e9, "cpu_s_per_gb": meter.cpu / (carried / 1e9), "foreign": meter.foreign}
 
 
 def verify(tunnel, streams, size, seconds, *more):

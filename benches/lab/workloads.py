@@ -6,6 +6,7 @@ import random
 import selectors
 import socket
 import statistics
+import tempfile
 import threading
 import time
 
@@ -22,6 +23,7 @@ IDLE_OF_PEERS = 1000
 STOPPED_BYTES = 64 * MIB
 # How often the rate without the stopped one is measured at most.
 ALONE = 5
+SIDES = ("server", "client")
 INTACT_BYTES = 500_000_000
 RESTART_PAUSE_SECONDS = 2
 
@@ -123,7 +125,7 @@ def idle(tunnel, options):
             memory = [after - before for after, before in zip(tunnel.resident_bytes(), memory)]
             descriptors = [after - before for after, before in zip(tunnel.descriptors(), descriptors)]
     figures = {"streams": streams, "bytes": sum(memory) / streams, "descriptors": sum(descriptors) / streams}
-    for side, name in zip(memory, ("server", "client")):
+    for side, name in zip(memory, SIDES):
         figures[f"{name}_bytes"] = side / streams
     return figures
 
@@ -153,7 +155,7 @@ def kills(tunnel, options):
     tunnel.settle()
     left = wait_for_few(tunnel.descriptors, descriptors)
     figures = {"left_descriptors": max(now - before for now, before in zip(left, descriptors))}
-    for side, name in enumerate(("server", "client")):
+    for side, name in enumerate(SIDES):
         figures[f"{name}_p50"] = statistics.median(took[side])
         figures[f"{name}_p99"] = sorted(took[side])[-1 - len(took[side]) // 100]
     return figures
@@ -243,6 +245,33 @@ def quiet(name, tools, options):
         "to_client": len(asked) * per_15_s, "to_server": len(answered) * per_15_s,
         "bytes": sum(asked + answered) * per_15_s,
         "server_runs": runs[0] * per_15_s, "client_runs": runs[1] * per_15_s}
+
+
+def instructions(name, tools, options):
+    """User-space instructions of each side: for each small request, new stream, and KiB carried."""
+    figures, lists = {}, []
+    with tempfile.TemporaryDirectory() as directory:
+        callgrinds = [measure.Callgrind(directory, side) for side in SIDES]
+        with tunnels.Tunnel(name, tools, before=[callgrind.before for callgrind in callgrinds]) as tunnel:
+
+            def count(what, run):
+                meter = tunnels.InstructionMeter(tunnel, callgrinds)
+                units = run(meter)
+                for side, (total, by_function) in zip(SIDES, meter.sides):
+                    figures[f"{what}_{side}"] = total / units
+                    lists.append((f"{what}, {side}", measure.most_of(by_function, units, options.functions)))
+
+            def asked(*arguments):
+                return lambda meter: tunnels.ask(tunnel, "http", arguments, options.secs, meter)["requests"]
+
+            def carried(up):
+                return lambda meter: tunnels.carry(tunnel, 8, up, options.secs, meter)[0] / 1024
+
+            count("request", asked("--conns", "64"))
+            count("stream", asked("--conns", "8", "--churn"))
+            count("down_kib", carried(False))
+            count("up_kib", carried(True))
+    return {**figures, "lists": lists}
 
 
 def put(figures, prefix, more):
