@@ -129,6 +129,16 @@ impl Connection<'_> {
     }
 
     fn wait(&mut self, goal: Goal) -> io::Result<()> {
+        let known = self.input_ended();
+        let outcome = self.wait_for_goal(goal);
+        if self.input_ended() && !known {
+            // The handler is told once more, as of any end; but not of one that it knows, or it would wake itself for ever.
+            self.shared.wake_owner();
+        }
+        outcome
+    }
+
+    fn wait_for_goal(&mut self, goal: Goal) -> io::Result<()> {
         // Often there is no need to block.
         if let Some(outcome) = self.advance(goal) {
             return outcome;
@@ -234,8 +244,6 @@ impl Connection<'_> {
             }
             let Goal::Input(n) = goal else { return flushed.err().map(Err) };
             if self.input_ended() {
-                // The handler is told once more, as of any end.
-                self.shared.wake_owner();
                 let what = format!("the stream ended after {} of {n} bytes", self.busy.input.len());
                 return Some(Err(io::Error::new(io::ErrorKind::UnexpectedEof, what)));
             }

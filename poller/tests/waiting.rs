@@ -97,6 +97,35 @@ fn the_end_of_the_stream_ends_a_wait() {
     assert_eq!(log.closed().reason, Reason::Peer);
 }
 
+// proves L-07: a handler that waits on at the end of the stream is told of that end once, and not without end
+#[test]
+fn a_wait_behind_the_end_of_the_stream_does_not_wake_its_own_handler() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::new(|at, conn| {
+        if at == At::Request {
+            let error = conn.wait_for(4).expect_err("there are two");
+            assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        }
+        Ok(())
+    })
+    .half_close()
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    let handle = log.handle();
+    user.write_all(b"12").expect("written");
+    user.shutdown(Shutdown::Write).expect("shut down");
+    // In the first the wait found the end, in the second the handler was told of it.
+    log.expect(&[At::Request, At::Request]);
+    for _ in 0..3 {
+        handle.set_timer(Duration::ZERO).expect("open");
+        log.expect(&[At::Timer]);
+    }
+    handle.wake();
+    log.expect(&[At::Request]);
+    handle.close();
+    assert_eq!(log.expect(&[At::Close]).closed.expect("told").reason, Reason::User);
+}
+
 // proves L-15: a reset wakes the waiter with its errno
 #[test]
 fn a_reset_ends_a_wait() {
