@@ -22,6 +22,7 @@ use crate::limits;
 use crate::state::Closer;
 use crate::timer::{self, Due};
 use crate::transport::Transport;
+use crate::wait::Goal;
 use crate::watch::{NEVER, Seen};
 
 /// One accepted, dialed or adopted socket with its buffers, in the hands of its handler.
@@ -220,8 +221,8 @@ impl Connection<'_> {
 
     /// Bounds the time for which a message may stand still: input that the handler left unconsumed, waiting for more of
     /// it. The time begins when the handler first leaves it, starts again when the handler consumes some, and ends when
-    /// it consumes all, or the stream ends. It does not run while the connection is paused or its output is above the
-    /// high watermark, because then it is not the peer who is slow. A handler that consumes a message piece by piece
+    /// it consumes all, or the stream ends. It does not run while the connection is paused, its output is above the high
+    /// watermark, or [`flush_all`](Connection::flush_all) waits, because then it is not the peer who is slow. A handler that consumes a message piece by piece
     /// bounds the whole with [`set_timer`](Connection::set_timer).
     ///
     /// All limits can be changed at any time, also while they run: they go on from where they began. The time is that
@@ -260,16 +261,22 @@ impl Connection<'_> {
         self.busy.watches.set(limit, timeout)
     }
 
-    /// Takes note of what moved, and closes when a limit has passed. A handler that `waits` for input has begun a message.
-    pub(crate) fn look_at_limits(&mut self, waits: bool) {
+    /// Takes note of what moved, and closes when a limit has passed. A handler that waits for input has begun a message; one
+    /// that waits for its output to leave takes no input meanwhile.
+    pub(crate) fn look_at_limits(&mut self, waits: Option<Goal>) {
         if self.busy.watches.is_empty() || !self.kept.phase.has_limits() {
             return;
         }
         let bytes_in = self.shared.bytes_in.load(Relaxed);
         let (input, output) = (self.busy.input.len(), self.busy.unsent());
         let stopped = self.kept.flags.has(Flags::PAUSED.with(Flags::INPUT_ENDED));
+        let begun = match waits {
+            None => input > 0,
+            Some(Goal::Input(_)) => true,
+            Some(Goal::Sent) => false,
+        };
         let seen = Seen {
-            input_waits: (input > 0 || waits) && !stopped && output <= limits::OUTPUT_HIGH_BYTES,
+            input_waits: begun && !stopped && output <= limits::OUTPUT_HIGH_BYTES,
             output_waits: output > 0,
             consumed: self.bytes_read(bytes_in).wrapping_sub(input as u64),
             bytes_in,

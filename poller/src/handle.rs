@@ -281,7 +281,7 @@ impl Shared {
                     self.state.note_as_owner(News::HUP);
                 }
                 if conn.kept.flags.has(Flags::KEEPS) {
-                    conn.look_at_limits(false);
+                    conn.look_at_limits(None);
                     conn.arm();
                 }
                 self.tell_unsent(kept, &busy);

@@ -121,7 +121,7 @@ impl Owner<'_> {
     fn turn(&mut self, news: News, scratch: &mut Scratch) -> Turn {
         let budget_used = self.work(news, scratch);
         if self.conn.kept.flags.has(Flags::KEEPS) {
-            self.conn.look_at_limits(false);
+            self.conn.look_at_limits(None);
         }
         if let Some(close) = self.shared.state.closing() {
             return self.close(close);

@@ -47,7 +47,7 @@ impl Parker {
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Goal {
+pub(crate) enum Goal {
     /// So many unconsumed bytes.
     Input(usize),
     /// No output is left.
@@ -172,7 +172,7 @@ impl Connection<'_> {
         let (mut moved, mut bounded) = (self.moved(goal), clock.look().saturating_add(bound));
         let outcome = loop {
             let now = clock.look();
-            self.look_at_limits(true);
+            self.look_at_limits(Some(goal));
             if let Some(outcome) = self.advance(goal) {
                 break outcome;
             }

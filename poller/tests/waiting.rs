@@ -3,13 +3,14 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use poller::{Connection, EventLoop, Limit, Reason, limits};
+use socket2::{Domain, Socket, Type};
 use support::*;
 
 /// What a wait came to.
@@ -199,6 +200,47 @@ fn a_limit_that_passes_ends_a_wait() {
         assert_eq!(outcome(&outcomes).expect_err("too long").0, ErrorKind::TimedOut);
         assert_eq!(log.closed().reason, Reason::Timeout(limit));
     }
+}
+
+// proves L-11: who waits for output to leave waits for no message, so the read limit does not run meanwhile
+#[test]
+fn the_read_limit_does_not_run_while_output_is_waited_for() {
+    const BUFFER: usize = 16_384;
+    const TOTAL: usize = limits::OUTPUT_HIGH_BYTES;
+    let limit = Duration::from_millis(20);
+    let event_loop = one_poll();
+    let (told, outcomes) = crossbeam_channel::unbounded();
+    let (began, begun) = crossbeam_channel::unbounded();
+    let (probe, _log) = Probe::new(move |at, conn| {
+        if at == At::Request && conn.input().len() == 1 {
+            conn.set_read_timeout(Some(limit))?;
+            conn.output().write_bytes(Bytes::from(vec![7; TOTAL]));
+            began.send(()).ok();
+            // What is in the input stays there, as the beginning of a message.
+            let outcome = conn.flush_all().map_err(|error| (error.kind(), error.to_string()));
+            conn.input().clear();
+            told.send(outcome).ok();
+        }
+        Ok(())
+    })
+    .start();
+    // So little that the kernel cannot take it all, which accepted sockets inherit.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    socket2::SockRef::from(&listener).set_send_buffer_size(BUFFER).expect("a buffer");
+    let addr = event_loop.serve(listener, probe).expect("served").local_addr();
+    let user = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    user.set_recv_buffer_size(BUFFER).expect("a buffer");
+    user.connect(&addr.into()).expect("connected");
+    user.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut user = TcpStream::from(user);
+    user.write_all(b"1").expect("written");
+    begun.recv_timeout(PATIENCE).expect("begun");
+    let (fires, passed) = crossbeam_channel::bounded(1);
+    event_loop.after(4 * limit, move || fires.send(()).expect("listened to")).expect("a timer");
+    passed.recv_timeout(PATIENCE).expect("time passes");
+    assert!(outcomes.is_empty(), "the peer has not taken it, and no limit is about that");
+    user.read_exact(&mut vec![0; TOTAL]).expect("all of it");
+    assert_eq!(outcome(&outcomes), Ok(()));
 }
 
 // proves that WAIT_MS, or what the builder has in its place, ends a wait that no limit of the connection bounds
