@@ -70,7 +70,7 @@ impl Owner<'_> {
             }
             return !self.is_late();
         }
-        let ours = matches!(closer, Closer::User | Closer::Handler | Closer::Shutdown);
+        let ours = matches!(closer, Closer::User | Closer::Handler | Closer::Shutdown | Closer::Timer);
         if !ours
             || self.conn.kept.flags.has(Flags::INPUT_ENDED)
             || self.conn.busy.broken.is_some()

@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::Bytes;
-use poller::{Reason, SendError, limits};
+use poller::{Limit, Reason, SendError, limits};
 use support::*;
 
 // proves L-15, L-14: a reset ends a pause; what came before it is handed over first
@@ -183,6 +183,35 @@ fn a_peer_that_does_not_end_its_stream_does_not_hold_a_closed_connection() {
     assert_eq!(closed.reason, Reason::User);
     let most = limits::LINGER_BYTES_MAX + 2 * limits::READ_BYTES_MAX;
     assert!(closed.bytes_in <= most as u64, "{closed:?}");
+}
+
+// proves L-23, L-11: nor does a limit that closes in the middle of one, after the handler has said why
+#[test]
+fn a_limit_that_passes_in_the_middle_of_an_upload_loses_no_output() {
+    let event_loop = one_poll();
+    let (stop, gate) = gate::gate();
+    let (addr, log) = Probe::new(move |at, conn| {
+        if at == At::Request {
+            let error = conn.wait_for(16).expect_err("too slow");
+            assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+            stop.wait_announced();
+            conn.output().write(b"408");
+        }
+        Ok(())
+    })
+    .before(|conn| {
+        Ok(conn.set_read_timeout(Some(Duration::from_millis(20))).map_err(|error| error.to_string())?)
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    user.write_all(b"half").expect("written");
+    gate.reached();
+    user.write_all(b" a message").expect("written");
+    gate.open();
+    assert_eq!(read_all(&mut user), b"408");
+    drop(user);
+    let closed = log.closed();
+    assert_eq!((closed.reason, closed.unsent), (Reason::Timeout(Limit::Read), 0));
 }
 
 // proves L-15: also a reset that comes together with the data whose handler pauses
