@@ -23,7 +23,7 @@ use crate::kept::Phase;
 use crate::limits;
 use crate::operator::{Owner, Turn, report_panic};
 use crate::state::{Close, Closer};
-use crate::timer;
+use crate::timer::{self, Key};
 use crate::watch::NEVER;
 
 /// For a checker any time is as long as it likes.
@@ -48,8 +48,20 @@ impl Owner<'_> {
             return Turn::Closed;
         }
         self.conn.busy.deadlines.user = NEVER;
-        self.conn.arm();
+        self.arm_the_end();
         Turn::Closing(close)
+    }
+
+    /// Sees to it that what is waited for has an end. What was armed before may have fired in this turn, unseen.
+    fn arm_the_end(&mut self) {
+        let now = self.shared.poll().clock.look();
+        self.conn.busy.deadlines.fired(now);
+        self.conn.arm();
+        let deadlines = &self.conn.busy.deadlines;
+        // A limit that was set to for ever needs none.
+        let next = deadlines.next();
+        let comes = |armed: Key| armed.at > now || armed.at == next;
+        debug_assert!(next == NEVER || deadlines.armed.is_some_and(comes), "{deadlines:?} at {now}");
     }
 
     /// Whether there is something to wait for before the end, and time for it. `begins`: the close was just seen.

@@ -3,7 +3,8 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -212,6 +213,59 @@ fn a_limit_that_passes_in_the_middle_of_an_upload_loses_no_output() {
     drop(user);
     let closed = log.closed();
     assert_eq!((closed.reason, closed.unsent), (Reason::Timeout(Limit::Read), 0));
+}
+
+// proves LINGER_MS: also where an older deadline fires together with the last of the output
+#[test]
+fn a_deadline_that_fires_as_the_output_leaves_does_not_take_the_lingering_its_end() {
+    let event_loop = one_poll();
+    let remote = event_loop.remote();
+    let user_slot = Arc::new(Mutex::new(None::<TcpStream>));
+    let slot = user_slot.clone();
+    let (addr, log) = Probe::new(move |at, conn| {
+        match conn.input().chunk() {
+            b"begin" => {
+                conn.input().clear();
+                let (handle, slot) = (conn.handle(), slot.clone());
+                // This fires together with the timer, and is the earlier one. Its wake puts the connection off for a turn in
+                // which it then finds the timer and room for the output at once.
+                let both = move || {
+                    let mut slot = slot.lock().expect("no panic");
+                    let user = slot.as_mut().expect("connected");
+                    user.read_exact(&mut vec![0; handle.bytes_out() as usize]).expect("sent");
+                    user.write_all(b"nobody reads this").expect("written");
+                    handle.wake();
+                };
+                let delay = Duration::from_millis(50);
+                remote.after(delay, both)?;
+                conn.set_timer(delay);
+                // For one more turn, which comes before them.
+                conn.handle().wake();
+            }
+            b"" if at == At::Request => {
+                while conn.unsent() == 0 {
+                    conn.output().write(&[1; 4096]);
+                    conn.flush()?;
+                }
+                conn.close();
+            }
+            _ => {}
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    log.until(At::Connect);
+    *user_slot.lock().expect("no panic") = Some(user.try_clone().expect("a descriptor"));
+    user.write_all(b"begin").expect("written");
+    let closed = log.closed();
+    assert_eq!((closed.reason, closed.unsent), (Reason::User, 0));
+    // Where nothing would bring the end about, a debug build finds that when it is armed, and ends the connection at once.
+    assert!(
+        closed.lifetime >= Duration::from_millis(limits::LINGER_MS),
+        "it lingered for {:?}",
+        closed.lifetime
+    );
 }
 
 // proves L-15: also a reset that comes together with the data whose handler pauses
