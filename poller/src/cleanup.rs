@@ -1,7 +1,10 @@
 //! The end of a connection: what is still sent, and the clean-up, once.
 //!
 //! ```text
-//!   close(who) ──▶ output left? ──▶ wait for it, while it moves ──▶ peer still sending? ──▶ end our stream, drop its bytes
+//!   close(who) ──▶ being dialed, with something sent? ──▶ wait until it stands, and on_connect has run
+//!                       │ no
+//!                       ▼
+//!                  output left? ──▶ wait for it, while it moves ──▶ peer still sending? ──▶ end our stream, drop its bytes
 //!                       │ abort                                           │ no                     │ its end, or a limit
 //!                       └─────────────────────────▶ descriptor ◀──────────┴────────────────────────┘
 //!                                                       ▼
@@ -43,13 +46,20 @@ impl Owner<'_> {
         }
         // The flush may have found the connection broken.
         let close = self.shared.state.closing().unwrap_or(close);
-        if close.abort || !self.waits(begins, close.closer) {
+        let stands = !self.conn.kept.phase.is_early() || self.is_given_up();
+        if stands && (close.abort || !self.waits(begins, close.closer)) {
             self.clean_up(close);
             return Turn::Closed;
         }
         self.conn.busy.deadlines.user = NEVER;
         self.arm_the_end();
-        Turn::Closing(close)
+        if self.conn.kept.phase == Phase::Redialing { Turn::Redial } else { Turn::Closing(close) }
+    }
+
+    /// Whether a close leaves nothing to be done before `on_connect`. What was sent to a connection that does not stand yet is
+    /// something to be done: it is made all the same, within its limits, unless by an abort (L-23).
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.shared.state.closing().is_some_and(|close| close.abort || self.shared.uncollected() == 0)
     }
 
     /// Sees to it that what is waited for has an end. What was armed before may have fired in this turn, unseen.

@@ -122,8 +122,8 @@ pub struct Closed {
     pub bytes_in: u64,
     /// Bytes that the kernel took; with TLS these are records.
     pub bytes_out: u64,
-    /// Bytes that were written by the handler or a handle and never left: an abort, a broken connection, or a close whose
-    /// output did not move for too long. The peer sees a reset then.
+    /// Bytes that were written by the handler or a handle and never left: an abort, a broken connection, a dial that
+    /// came to nothing, or a close whose output did not move for too long. The peer sees a reset then.
     pub unsent: u64,
     /// Whether `on_connect` ran and said Ok.
     pub connected: bool,

@@ -495,11 +495,16 @@ impl Handle {
     }
 
     /// Closes after what was sent (see [`Connection::close`]).
+    ///
+    /// One that is still being dialed, or shakes hands, is given up at once when nothing was sent to it. Otherwise it goes on
+    /// until it stands, within its limits: `on_connect` runs, what was sent leaves, and then it closes. When it comes to
+    /// nothing, [`Closed::unsent`] says how much was lost.
     pub fn close(&self) {
         self.0.close(Closer::User, false);
     }
 
     /// Closes at once, dropping what is queued; the peer sees a reset (on a Unix socket, which has none, an ordinary end).
+    /// A dial is given up, whatever was sent to it.
     pub fn abort(&self) {
         self.0.close(Closer::User, true);
     }

@@ -132,6 +132,15 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// Whether the connection does not stand yet.
+    pub(crate) fn is_early(self) -> bool {
+        #[cfg(feature = "tls")]
+        if self == Phase::Handshaking {
+            return true;
+        }
+        matches!(self, Phase::Dialing | Phase::Redialing)
+    }
+
     /// Whether read, write-stall and idle limits run: while the handler's callbacks may.
     pub(crate) fn has_limits(self) -> bool {
         matches!(self, Phase::Connecting | Phase::Working)

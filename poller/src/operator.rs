@@ -163,7 +163,7 @@ impl Owner<'_> {
             return self.put_off(news);
         }
         let news = news.with(std::mem::take(&mut self.conn.busy.early));
-        if self.conn.kept.phase == Phase::Connecting && self.shared.state.closing().is_none() {
+        if self.conn.kept.phase == Phase::Connecting && !self.is_given_up() {
             if !self.call("on_connect", |handler, cx, conn| handler.connect(cx, conn)) {
                 return false;
             }
@@ -323,7 +323,7 @@ impl Owner<'_> {
 
     /// Whether a dial has come to its end, well or ill.
     fn dialed(&mut self, news: News) -> bool {
-        if self.shared.state.closing().is_some() {
+        if self.is_given_up() {
             return false;
         }
         if news.has(News::SHUTDOWN) {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use bytes::Bytes;
 use poller::{Detached, EventLoop, Fault, LinkBuffer, Reason, Reject, Remote};
 use socket2::{Domain, Socket, Type};
 use support::gate::hold;
@@ -283,4 +284,26 @@ fn an_adoption_under_way_ends_with_the_event_loop() {
     assert!(stopping.join().expect("no panic"));
     assert_eq!(read_all(&mut user), b"");
     assert_eq!(log.closed().reason, Reason::Shutdown);
+}
+
+// proves L-03, L-23: what was sent to a connection that was closed before anybody looked leaves behind what `on_connect` writes
+#[test]
+fn a_close_right_after_the_adoption_sends_what_was_sent() {
+    let event_loop = one_poll();
+    let (mut user, stream) = pair();
+    let (probe, log) = Probe::new(|at, conn| {
+        if at == At::Connect {
+            conn.output().write(b"hello, ");
+        }
+        Ok(())
+    })
+    .start();
+    let held = hold(&event_loop);
+    let handle = event_loop.adopt(stream, probe).expect("adopted");
+    handle.send(Bytes::from_static(b"early")).expect("open");
+    handle.close();
+    drop(held);
+    assert_eq!(read_all(&mut user), b"hello, early");
+    let closed = log.closed();
+    assert_eq!((closed.reason, closed.unsent, closed.connected), (Reason::User, 0, true));
 }

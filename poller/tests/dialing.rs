@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use poller::{DialOptions, EventLoop, Fault, Limit, Reason};
+use poller::{DialOptions, EventLoop, Fault, Limit, Reason, SendError};
 use support::*;
 
 // proves L-01, L-02, L-03 for dialed connections
@@ -79,6 +79,91 @@ fn a_dial_can_be_given_up() {
         log.expect(&[At::Prepare]);
         let closed = log.expect(&[At::Close]).closed.expect("told");
         assert_eq!((closed.reason, closed.connected), (Reason::User, false));
+        log.expect(&[At::Dropped]);
+    }
+}
+
+// proves L-23, L-03: what was sent to a dial leaves before it closes, behind what `on_connect` writes; an abort drops it
+#[test]
+fn a_close_sends_what_was_sent_during_a_dial() {
+    for abort in [false, true] {
+        let event_loop = one_poll();
+        let (addr, listener, streams) = full_listener();
+        let (probe, log) = greeting();
+        let handle = event_loop.dial(addr, PATIENCE, probe).expect("begun");
+        handle.send(Bytes::from_static(b"early")).expect("open");
+        // The poll has seen the dial, which waits, and then the close.
+        let (echo_addr, _echo_log) = Probe::echo().serve(&event_loop);
+        ask(&mut connect(echo_addr), b"barrier");
+        match abort {
+            false => handle.close(),
+            true => handle.abort(),
+        }
+        assert!(matches!(handle.send(Bytes::from_static(b"late")), Err(SendError::Closed(_))));
+        log.expect(&[At::Prepare]);
+        if !abort {
+            ask(&mut connect(echo_addr), b"barrier");
+            assert!(log.rest().is_empty(), "it waits");
+            let mut target = accept_until(&listener, &log, streams);
+            assert_eq!(read_all(&mut target), b"hello, early");
+        }
+        let closed = log.expect(&[At::Close]).closed.expect("told");
+        let want = if abort { (false, 0, 5) } else { (true, 12, 0) };
+        assert_eq!((closed.connected, closed.bytes_out, closed.unsent), want);
+        assert_eq!(closed.reason, Reason::User);
+        log.expect(&[At::Dropped]);
+    }
+}
+
+/// Writes a greeting in `on_connect`.
+fn greeting() -> (std::sync::Arc<Probe>, Log) {
+    Probe::new(|at, conn| {
+        if at == At::Connect {
+            conn.output().write(b"hello, ");
+        }
+        Ok(())
+    })
+    .start()
+}
+
+// proves L-23 for several addresses, and for a close that comes before the poll has seen the dial
+#[test]
+fn a_close_sends_what_was_sent_to_whichever_address_works() {
+    let event_loop = one_poll();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let (probe, log) = greeting();
+    let handle = event_loop.dial(vec![closed_port(), addr], PATIENCE, probe).expect("begun");
+    handle.send(Bytes::from_static(b"early")).expect("open");
+    handle.close();
+    log.until(At::Connect);
+    let (mut target, _) = listener.accept().expect("connected");
+    target.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    assert_eq!(read_all(&mut target), b"hello, early");
+    let closed = log.closed();
+    assert_eq!((closed.reason, closed.unsent, closed.peer), (Reason::User, 0, Some(addr)));
+}
+
+// proves L-23, L-32, L-29: it waits no longer than the dial may take, and not for one that fails or is stopped
+#[test]
+fn a_close_with_something_sent_waits_no_longer_than_its_dial() {
+    let (silent, _listener, _streams) = full_listener();
+    let short = Duration::from_millis(30);
+    for (addr, timeout, stops) in
+        [(silent, short, false), (closed_port(), PATIENCE, false), (silent, PATIENCE, true)]
+    {
+        let event_loop = one_poll();
+        let (probe, log) = greeting();
+        let handle = event_loop.dial(addr, timeout, probe).expect("begun");
+        handle.send(Bytes::from_static(b"early")).expect("open");
+        handle.close();
+        if stops {
+            assert!(event_loop.shutdown(PATIENCE));
+        }
+        log.expect(&[At::Prepare]);
+        let closed = log.expect(&[At::Close]).closed.expect("told");
+        assert_eq!((closed.reason, closed.unsent, closed.connected), (Reason::User, 5, false));
+        assert!(timeout != short || closed.lifetime >= short);
         log.expect(&[At::Dropped]);
     }
 }

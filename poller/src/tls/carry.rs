@@ -211,7 +211,7 @@ impl Owner<'_> {
     /// Works on the handshake, and says whether it is over. It is a part of connecting: what ends it, ends it at once.
     #[cold]
     pub(crate) fn shake_hands(&mut self, news: News) -> bool {
-        if self.shared.state.closing().is_some() {
+        if self.is_given_up() {
             return false;
         }
         if news.has(News::SHUTDOWN) {

@@ -218,6 +218,30 @@ fn a_dialed_connection_speaks_tls_and_handles_send_through_it() {
     assert_eq!((closed.reason, closed.unsent), (Reason::User, 0));
 }
 
+// proves L-23 with TLS: what was sent before the handshake was over leaves before the close, and the stream ends properly
+#[test]
+fn a_close_sends_what_was_sent_during_a_handshake() {
+    let event_loop = one_poll();
+    let (server, client) = configs();
+    let (stop, gate) = gate::gate();
+    let (addr, thread) = serve_one(&server, move |stream| {
+        stop.wait();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).expect("close_notify came");
+        all
+    });
+    let (handle, log) = dial(&event_loop, addr, dialing(Probe::new(|_, _| Ok(())), &client, "localhost"));
+    // The server has accepted and does not answer.
+    gate.reached();
+    handle.send(Bytes::from_static(b"early")).expect("taken");
+    handle.close();
+    gate.open();
+    assert_eq!(thread.join().expect("served"), b"early");
+    log.expect(&[At::Prepare, At::Connect]);
+    let closed = log.closed();
+    assert_eq!((closed.reason, closed.unsent, closed.connected), (Reason::User, 0, true));
+}
+
 #[test]
 fn a_dial_to_the_wrong_name_or_to_nobody_says_so() {
     let event_loop = one_poll();
