@@ -54,7 +54,9 @@ impl Shared {
                 Turn::Closed => return,
                 Turn::Redial => return self.poll().push(Job::Open(self.clone())),
                 Turn::Budget => {
-                    news = News::NONE;
+                    // The end that was announced lies behind what is left to read, and whether it is a reset may have to be
+                    // asked for: who pauses meanwhile does not come across it.
+                    news = news.only(News::HUP);
                     break;
                 }
                 Turn::Rest => self.state.release(),

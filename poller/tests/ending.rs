@@ -4,11 +4,13 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use poller::{Limit, Reason, SendError, limits};
+use support::gate::hold;
 use support::*;
 
 // proves L-15, L-14: a reset ends a pause; what came before it is handed over first
@@ -44,6 +46,47 @@ fn a_reset_is_noticed_while_the_input_is_full() {
     reset(user);
     log.until(At::Disconnect);
     assert!(matches!(log.closed().reason, Reason::Error(_)));
+}
+
+// proves L-15, L-14: also when the turn that was told of it had more to read than it may, and the next one pauses
+#[test]
+fn a_reset_behind_more_than_a_turn_reads_is_noticed() {
+    // More than a turn reads, by as little as a kernel whose buffers are bounded narrowly holds too.
+    const TOTAL: usize = limits::TURN_BYTES_MAX + limits::READ_BYTES_MAX;
+    let event_loop = one_poll();
+    let (give, socket) = crossbeam_channel::bounded(1);
+    let sum = AtomicUsize::new(0);
+    let (addr, log) = Probe::new(move |at, conn| {
+        if at == At::Request {
+            let before = sum.fetch_add(conn.input().len(), Ordering::Relaxed);
+            conn.input().clear();
+            // In the second turn, once.
+            if (limits::TURN_BYTES_MAX..TOTAL).contains(&before) {
+                conn.pause();
+            }
+        }
+        Ok(())
+    })
+    .before(move |conn| {
+        conn.socket().set_recv_buffer_size(4 * TOTAL)?;
+        give.send(conn.socket().try_clone()?).expect("awaited");
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    log.until(At::Connect);
+    let socket: TcpStream = socket.recv_timeout(PATIENCE).expect("prepared").into();
+    let gate = hold(&event_loop);
+    user.write_all(&vec![1; TOTAL]).expect("taken");
+    let mut all = vec![0; TOTAL];
+    wait_until("all is in the kernel", || socket.peek(&mut all).expect("there is some") == TOTAL);
+    reset(user);
+    wait_until("the reset is there", || socket.peer_addr().is_err());
+    drop((socket, gate));
+    log.until(At::Disconnect);
+    let closed = log.closed();
+    let Reason::Error(fault) = closed.reason else { panic!("{}", closed.reason) };
+    assert_eq!((fault.errno, closed.bytes_in), (Some(libc::ECONNRESET), TOTAL as u64));
 }
 
 // proves L-14, L-09: the peer's end waits behind what a pause left unread
