@@ -42,6 +42,15 @@ enum Target {
     Path(PathBuf),
 }
 
+impl Target {
+    fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Target::Ip(addr) => Some(*addr),
+            Target::Path(_) => None,
+        }
+    }
+}
+
 impl From<SocketAddr> for Targets {
     fn from(addr: SocketAddr) -> Targets {
         Targets([Target::Ip(addr)].into())
@@ -114,34 +123,41 @@ impl std::fmt::Debug for DialOptions {
     }
 }
 
-/// A dial that has addresses left.
+/// A dial that has addresses left. Whoever makes the connection, and then its owner, goes from one to the next; anybody may
+/// ask who the peer is, also the user's `configure`, so no lock is held while that runs.
 pub(crate) struct Dialing {
     /// The connection's number.
     id: u64,
-    targets: VecDeque<Target>,
+    targets: Mutex<VecDeque<Target>>,
     until: Instant,
     bind: Option<SocketAddr>,
     configure: Option<Configure>,
     /// The address that is tried, or that worked.
-    pub(crate) peer: Option<SocketAddr>,
+    peer: Mutex<Option<SocketAddr>>,
 }
 
 impl Dialing {
     pub(crate) fn is_over(&self) -> bool {
-        self.targets.is_empty()
+        self.targets.lock().is_empty()
+    }
+
+    /// The address that is tried, or that worked.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        *self.peer.lock()
     }
 
     /// When the attempt that has begun has used up its share of the time.
     pub(crate) fn share(&self) -> Instant {
         let now = Instant::now();
-        let attempts = u32::try_from(self.targets.len() + 1).unwrap_or(u32::MAX);
+        let attempts = u32::try_from(self.targets.lock().len() + 1).unwrap_or(u32::MAX);
         now + self.until.saturating_duration_since(now) / attempts
     }
 
     /// Takes the next target for which there is a socket.
-    fn open(&mut self) -> io::Result<(Socket, Target)> {
+    fn open(&self) -> io::Result<(Socket, Target)> {
         loop {
-            let Some(target) = self.targets.pop_front() else {
+            let target = self.targets.lock().pop_front();
+            let Some(target) = target else {
                 let text = "there is no address to dial: give at least one";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             };
@@ -152,11 +168,10 @@ impl Dialing {
         }
     }
 
-    fn socket(&mut self, target: &Target) -> io::Result<Socket> {
-        self.peer = None;
+    fn socket(&self, target: &Target) -> io::Result<Socket> {
+        *self.peer.lock() = target.ip();
         let socket = match target {
             Target::Ip(addr) => {
-                self.peer = Some(*addr);
                 let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
                 socket.set_tcp_nodelay(true)?;
                 socket
@@ -194,7 +209,7 @@ impl Dialing {
     }
 
     /// Begins with the next target that does not fail at once; the error is that of the last.
-    pub(crate) fn next(&mut self) -> io::Result<(Socket, bool)> {
+    pub(crate) fn next(&self) -> io::Result<(Socket, bool)> {
         loop {
             let (socket, target) = self.open()?;
             match self.connect(&socket, &target) {
@@ -216,9 +231,10 @@ pub(crate) fn dial<H: Handler>(
     let DialOptions { timeout, bind, configure, .. } = options;
     let entry = Entry::new(poll)?;
     let (id, until) = (entry.id, timer::later(timeout));
-    let mut dialing = Dialing { id, targets: targets.0, until, bind, configure, peer: None };
+    let targets = Mutex::new(targets.0);
+    let dialing = Dialing { id, targets, until, bind, configure, peer: Mutex::new(None) };
     let (socket, target) = dialing.open()?;
-    let mut conn = Prepare::new(&socket, dialing.peer);
+    let mut conn = Prepare::new(&socket, dialing.peer());
     let context = prepare(&**handler, id, &mut conn)
         .map_err(|reject| io::Error::new(io::ErrorKind::PermissionDenied, reject.0))?;
     let wishes = conn.wishes;
@@ -231,9 +247,9 @@ pub(crate) fn dial<H: Handler>(
     };
     let (share, more) = (dialing.share(), !dialing.is_over());
     // While there are more, who the peer is stands beside them.
-    let peer = dialing.peer.filter(|_| !more);
+    let peer = dialing.peer().filter(|_| !more);
     let (callbacks, hint) = (handler.clone(), poll.dialed.hint::<H>());
-    let dialing = more.then(|| Mutex::new(dialing));
+    let dialing = more.then_some(dialing);
     let service =
         Arc::new(Service { poll: poll.clone(), callbacks, hint, quota: None, local: None, dialing });
     let shared = Shared::create(id, (socket, peer, wishes), service, context, Phase::Dialing);

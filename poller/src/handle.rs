@@ -144,7 +144,7 @@ impl Shared {
 
     /// The other end: of a dial the address that is tried, or that worked.
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
-        self.peer.addr().or_else(|| self.service.dialing.as_ref()?.lock().peer)
+        self.peer.addr().or_else(|| self.service.dialing.as_ref()?.peer())
     }
 
     pub(crate) fn poll(&self) -> &Arc<PollShared> {

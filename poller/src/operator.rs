@@ -369,7 +369,6 @@ impl Owner<'_> {
     /// Goes on to the next address of a dial, if there is one. That no later one could be tried is what the dial came to.
     fn redial(&mut self) -> bool {
         let Some(dialing) = &self.shared.service.dialing else { return false };
-        let mut dialing = dialing.lock();
         if dialing.is_over() {
             return false;
         }
@@ -387,10 +386,7 @@ impl Owner<'_> {
                 }
                 self.conn.busy.deadlines.connect = self.shared.poll().clock.at(dialing.share());
             }
-            Err(error) => {
-                drop(dialing);
-                self.fail(&error);
-            }
+            Err(error) => self.fail(&error),
         }
         true
     }

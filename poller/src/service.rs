@@ -1,6 +1,5 @@
 //! What the connections of one handler on one poll have in common: one of these stands for it in each of them.
 
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +23,7 @@ pub(crate) struct Service {
     /// This end of all its connections, where that is known without asking the system each time.
     pub(crate) local: Option<SocketAddr>,
     /// That of a dial that began with several addresses.
-    pub(crate) dialing: Option<Mutex<Dialing>>,
+    pub(crate) dialing: Option<Dialing>,
 }
 
 impl Service {

@@ -3,10 +3,11 @@
 mod support;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use poller::{DialOptions, EventLoop, Fault, Limit, Reason, SendError};
+use poller::{DialOptions, EventLoop, Fault, Handle, Limit, Reason, SendError};
 use support::*;
 
 // proves L-01, L-02, L-03 for dialed connections
@@ -485,4 +486,29 @@ fn a_panic_while_a_socket_is_configured_fails_that_attempt() {
     }
     wait_until("nobody is counted", || event_loop.connections() == 0);
     assert!(event_loop.shutdown(PATIENCE));
+}
+
+// proves L-32, S-30: who configures a socket may ask the connection about itself, and is told what is tried now
+#[test]
+fn a_socket_is_configured_without_a_lock_that_its_handle_needs() {
+    let event_loop = one_poll();
+    let (addr, _server_log) = Probe::echo().serve(&event_loop);
+    let (give, handle) = crossbeam_channel::bounded::<Handle>(1);
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let attempts = AtomicUsize::new(0);
+    let options = DialOptions::new(PATIENCE).configure(move |_| {
+        if attempts.fetch_add(1, Ordering::SeqCst) == 1 {
+            // The owner begins the second attempt, so this waits for the caller of the first.
+            let handle = handle.recv_timeout(PATIENCE).expect("given");
+            tell.send((handle.peer_addr(), format!("{handle:?}"))).expect("awaited");
+        }
+        Ok(())
+    });
+    let (probe, log) = Probe::echo().start();
+    let handle = event_loop.dial_with(vec![closed_port(), addr], options, probe).expect("begun");
+    give.send(handle.clone()).expect("awaited");
+    let (peer, text) = told.recv_timeout(PATIENCE).expect("the handle answers");
+    assert_eq!(peer, Some(addr));
+    assert!(text.contains(&addr.to_string()), "{text}");
+    assert_eq!(log.handle().peer_addr(), Some(addr));
 }
