@@ -255,8 +255,8 @@ impl Remote {
     ///
     /// # Errors
     /// When the descriptor is no connected stream socket (it is closed then), too many connections are open, `on_prepare`
-    /// refuses (`PermissionDenied`), or the event loop is stopping. One that the peer has reset is taken: what it had sent
-    /// before is handed over, and then it closes.
+    /// refuses (`PermissionDenied`), or the event loop is stopping. One that the peer has reset, or that both sides have ended,
+    /// is taken: what the peer had sent before is handed over, and then it closes.
     ///
     /// # Examples
     /// ```

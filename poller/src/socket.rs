@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -172,7 +173,7 @@ pub(crate) fn check_datagrams(socket: DatagramSocket) -> io::Result<(UdpSocket, 
 pub(crate) struct Stream {
     pub(crate) socket: Socket,
     pub(crate) peer: Option<SocketAddr>,
-    /// The peer has reset it. What it sent before may still be there.
+    /// It broke. What the peer sent before may still be there.
     pub(crate) fault: Option<Fault>,
 }
 
@@ -189,11 +190,8 @@ pub(crate) fn check_stream(socket: Socket) -> io::Result<Stream> {
     }
     let (peer, fault) = match socket.peer_addr() {
         Ok(peer) => (peer.as_socket(), None),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => match socket.take_error()? {
-            Some(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                (None, Some(Fault::from(&error)))
-            }
-            Some(error) => return Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => match how_it_ended(&socket)? {
+            Some(fault) => (None, fault),
             None => return Err(wrong(wanted, &format!("{} that is not connected", kind(&socket)))),
         },
         Err(error) => return Err(error),
@@ -203,6 +201,28 @@ pub(crate) fn check_stream(socket: Socket) -> io::Result<Stream> {
         socket.set_tcp_nodelay(true)?;
     }
     Ok(Stream { socket, peer, fault })
+}
+
+/// What broke a stream that has no peer any more, or no fault where both sides had ended it; `None` when there never was one.
+///
+/// # Errors
+/// Why it could not be connected.
+fn how_it_ended(socket: &Socket) -> io::Result<Option<Option<Fault>>> {
+    let error = socket.take_error()?;
+    let mut byte = [MaybeUninit::uninit()];
+    // What is there to read, or the end of it, tells a stream that is over from one that has not begun.
+    let held = socket.recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+    match (error, held) {
+        (None, held) => Ok(held.is_ok().then_some(None)),
+        (Some(error), Ok(1..)) => Ok(Some(Some(Fault::from(&error)))),
+        (Some(error), _) if is_reset(&error) => Ok(Some(Some(Fault::from(&error)))),
+        (Some(error), _) => Err(error),
+    }
+}
+
+/// Whether the peer refused what was sent, before its end or after it: a reset is told so.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 fn check_socket(socket: Socket, wanted: &str) -> io::Result<Socket> {

@@ -202,6 +202,56 @@ fn a_stream_that_was_reset_hands_over_what_came_before() {
     wait_until_none(&event_loop);
 }
 
+// proves L-14, L-15 for adopted connections: the peer had said its last word and left, and then ours was not taken
+#[test]
+fn a_stream_that_broke_behind_the_peers_end_hands_over_what_came_before() {
+    let event_loop = one_poll();
+    for said in [&b"bye"[..], b""] {
+        let (probe, log) = Probe::quiet().start();
+        let (mut user, mut stream) = pair();
+        user.write_all(said).expect("written");
+        drop(user);
+        stream.write_all(b"too late").expect("taken by the kernel");
+        wait_until("the reset is there", || stream.peer_addr().is_err());
+        event_loop.adopt(with_bytes(stream, b"", b"lost"), probe).expect("adopted");
+        log.expect(&[At::Prepare, At::Connect]);
+        if !said.is_empty() {
+            assert_eq!(log.expect(&[At::Request]).input, said.len());
+        }
+        log.expect(&[At::Disconnect]);
+        let closed = log.closed();
+        let broke = Fault { kind: ErrorKind::BrokenPipe, errno: Some(libc::EPIPE) };
+        assert_eq!(
+            (closed.reason, closed.bytes_in, closed.unsent),
+            (Reason::Error(broke), said.len() as u64, 4)
+        );
+    }
+    wait_until_none(&event_loop);
+}
+
+// proves L-14 for adopted connections: both streams had ended before
+#[test]
+fn a_stream_that_was_over_on_both_sides_hands_over_what_came_before() {
+    let event_loop = one_poll();
+    for said in [&b"answer"[..], b""] {
+        let (probe, log) = Probe::quiet().start();
+        let (mut user, stream) = pair();
+        stream.shutdown(Shutdown::Write).expect("ended");
+        assert_eq!(read_all(&mut user), b"");
+        user.write_all(said).expect("written");
+        drop(user);
+        wait_until("the connection is over", || stream.peer_addr().is_err());
+        event_loop.adopt(stream, probe).expect("adopted");
+        log.expect(&[At::Prepare, At::Connect]);
+        let request = log.find(|event| event.at != At::Request || event.ended);
+        assert_eq!((request.at, request.input), (At::Request, said.len()));
+        log.expect(&[At::Disconnect]);
+        let closed = log.closed();
+        assert_eq!((closed.reason, closed.bytes_in), (Reason::Peer, said.len() as u64));
+    }
+    wait_until_none(&event_loop);
+}
+
 // Bad input: what is no connected stream is refused by its name, and nobody hears of it
 #[test]
 fn what_is_no_connected_stream_is_refused() {
@@ -230,6 +280,8 @@ fn what_is_no_connected_stream_is_refused() {
     let error = event_loop.adopt(OwnedFd::from(under_way(addr)), probe).expect_err("not connected yet");
     assert!(error.to_string().contains("that is not connected"), "{error}");
     drop(streams);
+    let (probe, _) = Probe::echo().start();
+    event_loop.adopt(OwnedFd::from(under_way(closed_port())), probe).expect_err("refused, or about to be");
     assert!(log.rest().is_empty());
     assert_eq!(event_loop.connections(), 0);
 }
