@@ -35,6 +35,8 @@ pub(crate) struct Busy {
     /// Output bytes that were dropped because sending failed.
     pub(crate) dropped: usize,
     pub(crate) details: Details,
+    /// `on_shutdown` runs: a close has that reason.
+    pub(crate) stopping: bool,
     /// Bytes that were read and dropped after the end of our stream.
     pub(crate) lingered: usize,
     /// What came while the dial was under way and is looked at after `on_connect`.

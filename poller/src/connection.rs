@@ -43,7 +43,8 @@ impl Connection<'_> {
         self.kept.tls.as_deref()
     }
 
-    /// The bytes that have arrived and were not consumed.
+    /// The bytes that have arrived and were not consumed. A byte that TCP marks as urgent is not among them, nor are
+    /// descriptors that a Unix socket passes along: both are dropped, and what stands behind them is here.
     #[doc(alias = "Reader")]
     pub fn input(&mut self) -> &mut LinkBuffer {
         &mut self.busy.input
@@ -147,8 +148,7 @@ impl Connection<'_> {
     /// would reset the connection, and the end of the output be lost.
     #[doc(alias = "Close")]
     pub fn close(&mut self) {
-        let stopping = self.kept.flags.has(Flags::STOPPING);
-        let closer = if stopping { Closer::Shutdown } else { Closer::User };
+        let closer = if self.busy.stopping { Closer::Shutdown } else { Closer::User };
         self.shared.state.close_as_owner(closer, false);
     }
 
@@ -444,8 +444,8 @@ impl Connection<'_> {
             }
             Ok(n) => {
                 self.busy.input.input_ack(n);
-                // A short read drained the socket, unless its end is near: then the end must still be read.
-                if n < room && !flags.has(Flags::HUP) {
+                // A short read drained the socket, unless its end is near, which must still be read, or it may stop at marks.
+                if n < room && !flags.has(Flags::HUP.with(Flags::MARKED)) {
                     flags.clear(Flags::READABLE);
                 }
                 self.shared.bytes_in.store(self.shared.bytes_in.load(Relaxed) + n as u64, Relaxed);

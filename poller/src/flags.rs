@@ -25,8 +25,9 @@ impl Flags {
     /// Output was seen above the high watermark and has not been below the low one since.
     pub(crate) const ABOVE_HIGH: Flags = Flags(1 << 9);
     pub(crate) const WAKE_ON_PROGRESS: Flags = Flags(1 << 10);
-    /// `on_shutdown` runs: a close has that reason.
-    pub(crate) const STOPPING: Flags = Flags(1 << 11);
+    /// There are marks in the stream at which a read stops with more behind it: urgent data on TCP, passed descriptors on a
+    /// Unix socket. A short read does not mean drained.
+    pub(crate) const MARKED: Flags = Flags(1 << 11);
     /// Handles have been told of output that waits for the kernel.
     pub(crate) const UNSENT_TOLD: Flags = Flags(1 << 12);
     /// `Busy` holds something beside bytes, so it stays with the connection.

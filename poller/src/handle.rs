@@ -109,6 +109,8 @@ impl Shared {
         let (socket, peer, wishes) = prepared;
         let mut flags = Flags::default();
         flags.put(Flags::HALF_CLOSE, wishes.half_close);
+        // No address: a Unix socket, or one that is over. A dial that has several to try is none of them.
+        flags.put(Flags::MARKED, peer.is_none() && service.dialing.is_none());
         let limited = !wishes.limits.is_empty();
         flags.put(Flags::KEEPS, limited);
         let busy = limited.then(|| Box::new(Busy { watches: wishes.limits, ..Busy::default() }));

@@ -138,7 +138,7 @@ impl Lead {
         let mut early = News::NONE;
         if core.kept.phase == Phase::Redialing {
             // What the former socket told is not about this one, which gets a slot of its own.
-            let readiness = News::READABLE.with(News::WRITABLE).with(News::HUP);
+            let readiness = News::READABLE.with(News::WRITABLE).with(News::HUP).with(News::URGENT);
             early = shared.state.take().without(readiness);
             self.operators.remove(std::mem::replace(&mut core.kept.token, Token::NONE));
             core.kept.phase = Phase::Dialing;

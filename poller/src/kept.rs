@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::flags::Flags;
 use crate::handler::Context;
 use crate::poll::PollShared;
+use crate::state::News;
 use crate::token::Token;
 use crate::transport::Transport;
 use crate::watch::NEVER;
@@ -41,7 +42,23 @@ pub(crate) struct Kept {
     pub(crate) tls: Option<Box<crate::tls::Engine>>,
 }
 
+/// What the selector is asked of every connection. Urgent data is dropped, and what stands behind it must still be read.
+const READS: Interest = Interest::READABLE.add(Interest::PRIORITY);
+
 impl Kept {
+    /// Takes note of what the selector has told about reading.
+    pub(crate) fn note(&mut self, news: News) {
+        if news.has(News::READABLE.with(News::HUP)) {
+            self.flags.set(Flags::READABLE);
+        }
+        if news.has(News::HUP) {
+            self.flags.set(Flags::HUP);
+        }
+        if news.has(News::URGENT) {
+            self.flags.set(Flags::MARKED);
+        }
+    }
+
     pub(crate) fn has_tls(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_some();
@@ -71,7 +88,7 @@ impl Kept {
             return Ok(());
         };
         let (fd, token) = (transport.fd(), self.token.to_mio());
-        let interest = if writes { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let interest = if writes { READS | Interest::WRITABLE } else { READS };
         poll.registry(|registry| registry.register(&mut SourceFd(&fd), token, interest))?;
         self.flags.set(Flags::REGISTERED);
         self.flags.put(Flags::INTEREST_WRITE, writes);
@@ -84,7 +101,7 @@ impl Kept {
         let joins = self.flags.only(Flags::REGISTERED.with(Flags::INTEREST_WRITE)) == Flags::REGISTERED;
         if let Some(transport) = self.transport.as_ref().filter(|_| joins) {
             let (fd, token) = (transport.fd(), self.token.to_mio());
-            let interest = Interest::READABLE | Interest::WRITABLE;
+            let interest = READS | Interest::WRITABLE;
             poll.registry(|registry| registry.reregister(&mut SourceFd(&fd), token, interest))?;
             self.flags.set(Flags::INTEREST_WRITE);
         }

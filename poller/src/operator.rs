@@ -150,11 +150,8 @@ impl Owner<'_> {
 
     /// Everything but the end; says whether the budget was used up.
     fn work(&mut self, news: News, scratch: &mut Scratch) -> bool {
-        if news.has(News::READABLE.with(News::HUP)) {
-            self.conn.kept.flags.set(Flags::READABLE);
-        }
+        self.conn.kept.note(news);
         if news.has(News::HUP) {
-            self.conn.kept.flags.set(Flags::HUP);
             self.look_for_reset();
         }
         if self.conn.kept.phase == Phase::Dialing && !self.dialed(news) {
@@ -186,9 +183,9 @@ impl Owner<'_> {
             self.timer();
         }
         if news.has(News::SHUTDOWN) && self.shared.state.closing().is_none() {
-            self.conn.kept.flags.set(Flags::STOPPING);
+            self.conn.busy.stopping = true;
             self.call("on_shutdown", |handler, cx, conn| handler.shutdown(cx, conn));
-            self.conn.kept.flags.clear(Flags::STOPPING);
+            self.conn.busy.stopping = false;
             self.flush();
         }
         let mut woken = news.has(News::WOKEN);

@@ -403,6 +403,9 @@ impl Lead {
                     if event.is_read_closed() || event.is_error() {
                         news = news.with(News::HUP);
                     }
+                    if event.is_priority() {
+                        news = news.with(News::URGENT);
+                    }
                     self.batch.push((Token::from_mio(event.token()), news));
                 }
                 self.batch.reverse();

@@ -20,13 +20,13 @@
 use crate::sync::atomic::{AtomicU32, Ordering};
 
 const OWNED: u32 = 1 << 0;
-const NEWS: u32 = 0xff << 1;
-const CLOSING: u32 = 1 << 9;
-const CLOSER_SHIFT: u32 = 10;
+const NEWS: u32 = 0x1ff << 1;
+const CLOSING: u32 = 1 << 10;
+const CLOSER_SHIFT: u32 = 11;
 const CLOSER: u32 = 0b111 << CLOSER_SHIFT;
-const ABORT: u32 = 1 << 13;
-const DONE: u32 = 1 << 14;
-const WAITED: u32 = 1 << 15;
+const ABORT: u32 = 1 << 14;
+const DONE: u32 = 1 << 15;
+const WAITED: u32 = 1 << 16;
 
 /// What happened to a connection since its owner last looked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,8 @@ impl News {
     pub(crate) const SHUTDOWN: News = News(1 << 7);
     /// More to do that could not be done in this turn.
     pub(crate) const REST: News = News(1 << 8);
+    /// The peer has sent urgent data, at which a read stops although there is more.
+    pub(crate) const URGENT: News = News(1 << 9);
 
     pub(crate) const fn with(self, other: News) -> News {
         News(self.0 | other.0)

@@ -207,12 +207,7 @@ impl Connection<'_> {
     /// Acts upon the news that concern the wait, and gives back the rest.
     fn take_news(&mut self) -> News {
         let news = self.shared.state.take();
-        if news.has(News::READABLE.with(News::HUP)) {
-            self.kept.flags.set(Flags::READABLE);
-        }
-        if news.has(News::HUP) {
-            self.kept.flags.set(Flags::HUP);
-        }
+        self.kept.note(news);
         if news.has(News::SENT) {
             self.shared.collect(self.kept, self.busy);
         }

@@ -3,12 +3,14 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use poller::{Connection, Reason, SendError, limits};
+use poller::{Connection, EventLoop, Reason, SendError, limits};
+use socket2::SockRef;
+use support::gate::hold;
 use support::*;
 
 /// Writes `total` bytes of the pattern.
@@ -338,4 +340,89 @@ fn a_reset_after_the_peers_end_is_noticed() {
     reset(user);
     log.expect(&[At::Disconnect]);
     assert!(matches!(log.closed().reason, Reason::Error(_)));
+}
+
+/// Says `abc`, something urgent, and `efgh` at once, to who is kept from reading meanwhile, and again to who waits for it.
+#[track_caller]
+fn speak_urgently(
+    user: &TcpStream,
+    event_loop: &EventLoop,
+    log: &Log,
+    mut wanted: impl FnMut(&Event) -> bool,
+) {
+    let socket = SockRef::from(user);
+    for round in 1.. {
+        let gate = hold(event_loop);
+        for (bytes, urgent) in [(&b"abc"[..], false), (b"!", true), (b"efgh", false)] {
+            let sent = if urgent { socket.send_out_of_band(bytes) } else { socket.send(bytes) };
+            assert_eq!(sent.expect("sent"), bytes.len());
+        }
+        drop(gate);
+        log.find(&mut wanted);
+        if round == 3 {
+            return;
+        }
+    }
+}
+
+// proves L-06, L-14: a read that stops at urgent data has not drained the socket, however often
+#[test]
+fn what_stands_behind_urgent_data_is_read() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::quiet().serve(&event_loop);
+    let user = connect(addr);
+    log.until(At::Connect);
+    let mut sum = 0;
+    speak_urgently(&user, &event_loop, &log, |event| {
+        let all = event.input == sum + 7;
+        sum += if all { 7 } else { 0 };
+        all
+    });
+    drop(user);
+    assert_eq!(log.closed().bytes_in, 21);
+}
+
+// proves L-06: also before the selector knows of the connection
+#[test]
+fn what_stands_behind_urgent_data_is_read_in_the_first_turn() {
+    let event_loop = one_poll();
+    let (addr, log) = Probe::quiet().serve(&event_loop);
+    let gate = hold(&event_loop);
+    let user = connect(addr);
+    let socket = SockRef::from(&user);
+    socket.send(b"abc").expect("sent");
+    socket.send_out_of_band(b"!").expect("sent");
+    socket.send(b"efgh").expect("sent");
+    drop(gate);
+    log.find(|event| event.input == 7);
+}
+
+// proves L-06, L-10: and by who waits for it
+#[test]
+fn what_stands_behind_urgent_data_is_waited_for() {
+    let event_loop = one_poll();
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let (addr, log) = Probe::new(move |at, conn| {
+        while at == At::Request && !conn.input().is_empty() {
+            tell.send(()).expect("awaited");
+            conn.wait_for(7)?;
+            assert_eq!(conn.input().read_vec(7)?, b"abcefgh");
+            conn.output().write(b"7");
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut user = connect(addr);
+    let socket = SockRef::from(&user);
+    log.until(At::Connect);
+    // The handler waits already when the mark comes: it has let others have the poll.
+    socket.send(b"a").expect("sent");
+    told.recv_timeout(PATIENCE).expect("it waits");
+    let gate = hold(&event_loop);
+    socket.send(b"bc").expect("sent");
+    socket.send_out_of_band(b"!").expect("sent");
+    socket.send(b"efgh").expect("sent");
+    drop(gate);
+    let mut answer = [0];
+    user.read_exact(&mut answer).expect("answered");
 }

@@ -4,15 +4,18 @@ mod support;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use poller::{Connection, EventLoop, ListenOptions, Placement, Prepare, Reason, Reject, bind_shared};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use socket2::{Domain, SockAddr, Socket, Type};
+use support::gate::hold;
 use support::*;
 
 /// A path for a Unix socket, gone when the test is over.
@@ -74,6 +77,34 @@ fn a_unix_socket_is_served_like_any_other() {
     listener.close();
     wait_until("nobody listens", || UnixStream::connect(&place.0).is_err());
     assert!(place.0.exists(), "who made the path removes it");
+}
+
+// proves L-06, L-14: a read that stops at a message with a descriptor has not drained the socket
+#[test]
+fn what_stands_behind_a_passed_descriptor_is_read() {
+    let event_loop = one_poll();
+    let place = Place::new("passing");
+    let (probe, log) = Probe::quiet().start();
+    event_loop.serve(place.listener(), probe.clone()).expect("served");
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    event_loop.adopt(ours, probe).expect("adopted");
+    let users = [place.connect(), theirs];
+    for _ in &users {
+        log.until(At::Connect);
+    }
+    for user in users {
+        let gate = hold(&event_loop);
+        for (bytes, passes) in [(&b"abc"[..], true), (b"defg", true), (b"h", false)] {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut passed = SendAncillaryBuffer::new(&mut space);
+            let descriptors = [user.as_fd()];
+            assert!(!passes || passed.push(SendAncillaryMessage::ScmRights(&descriptors)));
+            let sent = sendmsg(&user, &[IoSlice::new(bytes)], &mut passed, SendFlags::empty());
+            assert_eq!(sent.expect("sent"), bytes.len());
+        }
+        drop(gate);
+        log.find(|event| event.input == 8);
+    }
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Connection<'_> {
                 let is_news = self.busy.input.len() > had;
                 // What came before the end is handed over first, and the next read finds the end.
                 let goes_on = engine.has_ended() || outcome.is_err();
-                if bytes < room && !flags.has(Flags::HUP) && !goes_on {
+                if bytes < room && !flags.has(Flags::HUP.with(Flags::MARKED)) && !goes_on {
                     flags.clear(Flags::READABLE);
                 }
                 if !is_news {

@@ -20,6 +20,31 @@ fn an_echo_in_pieces_of_every_size() {
     }
 }
 
+// proves L-06 with TLS: the rest of a record stands behind urgent data, at which a read stops
+#[test]
+fn what_stands_behind_urgent_data_is_read() {
+    let event_loop = one_poll();
+    let (server, client) = configs();
+    let (addr, _log) = secret(Probe::echo(), &server).serve(&event_loop);
+    let mut user = user(addr, &client);
+    ask_user(&mut user, b"begin");
+    for question in [b"question", b"and more"] {
+        user.conn.writer().write_all(question).expect("taken");
+        let mut record = Vec::new();
+        user.conn.write_tls(&mut record).expect("sealed");
+        let (head, rest) = record.split_at(10);
+        let socket = socket2::SockRef::from(&user.sock.0);
+        let gate = support::gate::hold(&event_loop);
+        socket.send(head).expect("sent");
+        socket.send_out_of_band(b"!").expect("sent");
+        socket.send(rest).expect("sent");
+        drop(gate);
+        let mut answer = [0; 8];
+        user.read_exact(&mut answer).expect("answered");
+        assert_eq!(&answer, question);
+    }
+}
+
 // proves L-09 with TLS: 64 MiB through an echo whose reader starts late
 #[test]
 fn a_slow_reader_slows_the_sender_and_memory_stays_bounded() {
