@@ -34,6 +34,7 @@ use crate::timer;
 use crate::token::Token;
 use crate::transport::Transport;
 use crate::wait::Parker;
+use crate::waiters::Waiters;
 use crate::watch::NEVER;
 
 /// One connection as everyone sees it.
@@ -68,8 +69,8 @@ pub(crate) struct Outbox {
     /// Output that waits for the kernel, as far as handles have been told.
     unsent: usize,
     callbacks: Vec<CloseCallback>,
-    /// Handles to wake when there is room. Invariant: waiters.len() <= DRAIN_WAITERS_MAX.
-    waiters: Vec<Handle>,
+    /// Handles to wake when there is room.
+    waiters: Option<Box<Waiters<Handle>>>,
     /// When the timer is to fire that a handle has set.
     timer: Option<u64>,
     /// The owner sleeps there, or is about to.
@@ -89,7 +90,7 @@ impl Outbox {
             || self.unsent > 0
             || self.timer.is_some()
             || self.parked.is_some();
-        !kept && self.bytes.is_empty() && self.callbacks.is_empty() && self.waiters.is_empty()
+        !kept && self.bytes.is_empty() && self.callbacks.is_empty() && self.waiters.is_none()
     }
 
     fn is_above(&self, mark: usize) -> bool {
@@ -249,20 +250,22 @@ impl Shared {
             return;
         }
         kept.flags.put(Flags::UNSENT_TOLD, unsent > 0);
-        let mut waiters = Vec::new();
+        let mut waiters = None;
         {
             let mut slot = self.outbox.lock();
             let outbox = slot.get_or_insert_default();
             outbox.unsent = unsent;
             if unsent <= limits::OUTPUT_LOW_BYTES {
-                waiters = std::mem::take(&mut outbox.waiters);
+                waiters = outbox.waiters.take();
             }
             if outbox.is_spent() {
                 *slot = None;
             }
         }
         // With the lock off: a woken connection may be this one.
-        waiters.iter().for_each(Handle::wake);
+        if let Some(waiters) = waiters {
+            waiters.into_all().iter().for_each(Handle::wake);
+        }
     }
 
     /// Sends on the calling thread, which has just become the owner: `bytes`, or what is in the outbox. No callback
@@ -319,7 +322,7 @@ impl Shared {
         }
         let outbox = slot.take().unwrap_or_default();
         *slot = Some(Box::new(Outbox { closed: Some(Arc::new(info.clone())), ..Outbox::default() }));
-        (outbox.callbacks, outbox.waiters)
+        (outbox.callbacks, outbox.waiters.map_or(Vec::new(), |waiters| waiters.into_all()))
     }
 }
 
@@ -453,19 +456,20 @@ impl Handle {
         }
     }
 
-    /// Wakes `waiter` once this connection's output is below its low watermark, or closed.
+    /// Wakes `waiter` once this connection's output is below its low watermark, or closed. However often it asks meanwhile, it
+    /// is woken once; where there is room already, at once.
     pub fn wake_on_drain(&self, waiter: &Handle) {
-        {
-            if let Some(outbox) = &mut *self.0.outbox.lock()
-                && outbox.closed.is_none()
-                && outbox.is_above(limits::OUTPUT_LOW_BYTES)
-                && outbox.waiters.len() < limits::DRAIN_WAITERS_MAX
-            {
-                outbox.waiters.push(waiter.clone());
-                return;
+        let entered = match &mut *self.0.outbox.lock() {
+            Some(outbox) if outbox.closed.is_none() && outbox.is_above(limits::OUTPUT_LOW_BYTES) => {
+                let waiters = outbox.waiters.get_or_insert_default();
+                Some(waiters.enter(waiter.id(), waiter.clone(), Handle::is_closed))
             }
+            _ => None,
+        };
+        match entered {
+            Some(closed) => drop(closed),
+            None => waiter.wake(),
         }
-        waiter.wake();
     }
 
     /// Sets the connection's timer, as [`Connection::set_timer`] does: [`on_timer`](crate::Handler::on_timer) runs after

@@ -211,6 +211,7 @@ mod token;
 mod transport;
 mod udp;
 mod wait;
+mod waiters;
 mod watch;
 mod worker;
 

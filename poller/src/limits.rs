@@ -114,8 +114,9 @@ pub const JOIN_MS: u64 = 100;
 /// Datagrams taken from one socket in a turn.
 pub const DATAGRAMS_TURN_MAX: usize = 64;
 
-/// Handles that wait for one connection's output to drain; one more is woken at once instead.
-pub const DRAIN_WAITERS_MAX: usize = 1024;
+/// Handles that wait for one connection's output to drain when those whose connection has closed are let go for the first
+/// time, and then whenever as many wait as were left, twice over.
+pub const DRAIN_SWEEP_MIN: usize = 64;
 
 /// Close callbacks of one connection; one more is refused.
 pub const CLOSE_CALLBACKS_MAX: usize = 1024;

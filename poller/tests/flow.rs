@@ -202,28 +202,41 @@ fn a_handle_is_told_to_wait_and_woken_when_there_is_room() {
     handle.send(refused).expect("there is room again");
 }
 
-// proves L-09: as many waiters as there may be are kept, one more is woken at once
+// proves L-09, L-07: whoever waits is woken when there is room and not before, however many wait and however often they ask
 #[test]
-fn drain_waiters_are_bounded() {
-    let event_loop = event_loop();
+fn all_who_wait_for_room_are_woken_once() {
+    const WAITERS: usize = 3 * limits::DRAIN_SWEEP_MIN;
+    let event_loop = one_poll();
     let (addr, log) = Probe::echo().serve(&event_loop);
-    let (waiter_addr, waiter_log) = Probe::echo().serve(&event_loop);
+    let (waiter_addr, waiter_log) = Probe::quiet().serve(&event_loop);
     let mut slow = connect(addr);
     let handle = log.handle();
-    let _waiting_user = connect(waiter_addr);
-    let waiter = waiter_log.handle();
+    let mut other = connect(addr);
+    let users: Vec<TcpStream> = (0..WAITERS).map(|_| connect(waiter_addr)).collect();
+    let waiters: Vec<_> = users.iter().map(|_| waiter_log.handle()).collect();
     let mut sent = 0;
     while handle.send(Bytes::from((sent..sent + 65_536).map(pattern).collect::<Vec<u8>>())).is_ok() {
         sent += 65_536;
     }
-    for _ in 0..limits::DRAIN_WAITERS_MAX {
-        handle.wake_on_drain(&waiter);
+    for waiter in waiters.iter().chain(&waiters) {
+        handle.wake_on_drain(waiter);
     }
-    assert!(waiter_log.rest().is_empty());
-    handle.wake_on_drain(&waiter);
-    waiter_log.expect(&[At::Request]);
+    for _ in 0..100 * WAITERS {
+        handle.wake_on_drain(&waiters[0]);
+    }
+    // The same poll serves all, and takes what it is asked for with the next events at the latest.
+    ask(&mut other, b"barrier");
+    ask(&mut other, b"barrier");
+    assert_eq!(waiter_log.rest().len(), 0, "nobody is woken while there is no room");
     read_pattern(&mut slow, sent);
-    waiter_log.expect(&[At::Request]);
+    let mut woken: Vec<u64> = waiters.iter().map(|_| waiter_log.expect(&[At::Request]).id).collect();
+    woken.sort_unstable();
+    let mut want: Vec<u64> = waiters.iter().map(|waiter| waiter.id()).collect();
+    want.sort_unstable();
+    assert_eq!(woken, want);
+    ask(&mut other, b"barrier");
+    ask(&mut other, b"barrier");
+    assert_eq!(waiter_log.rest().len(), 0, "once");
 }
 
 // proves DESIGN 2.7: a wake at the next progress of the output

@@ -1,6 +1,6 @@
 //! The bounds of one turn: what is beyond them is done in the next one, and nothing is forgotten.
 //!
-//! Other files reach the other limits: `flow` the watermarks, drain waiters and `on_drain` calls, `closing` the stall of a
+//! Other files reach the other limits: `flow` the watermarks and `on_drain` calls, `closing` the stall of a
 //! close, `timers` the tasks and the longest delay, `dialing` the connections, `leaders` the threads and blocking tasks,
 //! `udp` the datagrams, `exhaustion` the pause and the silence of accepting.
 
