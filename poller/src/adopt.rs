@@ -2,9 +2,9 @@
 //! connected by itself.
 //!
 //! ```text
-//!   socket ──▶ a connected stream? ──▶ on_prepare ──▶ first turn on a poll: on_connect, on_request ⟲
-//!   input  ────────────────────────────────────────▶ what on_connect finds, and a request of its own
-//!   unsent ────────────────────────────────────────▶ leaves before what on_connect writes
+//!   socket ──▶ a connected stream, not here yet? ──▶ on_prepare ──▶ first turn on a poll: on_connect, on_request ⟲
+//!   input  ──────────────────────────────────────────────────────▶ what on_connect finds, and a request of its own
+//!   unsent ──────────────────────────────────────────────────────▶ leaves before what on_connect writes
 //! ```
 //! With TLS the input is the beginning of the peer's records, and what is unsent leaves as it is, ahead of ours: the two
 //! belong to opposite sides of the moment at which TLS begins, and nothing that came in the clear is taken for plaintext that
@@ -27,8 +27,9 @@ use crate::job::Job;
 use crate::kept::Phase;
 use crate::poll::PollShared;
 use crate::service::{Entry, Service};
-use crate::socket::{Stream, check_stream};
+use crate::socket::{Registered, Stream, check_stream};
 use crate::state::News;
+use crate::sync::Mutex;
 
 /// A socket of which nothing was read that is not done with, and to which all that was written was sent.
 impl From<Socket> for Detached {
@@ -62,9 +63,11 @@ pub(crate) fn adopt<H: Handler>(
     poll: &Arc<PollShared>,
     detached: Detached,
     handler: &Arc<H>,
+    registered: &Arc<Registered>,
 ) -> io::Result<Handle> {
     let Detached { socket, input, unsent } = detached;
     let Stream { socket, peer, fault } = check_stream(socket)?;
+    let registration = registered.enter(&socket, "stream")?;
     let entry = Entry::new(poll)?;
     let id = entry.id;
     let mut conn = Prepare::new(&socket, peer);
@@ -72,8 +75,15 @@ pub(crate) fn adopt<H: Handler>(
         .map_err(|reject| io::Error::new(io::ErrorKind::PermissionDenied, reject.0))?;
     let wishes = conn.wishes;
     let (callbacks, hint) = (handler.clone(), poll.dialed.hint::<H>());
-    let service =
-        Arc::new(Service { poll: poll.clone(), callbacks, hint, quota: None, local: None, dialing: None });
+    let service = Arc::new(Service {
+        poll: poll.clone(),
+        callbacks,
+        hint,
+        quota: None,
+        local: None,
+        dialing: None,
+        adopted: Some(Mutex::new(Some(registration))),
+    });
     let shared = Shared::create(id, (socket, peer, wishes), service, context, Phase::Connecting);
     entry.stay();
     {

@@ -162,6 +162,11 @@ impl Owner<'_> {
         let local = shared.service.local.or_else(asked);
         let unsent = busy.dropped + busy.unsent() + shared.uncollected();
         let cut_off = unsent > 0 || close.closer == Closer::Panic;
+        if shared.service.adopted.is_some()
+            && let Err(error) = kept.deregister(shared.poll())
+        {
+            log::debug!(event = "close", conn = shared.id; "was not with the selector: {error}");
+        }
         if let Some(transport) = kept.transport.take()
             && (cut_off || (close.abort && matches!(close.closer, Closer::User | Closer::Shutdown)))
         {

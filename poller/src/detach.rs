@@ -81,6 +81,7 @@ impl Connection<'_> {
         let Some(transport) = self.kept.transport.take() else {
             return Err(io::ErrorKind::NotConnected.into());
         };
+        self.shared.service.let_go();
         self.kept.flags.set(Flags::KEEPS);
         self.busy.details.detached = true;
         self.busy.details.local = transport.local_addr();

@@ -250,8 +250,15 @@ pub(crate) fn dial<H: Handler>(
     let peer = dialing.peer().filter(|_| !more);
     let (callbacks, hint) = (handler.clone(), poll.dialed.hint::<H>());
     let dialing = more.then_some(dialing);
-    let service =
-        Arc::new(Service { poll: poll.clone(), callbacks, hint, quota: None, local: None, dialing });
+    let service = Arc::new(Service {
+        poll: poll.clone(),
+        callbacks,
+        hint,
+        quota: None,
+        local: None,
+        dialing,
+        adopted: None,
+    });
     let shared = Shared::create(id, (socket, peer, wishes), service, context, Phase::Dialing);
     entry.stay();
     match begun {

@@ -108,7 +108,7 @@ impl Kept {
         Ok(())
     }
 
-    /// The selector forgets the socket. Closing it does the same.
+    /// The selector forgets the socket. Closing it does the same, unless somebody else has it too, as where it was before.
     pub(crate) fn deregister(&mut self, poll: &PollShared) -> io::Result<()> {
         match &self.transport {
             Some(transport) if self.flags.take(Flags::REGISTERED) => {

@@ -95,7 +95,7 @@ impl ListenerShared {
             let local = ip.filter(|addr| !addr.ip().is_unspecified());
             let service = |poll| {
                 let (callbacks, hint, quota) = (callbacks.clone(), hint.clone(), quota.clone());
-                Arc::new(Service { poll, callbacks, hint, quota, local, dialing: None })
+                Arc::new(Service { poll, callbacks, hint, quota, local, dialing: None, adopted: None })
             };
             let services = polls.into_iter().map(service).collect();
             ListenerShared {

@@ -254,9 +254,10 @@ impl Remote {
     /// connection goes over from plain text to TLS. Limits, the timer and half-close do not come along.
     ///
     /// # Errors
-    /// When the descriptor is no connected stream socket (it is closed then), too many connections are open, `on_prepare`
-    /// refuses (`PermissionDenied`), or the event loop is stopping. One that the peer has reset, or that both sides have ended,
-    /// is taken: what the peer had sent before is handed over, and then it closes.
+    /// When the descriptor is no connected stream socket (it is closed then), this event loop has adopted its socket already
+    /// (`AlreadyExists`), too many connections are open, `on_prepare` refuses (`PermissionDenied`), or the event loop is
+    /// stopping. One that the peer has reset, or that both sides have ended, is taken: what the peer had sent before is handed
+    /// over, and then it closes.
     ///
     /// # Examples
     /// ```
@@ -285,7 +286,8 @@ impl Remote {
     #[doc(alias = "NewFDConnection")]
     pub fn adopt(&self, socket: impl Into<Detached>, handler: impl IntoHandler) -> io::Result<Handle> {
         self.check_running()?;
-        adopt::adopt(self.next_poll(), socket.into(), &handler.into_handler())
+        let registered = &self.runtime.registered;
+        adopt::adopt(self.next_poll(), socket.into(), &handler.into_handler(), registered)
     }
 
     /// Receives what comes to a UDP socket, connected or not: a `UdpSocket`, or an `OwnedFd` that is one.

@@ -10,6 +10,8 @@ use crate::handler::Callbacks;
 use crate::hint::Hint;
 use crate::listener::ListenerShared;
 use crate::poll::PollShared;
+use crate::socket::Registration;
+use crate::sync::Mutex;
 use crate::token::Token;
 
 /// A handler, where it runs, and who counts its connections.
@@ -24,6 +26,8 @@ pub(crate) struct Service {
     pub(crate) local: Option<SocketAddr>,
     /// That of a dial that began with several addresses.
     pub(crate) dialing: Option<Dialing>,
+    /// That of a connection that was adopted; in it what is held for as long as its socket is here.
+    pub(crate) adopted: Option<Mutex<Option<Registration>>>,
 }
 
 impl Service {
@@ -36,8 +40,18 @@ impl Service {
         Some(id)
     }
 
+    /// The socket of a connection that was adopted is not here any more, and may come back.
+    pub(crate) fn let_go(&self) {
+        if let Some(adopted) = &self.adopted {
+            // Bound first: its end takes another lock.
+            let registration = adopted.lock().take();
+            drop(registration);
+        }
+    }
+
     /// A connection has gone, with whatever it had.
     pub(crate) fn leave(&self, token: Option<Token>) {
+        self.let_go();
         if let Some(quota) = &self.quota {
             quota.leave();
         }

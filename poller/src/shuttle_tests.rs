@@ -154,6 +154,7 @@ fn open_with<H: Handler>(event_loop: &EventLoop, handler: Arc<H>) -> (Handle, Un
         quota: None,
         local: None,
         dialing: None,
+        adopted: None,
     });
     let id = service.enter().expect("room for a connection");
     let socket = socket2::Socket::from(near);

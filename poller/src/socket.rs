@@ -2,8 +2,8 @@
 //! another program passed on.
 //!
 //! What a descriptor is, is asked of the kernel and not believed. A wrong kind is an error that says what it is, and so
-//! is a socket that this event loop has already: two operators that drain one socket would take from each other what
-//! they wait for.
+//! is a socket that was given to this event loop already, by whatever descriptor: two operators that drain one socket would
+//! take from each other what they wait for.
 
 use crate::sync::Mutex;
 use std::collections::HashSet;

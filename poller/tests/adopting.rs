@@ -252,6 +252,44 @@ fn a_stream_that_was_over_on_both_sides_hands_over_what_came_before() {
     wait_until_none(&event_loop);
 }
 
+// proves what the module of sockets promises: two that drain one socket would take from each other what they wait for
+#[test]
+fn a_stream_is_adopted_once_at_a_time() {
+    let event_loop = one_poll();
+    let (probe, log) = Probe::new(|at, conn| {
+        if at == At::Request && conn.input().chunk().ends_with(b"!") {
+            conn.input().clear();
+            assert!(conn.detach()?.input.is_empty());
+            return Ok(());
+        }
+        echo(at, conn)
+    })
+    .start();
+    let (mut user, stream) = pair();
+    let again = || stream.try_clone().expect("a second handle");
+    let adopt = || event_loop.adopt(again(), probe.clone());
+    let handle = adopt().expect("adopted");
+    let error = adopt().expect_err("it is there already");
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    assert!(error.to_string().starts_with("this stream is with this event loop already"), "{error}");
+    ask(&mut user, b"the first lives on");
+    assert_eq!(event_loop.connections(), 1);
+    // It may come back when it has been handed over, or was refused, while the former handle is still there.
+    user.write_all(b"!").expect("written");
+    assert_eq!(log.closed().reason, Reason::Detached);
+    let refusing = Probe::quiet().before(|_| Err(Reject::from("not now"))).start().0;
+    event_loop.adopt(again(), refusing).expect_err("refused");
+    let second = adopt().expect("adopted again");
+    ask(&mut user, b"question");
+    // And when it has closed here, as long as somebody else has it.
+    second.close();
+    assert_eq!(log.closed().reason, Reason::User);
+    wait_until_none(&event_loop);
+    let third = adopt().expect("adopted a third time");
+    ask(&mut user, b"question");
+    assert_eq!((handle.is_closed(), second.is_closed(), third.is_closed()), (true, true, false));
+}
+
 // Bad input: what is no connected stream is refused by its name, and nobody hears of it
 #[test]
 fn what_is_no_connected_stream_is_refused() {
