@@ -294,7 +294,10 @@ impl WebSocket {
         let len = self.input.len().min(WEBSOCKET_HEAD_BYTES_MAX);
         // A head ends with a line: without a new one, reading it again finds nothing new.
         let head_len = if line_ended {
-            let head = self.input.peek(len).expect("a buffer has as many bytes as it says");
+            let seen = self.input.peek(len).expect("a buffer has as many bytes as it says");
+            // Whole lines only, so that it does not matter what came with them.
+            let lines_len = seen.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let head = &seen[..lines_len];
             match self.role {
                 Role::Client => upgrade::read_response(head, &self.key)?,
                 Role::Server => match upgrade::read_request(head) {

@@ -295,6 +295,19 @@ fn other_requests_get_an_http_answer() {
     check(&REQUEST.replace("Host: gw", &format!("{many}Host: gw")), 431, "");
 }
 
+// A line that has not ended was judged when it came in one input with another, and waited for when it came alone.
+#[test]
+fn a_head_is_judged_by_whole_lines_however_it_is_cut() {
+    for bytes in [&b"\n\0\0"[..], b"\r\nGET \0", b"\r\nHTTP/9"] {
+        for size in 1..=bytes.len() {
+            for mut socket in [WebSocket::server(), WebSocket::client("gw", TUNNEL_PATH, [7; 32])] {
+                assert_eq!(feed(&mut socket, bytes, size), Ok(()), "{bytes:?}");
+                assert!(feed(&mut socket, b"\n", 1).is_err(), "{bytes:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_head_has_a_limit() {
     let head = |len: usize| REQUEST.replace("gw", &"g".repeat(len + 2 - REQUEST.len()));
