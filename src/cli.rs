@@ -5,6 +5,7 @@
 
 mod check;
 mod password;
+mod times;
 mod tls;
 mod values;
 
@@ -26,6 +27,7 @@ use crate::limits::{
 };
 use crate::logfmt;
 use crate::secret_file;
+use crate::times::Times;
 use crate::tls::Identity;
 
 /// What the program was asked to do.
@@ -79,6 +81,8 @@ pub struct Gateway {
     pub tls: Option<GatewayTls>,
     /// Streams that one tunnel may have open at once. Invariant: 1 to [`STREAMS_MAX`].
     pub streams_max: usize,
+    /// How long users are waited for.
+    pub times: Times,
 }
 
 /// `anyproxy client`. Invariant: there is TLS if a gateway's URL says so.
@@ -102,6 +106,8 @@ pub struct Client {
     pub forwards: Vec<Forward>,
     /// Streams that the tunnel may have open at once. Invariant: 1 to [`STREAMS_MAX`].
     pub streams_max: usize,
+    /// How long targets are waited for.
+    pub times: Times,
 }
 
 /// `anyproxy serve`.
@@ -224,6 +230,8 @@ struct RawGateway {
     tls: RawGatewayTls,
     #[command(flatten)]
     streams: RawStreams,
+    #[command(flatten)]
+    times: times::RawGatewayTimes,
 }
 
 /// A stream is a user's connection, or one request of it.
@@ -279,6 +287,8 @@ struct RawClient {
     forwards: Vec<Forward>,
     #[command(flatten)]
     streams: RawStreams,
+    #[command(flatten)]
+    times: times::RawClientTimes,
 }
 
 #[derive(Args)]
@@ -318,7 +328,7 @@ impl TryFrom<RawGateway> for Gateway {
     type Error = String;
 
     fn try_from(raw: RawGateway) -> Result<Gateway, String> {
-        let RawGateway { tunnel, http, socks, group, tls, streams } = raw;
+        let RawGateway { tunnel, http, socks, group, tls, streams, times } = raw;
         if group.group.is_none() {
             let listeners = [("tunnel", Some(tunnel)), ("http", Some(http)), ("socks", socks)];
             for (flag, addr) in listeners {
@@ -327,7 +337,15 @@ impl TryFrom<RawGateway> for Gateway {
             }
         }
         let streams_max = streams.streams_max as usize;
-        Ok(Gateway { tunnel, http, socks, group: group.read()?, tls: tls.read(), streams_max })
+        Ok(Gateway {
+            tunnel,
+            http,
+            socks,
+            group: group.read()?,
+            tls: tls.read(),
+            streams_max,
+            times: times.into(),
+        })
     }
 }
 
@@ -354,7 +372,7 @@ impl TryFrom<RawClient> for Client {
     type Error = String;
 
     fn try_from(raw: RawClient) -> Result<Client, String> {
-        let RawClient { gateways, replicas, tls, group, name, allow, deny, forwards, streams } = raw;
+        let RawClient { gateways, replicas, tls, group, name, allow, deny, forwards, streams, times } = raw;
         for (flag, len) in [("allow", allow.len()), ("deny", deny.len()), ("forward", forwards.len())] {
             if len > CLI_RULES_MAX {
                 return Err(format!("anyproxy: --{flag}: given {len} times, at most {CLI_RULES_MAX}"));
@@ -376,8 +394,9 @@ impl TryFrom<RawClient> for Client {
             }
         }
         let (tls, group) = (tls.read(&gateways)?, group.read()?);
+        let times = times.into();
         let streams_max = streams.streams_max as usize;
-        Ok(Client { gateways, replicas, tls, group, name, allow, deny, forwards, streams_max })
+        Ok(Client { gateways, replicas, tls, group, name, allow, deny, forwards, streams_max, times })
     }
 }
 

@@ -17,6 +17,7 @@ pub mod run;
 pub mod secret_file;
 pub mod serve;
 pub mod service;
+pub mod times;
 pub mod tls;
 pub mod tunnel;
 

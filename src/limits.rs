@@ -285,7 +285,15 @@ pub const CLIENTS_PER_GROUP_MAX: usize = 1024;
 pub const LINGER_MS: u64 = 1_000;
 /// A SOCKS5 user's request has to be complete by then.
 pub const SOCKS5_HANDSHAKE_MS: u64 = 10_000;
-/// A target has to be connected by then, all its addresses together.
+/// Output of a stream's connection that the kernel takes nothing of for this long, unless another time is asked for.
+pub const WRITE_STALL_MS: u64 = 30_000;
+/// Output of a tunnel's connection likewise: a little longer than PINGs take to find out, as long as they can be sent.
+pub const TUNNEL_STALL_MS: u64 = 40_000;
+/// The shortest time that can be asked for.
+pub const TIMEOUT_MS_MIN: u64 = 100;
+/// The longest time that can be asked for.
+pub const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3_600_000;
+/// A target has to be connected by then, all its addresses together, unless another time is asked for.
 pub const CONNECT_TIMEOUT_MS: u64 = 30_000;
 /// Gateways that one client serves.
 pub const GATEWAYS_MAX: usize = 16;

@@ -24,6 +24,7 @@ use crate::rt::{self, EventLoop};
 use crate::secret_file;
 use crate::serve;
 use crate::service::{descriptors, signals, systemd};
+use crate::times::Times;
 use crate::tls;
 
 /// Why a role did not start, or ended badly.
@@ -129,6 +130,7 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
             group: String::new(),
             tls,
             streams_max: config.streams_max,
+            times: config.times,
             access: program.access.clone(),
         },
     )?;
@@ -189,11 +191,22 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
     let program = Program::start("client")?;
     let names: Vec<String> = gateways.iter().map(|gateway| gateway.target.to_string()).collect();
     let status = format!("a client of {}", names.join(", "));
-    let (replicas, streams_max) = (config.replicas, config.streams_max);
+    let (replicas, streams_max, times) = (config.replicas, config.streams_max, config.times);
     let on_up = Box::new(|| systemd::status("the tunnel is up"));
     client::start(
         program.event_loop.remote(),
-        client::Config { gateways, replicas, group, secret, name, rules, forwards, streams_max, on_up },
+        client::Config {
+            gateways,
+            replicas,
+            group,
+            secret,
+            name,
+            rules,
+            forwards,
+            streams_max,
+            times,
+            on_up,
+        },
     )?;
     program.run(&status);
     Ok(())
@@ -248,6 +261,7 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
             group: GROUP.into(),
             tls: None,
             streams_max: STREAMS_MAX,
+            times: Times::default(),
             access: program.access.clone(),
         },
     )?;
@@ -267,6 +281,7 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
             rules: Rules::open_local().with_own(own),
             forwards: Vec::new(),
             streams_max: STREAMS_MAX,
+            times: Times::default(),
             // Only the first time is waited for.
             on_up: Box::new(move || {
                 up.try_send(()).ok();

@@ -13,6 +13,7 @@ use anyproxy::logfmt::Stamp;
 use anyproxy::proto::credentials::Credentials;
 use anyproxy::proto::frame::{Network, PortRequest};
 use anyproxy::proto::target::{Rules, Target};
+use anyproxy::times::Times;
 use anyproxy::{client, serve};
 use poller::EventLoop;
 
@@ -61,6 +62,7 @@ fn run(busy: Busy) {
         clients: open.clone(),
         users: open,
         group: String::new(),
+        times: Times::default(),
         access: access.clone(),
         tls: None,
         streams_max: STREAMS_MAX,
@@ -88,6 +90,7 @@ fn run(busy: Busy) {
         rules: Rules::open_local(),
         forwards: vec![forward(Network::Tcp, tcp, serve.port()), forward(Network::Udp, udp, silent_port)],
         streams_max: STREAMS_MAX,
+        times: Times::default(),
         on_up: Box::new(move || {
             // Only the first time is waited for.
             up.try_send(()).ok();
@@ -105,6 +108,7 @@ fn run(busy: Busy) {
         rules: Rules::open_local(),
         forwards: Vec::new(),
         streams_max: STREAMS_MAX,
+        times: Times::default(),
         on_up: Box::new(|| ()),
     };
     client::start(remote, config).expect("there are random numbers");

@@ -1,7 +1,8 @@
 //! Command lines as tables.
 
 use super::*;
-use crate::limits::HOST_BYTES_MAX;
+use crate::limits::{HOST_BYTES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN};
+use crate::times::Idle;
 use crate::tls::{Pin, Trust};
 
 fn run(line: &str) -> Result<Command, Stop> {
@@ -51,7 +52,15 @@ fn commands_and_their_defaults() {
     check("serve --listen 0.0.0.0:0", Command::Serve(Serve { listen: at("0.0.0.0:0") }));
     check("logs a.log -", Command::Logs(Logs { files: vec!["a.log".into(), "-".into()] }));
     let (tunnel, http) = (at("127.0.0.1:1"), at("127.0.0.1:2"));
-    let gateway = Gateway { tunnel, http, socks: None, group: None, tls: None, streams_max: STREAMS_MAX };
+    let gateway = Gateway {
+        tunnel,
+        http,
+        socks: None,
+        group: None,
+        tls: None,
+        streams_max: STREAMS_MAX,
+        times: Times::default(),
+    };
     check("gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2", Command::Gateway(gateway.clone()));
     check(
         "gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2 --socks [::ffff:127.0.0.1]:3",
@@ -76,6 +85,7 @@ fn commands_and_their_defaults() {
                 forward(Network::Udp, 53, "fd00::1", 53),
                 forward(Network::Tcp, 0, "10.0.0.1", 22),
             ],
+            times: Times::default(),
         }),
     );
     check(
@@ -103,6 +113,43 @@ fn commands_and_their_defaults() {
     ] {
         assert_eq!(url.parse(), Ok(GatewayUrl { tls, host: host.into(), port }));
     }
+}
+
+// proves S-65, S-66: 30 s and 30 s, 5 min where it is asked for, by kind of stream; and what is asked for is what is set
+#[test]
+fn times_are_configurable_and_by_kind() {
+    use std::time::Duration;
+    let secs = Duration::from_secs;
+    let default = Times::default();
+    assert_eq!((default.connect, default.write_stall, default.idle), (secs(30), secs(30), Idle::default()));
+    let gateway = |line: &str| match run(&format!("gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2 {line}")) {
+        Ok(Command::Gateway(gateway)) => gateway.times,
+        other => panic!("{other:?}"),
+    };
+    let client = |line: &str| match run(&format!("client --gateway ws://h:1 {line}")) {
+        Ok(Command::Client(client)) => client.times,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((gateway(""), client("")), (default, default));
+    let stall = Times { write_stall: Duration::from_millis(1500), ..default };
+    assert_eq!(gateway("--write-stall-timeout 1s500ms"), stall);
+    assert_eq!(client("--write-stall-timeout 1500ms"), stall);
+    assert_eq!(client("--connect-timeout 2min"), Times { connect: secs(120), ..default });
+    let idle = |http, socks, forward| Idle { http, socks, forward };
+    let five = Some(secs(300));
+    assert_eq!(gateway("--idle-timeout 5min").idle, idle(five, five, five));
+    assert_eq!(gateway("--idle-timeout socks=2min").idle, idle(None, Some(secs(120)), None));
+    assert_eq!(
+        gateway("--idle-timeout http=9s --idle-timeout 5min --idle-timeout forward=8s").idle,
+        idle(Some(secs(9)), five, Some(secs(8)))
+    );
+    let before = "client --gateway ws://h:1 --connect-timeout";
+    refuse(&format!("{before} 30"), &["--connect-timeout", "want a time such as 30s or 5min"]);
+    refuse(&format!("{before} {}ms", TIMEOUT_MS_MIN - 1), &["--connect-timeout", "from 100ms to 7days"]);
+    refuse(&format!("{before} {}ms", TIMEOUT_MS_MAX + 1), &["--connect-timeout", "from 100ms to 7days"]);
+    let before = "gateway --tunnel 127.0.0.1:1 --http 127.0.0.1:2 --idle-timeout";
+    refuse(&format!("{before} ftp=5s"), &["--idle-timeout", "neither http, socks nor forward"]);
+    refuse(&format!("{before} socks=0s"), &["--idle-timeout", "from 100ms"]);
 }
 
 #[test]

@@ -69,6 +69,7 @@ pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
         ways: Arc::new(Ways {
             remote: remote.clone(),
             rules: config.rules.clone(),
+            times: config.times,
             resolver: Resolver::system(remote.clone(), TARGET_LOOKUP_THREADS_MAX),
         }),
         // Not behind names of targets nor one behind another, and asked for anew each time: a gateway may have moved.

@@ -20,6 +20,7 @@ use crate::proto::credentials::Secret;
 use crate::proto::frame::PortRequest;
 use crate::proto::target::{Rules, Target};
 use crate::rt::Remote;
+use crate::times::Times;
 use crate::tls;
 
 /// Which gateways a client serves, and what it lets their users reach.
@@ -40,6 +41,8 @@ pub struct Config {
     pub forwards: Vec<PortRequest>,
     /// Streams that one tunnel may have open at once.
     pub streams_max: usize,
+    /// How long targets are waited for.
+    pub times: Times,
     /// Called each time that a tunnel is up.
     pub on_up: Box<dyn Fn() + Send + Sync>,
 }

@@ -23,6 +23,7 @@ use crate::proto::frame::{GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, GatewayConfig, OpenError, Session};
 use crate::proto::ws::WebSocket;
 use crate::rt::{self, Listener, Remote, TcpListener};
+use crate::times::Times;
 use crate::tls::{self, Tls};
 use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
@@ -48,6 +49,8 @@ pub struct Config {
     pub tls: Option<tls::Server>,
     /// Streams that one tunnel may have open at once.
     pub streams_max: usize,
+    /// How long users are waited for.
+    pub times: Times,
     /// Where access lines go.
     pub access: AccessLog,
 }
@@ -72,6 +75,8 @@ pub struct Shared {
     group: String,
     tls: Option<tls::Server>,
     streams_max: usize,
+    /// How long users are waited for.
+    pub times: Times,
     /// Where access lines go.
     pub access: AccessLog,
     forwards: Forwards,
@@ -102,6 +107,7 @@ impl Gateway {
             group: config.group,
             tls: config.tls,
             streams_max: config.streams_max,
+            times: config.times,
             access: config.access,
             sessions: AtomicU64::new(1),
             refusals: Refusals::default(),

@@ -62,6 +62,7 @@ fn gateway(members: &[&Member]) -> (EventLoop, Gateway) {
         clients: Arc::default(),
         users: Arc::default(),
         group: GROUP.into(),
+        times: Times::default(),
         access: AccessLog::start(Box::new(io::sink()), Stamp::Time).expect("there are threads"),
         tls: None,
         streams_max: STREAMS_MAX,

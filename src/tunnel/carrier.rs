@@ -15,7 +15,8 @@ use linkbuffer::LinkBuffer;
 
 use super::{Broken, CarrierState, Tunnel};
 use crate::limits::{
-    PRE_AUTH_BYTES_MAX, TUNNEL_GOODBYE_MS, TUNNEL_MESSAGE_BYTES, TUNNEL_OUTPUT_BYTES, TUNNEL_TURN_BYTES_MAX,
+    PRE_AUTH_BYTES_MAX, TUNNEL_GOODBYE_MS, TUNNEL_MESSAGE_BYTES, TUNNEL_OUTPUT_BYTES, TUNNEL_STALL_MS,
+    TUNNEL_TURN_BYTES_MAX,
 };
 use crate::proto::frame::{GoAwayCode, ResetCode};
 use crate::proto::session::{self, Event};
@@ -120,6 +121,9 @@ impl<S: Side> Handler for Carrier<S> {
 
     fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<CarrierContext, Reject> {
         let (engine, own) = self.0.tls()?.map(Tls::into_parts).unzip();
+        // A peer that sends and never reads answers no PING, but its frames say that it lives.
+        let stall = Duration::from_millis(TUNNEL_STALL_MS);
+        conn.set_write_stall_timeout(Some(stall)).map_err(|error| Reject(error.to_string()))?;
         let (ws, tunnel) = self.0.begin(conn.peer_addr()).map_err(|error| Reject(error.to_string()))?;
         // Nothing fails from here on: who was begun is told of the end.
         if let Some(engine) = engine {

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyproxy::limits::{SEND_QUEUE_BYTES_MAX, TUNNEL_OUTPUT_BYTES};
+use anyproxy::limits::{SEND_QUEUE_BYTES_MAX, TUNNEL_OUTPUT_BYTES, TUNNEL_STALL_MS};
 use anyproxy::proto::credentials::Credentials;
 use anyproxy::proto::frame::{GoAwayCode, Network, OpenRequest, Opened};
 use anyproxy::proto::session::{ClientConfig, Event, GatewayConfig, Lost, Session, StreamId};
 use anyproxy::proto::ws::WebSocket;
-use anyproxy::tunnel::{Carrier, Down, Side, StreamWatcher, Tunnel, Watcher};
+use anyproxy::tunnel::{Carrier, Down, Side, Stream, StreamWatcher, Tunnel, Watcher};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use poller::EventLoop;
 
@@ -98,13 +98,9 @@ impl StreamWatcher for Tells {
     }
 }
 
-// Who is replaced must not take it for a fault and come back, however much waits for its socket.
-#[test]
-fn the_last_words_come_behind_all_that_waits() {
+/// Opens streams and writes into them until the socket is full, and as much waits before it as may.
+fn fill(tunnel: &Arc<Tunnel>, puppet: &mut Puppet) -> (Vec<Stream>, Receiver<()>) {
     const STREAMS: usize = 6;
-    let bench = bench(Duration::ZERO);
-    let mut puppet = bench.puppet();
-    let tunnel = bench.ups.recv_timeout(PATIENCE).unwrap();
     let (told, hears) = unbounded();
     let watcher = Arc::new(Tells(told));
     let mut streams = Vec::new();
@@ -130,6 +126,40 @@ fn the_last_words_come_behind_all_that_waits() {
         std::thread::sleep(Duration::from_millis(10));
         before == counts() && before.0 >= before.1 + TUNNEL_OUTPUT_BYTES as u64
     });
+    (streams, hears)
+}
+
+// Frames that arrive say that the peer lives, and so nothing would ever end what it does not read.
+#[test]
+fn a_peer_that_speaks_and_never_reads_is_given_up() {
+    if std::env::var_os("ANYPROXY_FULL").is_none_or(|value| value != "1") {
+        println!("skipped without ANYPROXY_FULL=1: a peer that never reads, for 40 s");
+        return;
+    }
+    let bench = bench(Duration::ZERO);
+    let mut puppet = bench.puppet();
+    let tunnel = bench.ups.recv_timeout(PATIENCE).unwrap();
+    let (streams, _hears) = fill(&tunnel, &mut puppet);
+    let begun = Instant::now();
+    let ended = loop {
+        match bench.downs.recv_timeout(Duration::from_secs(1)) {
+            Ok(ended) => break ended,
+            Err(_) => puppet.ask(),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "it is never given up");
+    };
+    assert!(ended.why.contains("takes nothing"), "{}", ended.why);
+    assert!(begun.elapsed() > Duration::from_millis(TUNNEL_STALL_MS / 2), "{:?}", begun.elapsed());
+    assert!(streams.iter().all(Stream::is_closed));
+}
+
+// Who is replaced must not take it for a fault and come back, however much waits for its socket.
+#[test]
+fn the_last_words_come_behind_all_that_waits() {
+    let bench = bench(Duration::ZERO);
+    let mut puppet = bench.puppet();
+    let tunnel = bench.ups.recv_timeout(PATIENCE).unwrap();
+    let (_streams, hears) = fill(&tunnel, &mut puppet);
     hears.try_iter().count();
     tunnel.exchange(|session| session.close(GoAwayCode::Replaced, "another"));
     // Its one thread tells the streams, says goodbye, and looks at its timers then.

@@ -13,6 +13,7 @@ use anyproxy::proto::frame::{GoAwayCode, Network, PortError, PortRequest};
 use anyproxy::proto::session::{Event, GatewayConfig, Session};
 use anyproxy::proto::target::Rules;
 use anyproxy::proto::ws::WebSocket;
+use anyproxy::times::Times;
 use anyproxy::tunnel::{Carrier, Down, Side, Tunnel};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use poller::EventLoop;
@@ -114,6 +115,7 @@ fn client(event_loop: &EventLoop, gateways: &[&Gateway], replicas: usize, ports:
         rules: Rules::open_local(),
         forwards: ports.iter().map(forward).collect(),
         streams_max: STREAMS_MAX,
+        times: Times::default(),
         on_up: Box::new(|| ()),
     };
     client::start(event_loop.remote(), config).unwrap();
@@ -139,6 +141,7 @@ fn a_client_wants_a_gateway_and_a_tunnel_and_not_too_many() {
             rules: Rules::open_local(),
             forwards: Vec::new(),
             streams_max: STREAMS_MAX,
+            times: Times::default(),
             on_up: Box::new(|| ()),
         };
         assert_eq!(client::start(event_loop.remote(), config).is_ok(), starts, "{count}, {replicas}");

@@ -11,10 +11,11 @@ use anyproxy::gateway::{self, Gateway};
 use anyproxy::limits::STREAMS_MAX;
 use anyproxy::logfmt::Stamp;
 use anyproxy::proto::credentials::{Credentials, Secret};
-use anyproxy::proto::frame::PortRequest;
+use anyproxy::proto::frame::{Frame, PortRequest};
 use anyproxy::proto::session::{ClientConfig, Event, Session};
 use anyproxy::proto::target::{Rules, Target};
 use anyproxy::proto::ws::{TUNNEL_PATH, WebSocket};
+use anyproxy::times::Times;
 use anyproxy::tls;
 use linkbuffer::LinkBuffer;
 use poller::EventLoop;
@@ -110,6 +111,7 @@ impl World {
             clients,
             users,
             group: GROUP.into(),
+            times: Times::default(),
             access: AccessLog::start(Box::new(lines.clone()), Stamp::Time).unwrap(),
             tls,
             streams_max: STREAMS_MAX,
@@ -142,6 +144,7 @@ impl World {
             rules: Rules::open_local(),
             forwards,
             streams_max: STREAMS_MAX,
+            times: Times::default(),
             on_up: Box::new(|| ()),
         };
         client::start(event_loop.remote(), config).unwrap();
@@ -271,6 +274,17 @@ impl Puppet {
     pub(crate) fn close(&mut self, code: u16) {
         self.say();
         self.ws.close(code, "");
+    }
+
+    /// Sends a PING of the session's, which is a frame like any other.
+    pub(crate) fn ask(&mut self) {
+        let mut message = LinkBuffer::new();
+        message.write(&Frame::Ping(1).encode(0));
+        self.ws.send(message).unwrap();
+        let mut out = LinkBuffer::new();
+        self.ws.poll_output(&mut out);
+        // It may have been given up meanwhile.
+        self.socket.write_all(&out.read_vec(out.len()).unwrap()).ok();
     }
 
     /// Sends a WebSocket ping, to which the gateway has to say something.

@@ -9,6 +9,7 @@ use anyproxy::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX, STREAMS_MAX, TUNN
 use anyproxy::proto::frame::{Network, Opened, PortError, PortRequest};
 use anyproxy::proto::session::Event;
 use anyproxy::proto::target::Rules;
+use anyproxy::times::Times;
 
 use crate::support::*;
 
@@ -41,6 +42,7 @@ fn a_client_that_waits_for_its_upgrade_rests() {
         rules: Rules::open_local(),
         forwards: Vec::new(),
         streams_max: STREAMS_MAX,
+        times: Times::default(),
         on_up: Box::new(|| ()),
     };
     client::start(event_loop.remote(), config).unwrap();

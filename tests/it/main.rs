@@ -16,6 +16,7 @@ mod statuses;
 mod stop;
 #[allow(dead_code, unused_imports, reason = "what one file has no use for, another has")]
 mod support;
+mod times;
 mod tls;
 mod transfer;
 mod tunnels;

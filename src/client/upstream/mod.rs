@@ -15,29 +15,30 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::resolve::{NoAddress, Resolver};
-use crate::limits::CONNECT_TIMEOUT_MS;
 use crate::proto::frame::{Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use crate::proto::session::StreamId;
 use crate::proto::target::{Rules, Target};
 use crate::relay::{Flow, Relay};
 use crate::rt::{self, Closed, Connection, Handle, Handler, Prepare, Reason, Reject, Remote};
+use crate::times::{Stall, Times};
 use crate::tunnel::{Broken, Stream, StreamWatcher, Tunnel, Watcher};
 
 /// What every stream needs on its way.
 pub(super) struct Ways {
     pub(super) remote: Remote,
     pub(super) rules: Rules,
+    pub(super) times: Times,
     pub(super) resolver: Resolver,
 }
 
 /// A stream whose target is being reached. Dropped without an answer, it is reset.
 struct Reaching {
-    remote: Remote,
+    ways: Arc<Ways>,
     stream: Stream,
     attempt: Arc<Attempt>,
     network: Network,
@@ -101,7 +102,7 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
         return refuse(RefuseCode::Forbidden);
     }
     let mut reaching = Reaching {
-        remote: ways.remote.clone(),
+        ways: ways.clone(),
         stream,
         attempt,
         network: request.network,
@@ -111,9 +112,8 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
         resolve_us: 0,
         dialing: now,
         left: VecDeque::new(),
-        deadline: now + Duration::from_millis(CONNECT_TIMEOUT_MS),
+        deadline: now + ways.times.connect,
     };
-    let ways_on = ways.clone();
     ways.resolver.resolve(&target, move |found| {
         if reaching.stream.is_closed() {
             return;
@@ -128,7 +128,7 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
             }),
             Ok(addresses) => {
                 for address in addresses {
-                    let verdict = ways_on.rules.address(&reaching.target, address);
+                    let verdict = reaching.ways.rules.address(&reaching.target, address);
                     if verdict.allowed {
                         reaching.left.push_back(address);
                     } else {
@@ -183,7 +183,7 @@ impl Reaching {
             return udp::join(self, addr);
         }
         let Some(carrier) = self.stream.tunnel().carrier().cloned() else { return };
-        let (remote, attempt) = (self.remote.clone(), self.attempt.clone());
+        let (remote, attempt) = (self.ways.remote.clone(), self.attempt.clone());
         let dial = Arc::new(Dial(Mutex::new(Some((self, addr)))));
         match remote.dial_near(&carrier, addr, left, dial.clone()) {
             Ok(handle) => attempt.dials(handle),
@@ -211,7 +211,7 @@ struct TargetConn {
 
 enum Stage {
     Dialing(Reaching, SocketAddr),
-    Relaying(Relay),
+    Relaying(Relay, Stall),
     Over,
 }
 
@@ -239,14 +239,13 @@ impl Handler for Dial {
             return Ok(());
         }
         log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id), dst:% = reaching.target, ip:% = addr; "established");
-        cx.stage = Stage::Relaying(Relay::new(reaching.stream));
-        pump(cx, conn);
-        Ok(())
+        let stall = Stall::new(&reaching.ways.times);
+        cx.stage = Stage::Relaying(Relay::new(reaching.stream), stall);
+        pump(cx, conn)
     }
 
     fn on_request(&self, cx: &mut TargetConn, conn: &mut Connection) -> rt::Result {
-        pump(cx, conn);
-        Ok(())
+        pump(cx, conn)
     }
 
     fn on_shutdown(&self, _cx: &mut TargetConn, _conn: &mut Connection) -> rt::Result {
@@ -269,21 +268,24 @@ impl Handler for Dial {
                 };
                 reaching.next(code);
             }
-            Stage::Relaying(mut relay) => relay.abandon(&info.reason),
+            Stage::Relaying(mut relay, _) => relay.abandon(&info.reason),
             Stage::Over => {}
         }
         log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id), up = info.bytes_out, down = info.bytes_in; "closed: {}", info.reason);
     }
 }
 
-fn pump(cx: &mut TargetConn, conn: &mut Connection) {
-    let Stage::Relaying(relay) = &mut cx.stage else { return };
-    match relay.pump(conn) {
-        Flow::Open => return,
+fn pump(cx: &mut TargetConn, conn: &mut Connection) -> rt::Result {
+    let Stage::Relaying(relay, stall) = &mut cx.stage else { return Ok(()) };
+    let flow = relay.pump(conn);
+    stall.follow(conn)?;
+    match flow {
+        Flow::Open => return Ok(()),
         Flow::Done => conn.close(),
         // Not needed any more is no reason to tell the target of a fault.
         Flow::Broken(Broken::Reset(ResetCode::Cancelled)) => conn.close(),
         Flow::Broken(_) => conn.abort(),
     }
     cx.stage = Stage::Over;
+    Ok(())
 }

@@ -28,7 +28,7 @@ pub(super) fn join(reaching: Reaching, addr: SocketAddr) {
     // Connected, so that the kernel drops what comes from anybody else.
     let socket = UdpSocket::bind(any)
         .and_then(|socket| socket.connect(addr).map(|()| socket))
-        .and_then(|socket| reaching.remote.datagrams(socket, UdpReceiver(target.clone())));
+        .and_then(|socket| reaching.ways.remote.datagrams(socket, UdpReceiver(target.clone())));
     let socket = match socket {
         Ok(socket) => socket,
         Err(error) => {

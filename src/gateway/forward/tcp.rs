@@ -3,7 +3,7 @@
 use super::Way;
 use crate::gateway::ingress::{Joined, Journey, closed_end, opened};
 use crate::proto::frame::Network;
-use crate::record::{Phase, Proto};
+use crate::record::{Ingress, Phase, Proto};
 use crate::relay::Relay;
 use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
 use crate::tunnel::{Stream, Watcher};
@@ -30,6 +30,7 @@ impl Handler for Tcp {
 
     fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<User, Reject> {
         conn.set_half_close(true);
+        self.0.gate.times.prepare(Ingress::Forward, conn).map_err(|error| Reject(error.to_string()))?;
         Ok(User { stage: Stage::Start, journey: None })
     }
 
@@ -57,8 +58,12 @@ impl Handler for Tcp {
             match (answer, std::mem::replace(&mut cx.stage, Stage::Over)) {
                 (Ok(_), Stage::Opening(stream)) => {
                     conn.resume();
-                    cx.stage =
-                        Stage::Relaying(Box::new(Joined::new(Relay::new(stream), cx.journey.take(), None)));
+                    cx.stage = Stage::Relaying(Box::new(Joined::new(
+                        &self.0.gate,
+                        Relay::new(stream),
+                        cx.journey.take(),
+                        None,
+                    )));
                 }
                 (Err(verdict), _) => {
                     if let Some(journey) = cx.journey.take() {
@@ -70,7 +75,7 @@ impl Handler for Tcp {
             }
         }
         if let Stage::Relaying(joined) = &mut cx.stage {
-            joined.pump(&self.0.gate, conn);
+            joined.pump(&self.0.gate, conn)?;
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ use crate::proto::http::{
 use crate::record::{End, Ingress, Phase, Proto, Who};
 use crate::relay::Relay;
 use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
+use crate::times::Stall;
 use crate::tunnel::{Broken, Stream, Watcher};
 
 /// The handler of the port.
@@ -55,6 +56,7 @@ pub struct User {
     journey: Option<Journey>,
     peer: Option<std::net::SocketAddr>,
     stopping: bool,
+    stall: Stall,
 }
 
 enum Stage {
@@ -90,8 +92,16 @@ impl Handler for Http {
 
     fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<User, Reject> {
         conn.set_half_close(true);
+        self.gate.times.prepare(Ingress::Http, conn).map_err(|error| Reject(error.to_string()))?;
         let proxy = HttpProxy::new(self.config.clone(), rt::now());
-        Ok(User { proxy, stage: Stage::Between, journey: None, peer: conn.peer_addr(), stopping: false })
+        Ok(User {
+            proxy,
+            stage: Stage::Between,
+            journey: None,
+            peer: conn.peer_addr(),
+            stopping: false,
+            stall: Stall::new(&self.gate.times),
+        })
     }
 
     fn on_connect(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
@@ -157,8 +167,7 @@ impl Http {
         loop {
             self.answered(cx);
             if let Stage::Relaying(joined) = &mut cx.stage {
-                joined.pump(&self.gate, conn);
-                return Ok(());
+                return joined.pump(&self.gate, conn);
             }
             if let Stage::Lingering = cx.stage {
                 conn.resume();
@@ -187,6 +196,7 @@ impl Http {
                 // The kernel may have made room for what did not fit.
                 if conn.unsent() > 0 || cx.proxy.to_user().is_empty() {
                     settle(cx, conn);
+                    cx.stall.follow(conn)?;
                     return Ok(());
                 }
             }
@@ -256,7 +266,8 @@ impl Http {
                     if let Some(journey) = &mut journey {
                         journey.began(record.begun);
                     }
-                    cx.stage = Stage::Relaying(Box::new(Joined::new(relay, journey, Some(record.code))));
+                    cx.stage =
+                        Stage::Relaying(Box::new(Joined::new(&self.gate, relay, journey, Some(record.code))));
                 }
             }
             Event::Done(record) => self.done(cx, &record, None),

@@ -4,23 +4,26 @@
 use super::{Gate, Journey, broken_end, closed_end};
 use crate::record::{End, Phase};
 use crate::relay::{Flow, Relay};
-use crate::rt::{Connection, Reason};
+use crate::rt::{self, Connection, Reason};
+use crate::times::Stall;
 
 /// The last stage of a user's connection. Its line is written once, by whoever comes upon the end first.
 pub(crate) struct Joined {
     relay: Relay,
     journey: Option<Journey>,
     code: Option<u16>,
+    stall: Stall,
 }
 
 impl Joined {
-    pub(crate) fn new(relay: Relay, journey: Option<Journey>, code: Option<u16>) -> Joined {
-        Joined { relay, journey, code }
+    pub(crate) fn new(gate: &Gate, relay: Relay, journey: Option<Journey>, code: Option<u16>) -> Joined {
+        Joined { relay, journey, code, stall: Stall::new(&gate.times) }
     }
 
     /// Moves what can be moved, and closes the connection at the end.
-    pub(crate) fn pump(&mut self, gate: &Gate, conn: &mut Connection) {
+    pub(crate) fn pump(&mut self, gate: &Gate, conn: &mut Connection) -> rt::Result {
         let flow = self.relay.pump(conn);
+        self.stall.follow(conn)?;
         if self.relay.bytes_read() > 0
             && let Some(journey) = &mut self.journey
         {
@@ -38,6 +41,7 @@ impl Joined {
                 conn.abort();
             }
         }
+        Ok(())
     }
 
     /// The connection has closed, if not by `pump` then in the middle.

@@ -47,6 +47,7 @@ impl Handler for Socks {
 
     fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<User, Reject> {
         conn.set_half_close(true);
+        self.0.times.prepare(Ingress::Socks, conn).map_err(|error| Reject(error.to_string()))?;
         let journey = Journey::new(Proto::Socks5, Ingress::Socks, conn.peer_addr(), rt::now());
         let socks = Socks5::new(self.0.users.clone());
         Ok(User { socks, stage: Stage::Handshake, journey: Some(journey), code: None })
@@ -144,7 +145,7 @@ impl Socks {
                 Event::Connect { host, port, user } => self.open(cx, conn, host, port, user),
                 Event::Established => {
                     if let Stage::Opening(stream) = std::mem::replace(&mut cx.stage, Stage::Lingering) {
-                        let joined = Joined::new(Relay::new(stream), cx.journey.take(), Some(0));
+                        let joined = Joined::new(&self.0, Relay::new(stream), cx.journey.take(), Some(0));
                         cx.stage = Stage::Relaying(Box::new(joined));
                     }
                 }
@@ -159,8 +160,7 @@ impl Socks {
             }
         }
         conn.output().append(std::mem::take(cx.socks.output()));
-        self.relay(cx, conn);
-        Ok(())
+        self.relay(cx, conn)
     }
 
     fn open(&self, cx: &mut User, conn: &mut Connection, host: String, port: u16, user: Option<String>) {
@@ -182,7 +182,7 @@ impl Socks {
         cx.socks.reply(Err(verdict.reply));
     }
 
-    fn relay(&self, cx: &mut User, conn: &mut Connection) {
+    fn relay(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         match &mut cx.stage {
             Stage::Handshake => {}
             // The user may talk on before the answer; what is here already is kept.
@@ -200,7 +200,8 @@ impl Socks {
                     conn.close();
                 }
             }
-            Stage::Relaying(joined) => joined.pump(&self.0, conn),
+            Stage::Relaying(joined) => joined.pump(&self.0, conn)?,
         }
+        Ok(())
     }
 }

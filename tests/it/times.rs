@@ -1,0 +1,120 @@
+//! Times that were asked for: a peer that reads nothing, a user on whom nothing moves, a target that is not there.
+
+use std::io::Write as _;
+use std::sync::mpsc;
+
+use crate::statuses::FullBacklog;
+use crate::support::{Ended, Origin, Program, Wire, field, gateway, pattern};
+
+/// More than lies between a target and a user who reads nothing.
+const FLOOD: usize = 64 << 20;
+
+/// A target that sends without end, and says how much it was sent when that has ended.
+fn flood(sink: mpsc::Sender<usize>) -> Origin {
+    Origin::new(move |mut wire| {
+        let mut writer = wire.writer();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {FLOOD}\r\n\r\n");
+        let sending = std::thread::spawn(move || {
+            let piece = [7; 64 << 10];
+            // Whoever is given up takes no more: that ends it.
+            let sent = writer.write_all(head.as_bytes());
+            sent.and_then(|()| (0..FLOOD / piece.len()).try_for_each(|_| writer.write_all(&piece))).is_err()
+        });
+        // How it ended is told to the one who sends.
+        let (bytes, _) = wire.read_to_end();
+        assert!(sending.join().expect("no panic"), "nobody takes {FLOOD} bytes");
+        sink.send(bytes.len()).ok();
+    })
+}
+
+#[track_caller]
+fn stop(gateway: Program, client: Program) {
+    client.stop();
+    gateway.stop();
+}
+
+// proves S-52, S-65, S-49, S-50, T1, T19: a user who has stopped reading is given up, and what it sends is taken until then
+#[test]
+fn a_user_who_reads_nothing_is_given_up() {
+    let (sink, ends) = mpsc::channel();
+    let origin = flood(sink);
+    let gateway = gateway(&["--write-stall-timeout", "2s"]);
+    let forward = format!("0:{}", origin.addr());
+    let client = gateway.client(&["--allow", "127.0.0.1", "--forward", &forward]);
+    let actual = field(&client.wait(&["event=fwd_open"]), "actual").to_owned();
+    let forwarded = format!("127.0.0.1:{actual}").parse().expect("an address");
+    let http = gateway.addr("http");
+    let mut plain = Wire::connect(http);
+    plain.send(format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", origin.url("/")));
+    let joined = [
+        ("connect", Wire::http_connect(http, origin.addr())),
+        ("socks5", Wire::socks_connect(gateway.addr("socks"), "127.0.0.1", origin.addr().port())),
+        ("tcp", Wire::connect(forwarded)),
+    ];
+    let bytes = pattern(50_000);
+    let mut held = Vec::new();
+    for (proto, mut wire) in joined {
+        wire.send(&bytes);
+        held.push((proto, wire));
+    }
+    for (proto, _) in &held {
+        let line = gateway.wait(&["event=access", &format!("proto={proto}"), "end=cD", "why=timeout"]);
+        assert_eq!(field(&line, "up"), "50000", "{line}");
+    }
+    gateway.wait(&["event=access", "proto=http", "why=timeout"]);
+    let mut taken: Vec<usize> = (0..4).map(|_| ends.recv().expect("each target hears of it")).collect();
+    taken.sort_unstable();
+    assert!(taken[0] < 1000 && taken[1..] == [50_000; 3], "a request, and all that was sent: {taken:?}");
+    drop((held, plain));
+    stop(gateway, client);
+}
+
+// proves S-52, S-65: a target that has stopped reading is given up by the client
+#[test]
+fn a_target_that_reads_nothing_is_given_up() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let origin = Origin::new(move |_wire| {
+        held.lock().expect("one at a time").recv().ok();
+    });
+    let gateway = gateway(&[]);
+    let client = gateway.client(&["--allow", "127.0.0.1", "--write-stall-timeout", "1s"]);
+    let mut user = Wire::http_connect(gateway.addr("http"), origin.addr());
+    let bytes = vec![7; FLOOD];
+    assert!(user.try_send(&bytes).is_err(), "nobody takes {FLOOD} bytes");
+    gateway.wait(&["event=access", "end=sD", "why=timeout"]);
+    drop(release);
+    stop(gateway, client);
+}
+
+// proves S-53, S-65, S-66: users on whom nothing moves are closed where that was asked for, and nowhere else
+#[test]
+fn idle_users_are_closed_by_the_kind_of_their_stream() {
+    let (sink, ends) = mpsc::channel();
+    let origin = Origin::silent(sink);
+    let gateway = gateway(&["--idle-timeout", "socks=1s"]);
+    let client = gateway.client(&["--allow", "127.0.0.1"]);
+    let mut connect = Wire::http_connect(gateway.addr("http"), origin.addr());
+    let mut socks = Wire::socks_connect(gateway.addr("socks"), "127.0.0.1", origin.addr().port());
+    gateway.wait(&["event=access", "proto=socks5", "end=cD", "why=timeout"]);
+    socks.read_to_end();
+    assert_eq!(ends.recv().expect("its target hears of it").1, Ended::Reset);
+    assert!(connect.is_quiet(), "the other one is idle, and there");
+    connect.finish();
+    assert_eq!(ends.recv().expect("its target hears of it").1, Ended::Fin);
+    drop(connect);
+    stop(gateway, client);
+}
+
+// proves S-65, S-48: how long a target is waited for is what was asked for
+#[test]
+fn a_target_that_does_not_answer_is_given_up_when_it_was_asked_for() {
+    let full = FullBacklog::new();
+    let gateway = gateway(&[]);
+    let client = gateway.client(&["--allow", "127.0.0.1", "--connect-timeout", "500ms"]);
+    let mut user = Wire::connect(gateway.addr("http"));
+    assert_eq!(user.get(&format!("http://{}/", full.addr)).code, 504);
+    gateway.wait(&["event=access", "end=sC", "why=timeout", "code=504"]);
+    drop(user);
+    stop(gateway, client);
+}
