@@ -10,6 +10,7 @@ mod forwards;
 mod garbage;
 mod idle;
 mod kill;
+mod kill_load;
 mod passing;
 mod standalone;
 mod statuses;

@@ -154,6 +154,11 @@ impl Program {
         self.child.id()
     }
 
+    /// Its open descriptors.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").count()
+    }
+
     /// Its resident memory.
     pub(crate) fn rss_kib(&self) -> u64 {
         self.status_kib("VmRSS:")
