@@ -331,6 +331,12 @@ pub const UDP_SWEEP_MS: u64 = 10_000;
 pub const PORT_RETRY_MS: u64 = 500;
 /// The longest such wait.
 pub const PORT_RETRY_MAX_MS: u64 = 30_000;
+/// How often a gateway on which something happens says how it goes.
+pub const STATS_MS: u64 = 10_000;
+/// Streams that have to end between two such lines before their time-outs are worth an alarm.
+pub const STATS_ALARM_STREAMS_MIN: u64 = 20;
+/// As many of a hundred of these have to time out.
+pub const STATS_ALARM_PERCENT_MIN: u64 = 25;
 /// How long the standalone program waits for its own tunnel.
 pub const FIRST_TUNNEL_MS: u64 = 5_000;
 /// How long what is under way may take after a stop was asked for.

@@ -8,6 +8,7 @@ pub mod forward;
 pub mod ingress;
 mod refused;
 pub mod registry;
+mod stats;
 mod strangers;
 
 use std::io;
@@ -29,6 +30,7 @@ use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
 use refused::Refusals;
 use registry::{Joined, Member, Registry};
+use stats::Stats;
 use strangers::Strangers;
 
 /// Where a gateway listens, and for whom.
@@ -85,6 +87,7 @@ pub struct Shared {
     /// What all clients together may be allowed to send.
     windows: Arc<WindowBudget>,
     strangers: Strangers,
+    stats: Stats,
     /// Starts every conn_id of this process, so that a restart does not repeat them.
     seed: u64,
     streams: AtomicU64,
@@ -113,10 +116,12 @@ impl Gateway {
             refusals: Refusals::default(),
             windows: Arc::default(),
             strangers: Strangers::default(),
+            stats: Stats::default(),
             seed: rt::random()?,
             streams: AtomicU64::new(0),
             remote: remote.clone(),
         });
+        stats::watch(&shared);
         let side = Arc::new(GatewaySide(shared.clone()));
         let gateway = Gateway {
             tunnel: remote.serve(tunnel, Carrier(side))?,

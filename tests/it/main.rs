@@ -11,6 +11,7 @@ mod garbage;
 mod idle;
 mod kill;
 mod kill_load;
+mod lines;
 mod passing;
 mod standalone;
 mod statuses;

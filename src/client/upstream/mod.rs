@@ -268,7 +268,10 @@ impl Handler for Dial {
                 };
                 reaching.next(code);
             }
-            Stage::Relaying(mut relay, _) => relay.abandon(&info.reason),
+            Stage::Relaying(mut relay, _) => {
+                log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id); "closing: {}", info.reason);
+                relay.abandon(&info.reason);
+            }
             Stage::Over => {}
         }
         log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id), up = info.bytes_out, down = info.bytes_in; "closed: {}", info.reason);
@@ -279,6 +282,9 @@ fn pump(cx: &mut TargetConn, conn: &mut Connection) -> rt::Result {
     let Stage::Relaying(relay, stall) = &mut cx.stage else { return Ok(()) };
     let flow = relay.pump(conn);
     stall.follow(conn)?;
+    if flow != Flow::Open {
+        log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id); "closing: {flow:?}");
+    }
     match flow {
         Flow::Open => return Ok(()),
         Flow::Done => conn.close(),

@@ -14,6 +14,7 @@ use crate::tunnel::{Stream, StreamWatcher, Watcher};
 
 /// A UDP target: one socket a stream.
 struct UdpTarget {
+    conn_id: u64,
     addr: SocketAddr,
     /// `None` once closed.
     stream: Mutex<Option<Stream>>,
@@ -24,7 +25,12 @@ struct UdpTarget {
 pub(super) fn join(reaching: Reaching, addr: SocketAddr) {
     let any: SocketAddr =
         if addr.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let target = Arc::new(UdpTarget { addr, stream: Mutex::new(None), socket: Mutex::new(None) });
+    let target = Arc::new(UdpTarget {
+        conn_id: reaching.conn_id,
+        addr,
+        stream: Mutex::new(None),
+        socket: Mutex::new(None),
+    });
     // Connected, so that the kernel drops what comes from anybody else.
     let socket = UdpSocket::bind(any)
         .and_then(|socket| socket.connect(addr).map(|()| socket))
@@ -38,6 +44,7 @@ pub(super) fn join(reaching: Reaching, addr: SocketAddr) {
     };
     *target.socket.lock() = Some(socket);
     let opened = reaching.opened(addr);
+    log::debug!(event = "stream", conn_id = crate::conn_label(reaching.conn_id), dst:% = reaching.target, ip:% = addr; "established");
     let id = reaching.stream.id();
     {
         let mut slot = target.stream.lock();
@@ -61,10 +68,13 @@ impl StreamWatcher for UdpTarget {
             }
         }
         if stream.is_closed() || stream.broken().is_some() {
+            let conn_id = crate::conn_label(self.conn_id);
+            log::debug!(event = "stream", conn_id = conn_id.as_str(); "closing: {:?}", stream.broken());
             *slot = None;
             if let Some(socket) = self.socket.lock().take() {
                 socket.close();
             }
+            log::debug!(event = "stream", conn_id = conn_id.as_str(); "closed");
         }
     }
 }

@@ -62,6 +62,8 @@ impl Journey {
             Ok(opened) => {
                 self.record.ip = opened.addr;
                 self.answered = Some(rt::now());
+                log::debug!(event = "stream", conn_id = &*String::from_utf8_lossy(self.record.conn_id.as_bytes()),
+                    ip = crate::shown(opened.addr); "established");
                 (opened.resolve_us, Some(opened.connect_us))
             }
             Err(refused) => {
@@ -100,6 +102,8 @@ impl Journey {
         if self.record.conn_id == Text::default() {
             self.record.conn_id = Text::new(crate::conn_label(shared.next_conn_id()));
         }
+        log::debug!(event = "stream", conn_id = &*String::from_utf8_lossy(self.record.conn_id.as_bytes()); "closing: {}", end.why);
+        shared.stats.note(&self.record);
         shared.access.write(self.record);
     }
 }

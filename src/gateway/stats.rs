@@ -1,0 +1,185 @@
+//! How it goes, in one line now and then: what a person or a script watches instead of every access line.
+//!
+//! ```text
+//!   every stream's end ──▶ counters ── every STATS_MS, if anything has changed ──▶ event=stats
+//!                                          └── many of them timed out ──▶ at WARN
+//! ```
+//! `conn_tot ok timeouts` count from the start of the process, so that a lost line does no harm; `latency_ms` is the mean of the
+//! interval, from the request to the target's first byte. A gateway on which nothing happens says nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Shared;
+use crate::limits::{STATS_ALARM_PERCENT_MIN, STATS_ALARM_STREAMS_MIN, STATS_MS};
+use crate::record::{AccessRecord, Who};
+
+/// What has ended so far, in counters that grow.
+#[derive(Debug, Default)]
+pub(super) struct Stats {
+    ended: AtomicU64,
+    ok: AtomicU64,
+    timeouts: AtomicU64,
+    answered: AtomicU64,
+    latency_us: AtomicU64,
+    /// As they were when the last line was written.
+    said: Mutex<Said>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Said {
+    active: usize,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    ended: u64,
+    ok: u64,
+    timeouts: u64,
+    answered: u64,
+    latency_us: u64,
+}
+
+/// What a line says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Line {
+    active: usize,
+    counts: Counts,
+    latency_ms: u64,
+    alarm: bool,
+}
+
+impl Stats {
+    /// A stream has ended.
+    pub(super) fn note(&self, record: &AccessRecord) {
+        let add = |counter: &AtomicU64, by| counter.fetch_add(by, Ordering::Relaxed);
+        add(&self.ended, 1);
+        match record.end.who {
+            Who::Normal => {
+                add(&self.ok, 1);
+            }
+            Who::UserTimeout | Who::TargetTimeout | Who::TunnelTimeout => {
+                add(&self.timeouts, 1);
+            }
+            _ => {}
+        }
+        let timers = &record.timers;
+        if let (Some(resolved), Some(connected), Some(first)) = (timers.td, timers.tc, timers.tfb) {
+            add(&self.answered, 1);
+            let micros = (resolved + connected + first).as_micros();
+            add(&self.latency_us, u64::try_from(micros).unwrap_or(u64::MAX >> 20));
+        }
+    }
+
+    /// The next line, if there is anything new to say.
+    fn line(&self, active: usize) -> Option<Line> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counts = Counts {
+            ended: read(&self.ended),
+            ok: read(&self.ok),
+            timeouts: read(&self.timeouts),
+            answered: read(&self.answered),
+            latency_us: read(&self.latency_us),
+        };
+        let said = std::mem::replace(&mut *self.said.lock(), Said { active, counts });
+        if said == (Said { active, counts }) {
+            return None;
+        }
+        let before = said.counts;
+        let ended = counts.ended - before.ended;
+        let timeouts = counts.timeouts - before.timeouts;
+        let latency_us = counts.latency_us.saturating_sub(before.latency_us);
+        let latency_ms = latency_us / 1000 / (counts.answered - before.answered).max(1);
+        let alarm = ended >= STATS_ALARM_STREAMS_MIN && timeouts * 100 >= ended * STATS_ALARM_PERCENT_MIN;
+        Some(Line { active, counts, latency_ms, alarm })
+    }
+}
+
+/// Writes a line now and then, until the event loop stops.
+pub(super) fn watch(shared: &Arc<Shared>) {
+    let weak = Arc::downgrade(shared);
+    let again = move || {
+        if let Some(shared) = weak.upgrade() {
+            say(&shared);
+            watch(&shared);
+        }
+    };
+    if let Err(error) = shared.remote.after(Duration::from_millis(STATS_MS), again) {
+        log::debug!(event = "stats"; "no more of them: {error}");
+    }
+}
+
+fn say(shared: &Shared) {
+    let Some(line) = shared.stats.line(shared.registry.stream_count()) else { return };
+    let level = if line.alarm { log::Level::Warn } else { log::Level::Info };
+    let words = if line.alarm { "many streams time out" } else { "" };
+    let Counts { ended, ok, timeouts, .. } = line.counts;
+    log::log!(level, event = "stats", v = 1, conns = line.active, conn_tot = ended, ok, timeouts,
+        latency_ms = line.latency_ms, tun = shared.registry.client_count(), log_drop = shared.access.dropped(); "{words}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{End, Ingress, Phase, Proto};
+    use std::time::SystemTime;
+
+    fn ended(who: Who, tfb_ms: Option<u64>) -> AccessRecord {
+        let end = End::new(who, Phase::Data, "x");
+        let mut record = AccessRecord::new(SystemTime::UNIX_EPOCH, Proto::Connect, Ingress::Http, end);
+        record.timers.td = Some(Duration::from_millis(1));
+        record.timers.tc = Some(Duration::from_millis(2));
+        record.timers.tfb = tfb_ms.map(Duration::from_millis);
+        record
+    }
+
+    // proves S-67: total, active, time-outs, successes and average latency; and silence while nothing happens
+    #[test]
+    fn a_line_has_the_totals_and_the_latency_of_its_interval() {
+        let stats = Stats::default();
+        assert_eq!(stats.line(0), None);
+        stats.note(&ended(Who::Normal, Some(7)));
+        stats.note(&ended(Who::Normal, Some(27)));
+        stats.note(&ended(Who::UserReset, None));
+        stats.note(&ended(Who::TargetTimeout, None));
+        let line = stats.line(3).expect("there is news");
+        let Counts { ended: count, ok, timeouts, .. } = line.counts;
+        assert_eq!((line.active, count, ok, timeouts, line.latency_ms), (3, 4, 2, 1, 20));
+        assert_eq!(stats.line(3), None, "that is known");
+        let line = stats.line(2).expect("one is gone");
+        assert_eq!((line.active, line.counts.ended, line.latency_ms), (2, 4, 0));
+        stats.note(&ended(Who::Normal, Some(97)));
+        let line = stats.line(2).expect("there is news");
+        assert_eq!((line.counts.ended, line.counts.ok, line.latency_ms), (5, 3, 100));
+    }
+
+    // proves S-67: the alarm
+    #[test]
+    fn many_time_outs_are_an_alarm() {
+        #[track_caller]
+        fn check(timeouts: u64, others: u64, alarm: bool) {
+            let stats = Stats::default();
+            for (who, count) in [(Who::UserTimeout, timeouts), (Who::Normal, others)] {
+                (0..count).for_each(|_| stats.note(&ended(who, None)));
+            }
+            assert_eq!(
+                stats.line(0).map(|line| line.alarm),
+                Some(alarm),
+                "{timeouts} of {}",
+                timeouts + others
+            );
+            // It is over when they are.
+            stats.note(&ended(Who::Normal, None));
+            assert_eq!(stats.line(0).map(|line| line.alarm), Some(false));
+        }
+        let (streams, percent) = (STATS_ALARM_STREAMS_MIN, STATS_ALARM_PERCENT_MIN);
+        check(streams, 0, true);
+        check(streams - 1, 0, false);
+        check(percent, 100 - percent, true);
+        check(percent - 1, 101 - percent, false);
+    }
+}
