@@ -6,16 +6,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 100;
 
 /// A rule: takes a path relative to the root, with its text, and adds `line: fault` for each fault.
 type Rule = fn(&Path, &str, &mut Vec<String>);
 
+// proves S-14, S-20, S-64, S-74: results, waiting, length, and every size in one file
 #[test]
 fn the_tree_keeps_the_rules() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = text_files(root);
     assert!(files.len() > 20, "the tree was not found at {}", root.display());
-    let rules: &[Rule] = &[no_unsafe, sans_io, limits_in_one_file, no_unwrap, short_files, no_foreign_words];
+    let rules: &[Rule] = &[
+        no_unsafe,
+        sans_io,
+        limits_in_one_file,
+        no_unwrap,
+        no_silence,
+        no_blocking,
+        short_files,
+        short_functions,
+        no_foreign_words,
+    ];
     let mut faults = Vec::new();
     for (path, text) in &files {
         for rule in rules {
@@ -189,6 +201,122 @@ fn no_unwrap(path: &Path, text: &str, faults: &mut Vec<String>) {
     }
 }
 
+/// Every result is looked at (S-14). The compiler says so of most; these are the ways around it.
+fn no_silence(path: &Path, text: &str, faults: &mut Vec<String>) {
+    if !is_rust(path) || is_test(path) {
+        return;
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    for (i, line) in code(text) {
+        let line = line.trim();
+        let commented = |i: usize| lines[..i].iter().rev().take(4).any(|line| line.contains("//"));
+        // Where not looking is meant, a comment says why.
+        let dropped = line.starts_with("let _ =") || line.ends_with(".ok();") && !line.contains('=');
+        if dropped && !commented(i) {
+            faults.push(format!("{i}: a result that nobody looks at, and no word why"));
+        }
+    }
+}
+
+/// What runs on the event loop waits for nobody (S-20, S-54): neither between a look at something and its use, nor otherwise.
+fn no_blocking(path: &Path, text: &str, faults: &mut Vec<String>) {
+    const ON_THE_LOOP: [&str; 6] =
+        ["src/client", "src/gateway", "src/tunnel", "src/proto", "src/relay.rs", "src/serve"];
+    // Threads of its own are what it is for.
+    let resolver = path.starts_with("src/client/resolve");
+    if resolver || !is_rust(path) || is_test(path) || !ON_THE_LOOP.iter().any(|dir| path.starts_with(dir)) {
+        return;
+    }
+    const FORBIDDEN: [&str; 12] = [
+        "sleep(",
+        ".recv()",
+        "recv_timeout(",
+        "thread.join(",
+        "to_socket_addrs(",
+        "rt::look_up(",
+        "wait_for(",
+        "TcpStream::connect",
+        "read_to_string(",
+        "read_to_end(",
+        "File::",
+        "park(",
+    ];
+    for (i, line) in code(text) {
+        for word in FORBIDDEN.iter().filter(|word| line.contains(**word)) {
+            faults.push(format!("{i}: {word} on the event loop"));
+        }
+    }
+}
+
+/// A function that one can see whole (S-64): its length is what is reported of its complexity.
+fn short_functions(path: &Path, text: &str, faults: &mut Vec<String>) {
+    if !is_rust(path) || is_test(path) {
+        return;
+    }
+    for (i, name, lines) in functions(text) {
+        if lines > FUNCTION_LINES_MAX {
+            faults.push(format!("{i}: {name} has {lines} lines, at most {FUNCTION_LINES_MAX}"));
+        }
+    }
+}
+
+/// Where each function begins, its name, and its lines, by the layout that rustfmt gives: it ends at the brace below its `fn`.
+fn functions(text: &str) -> Vec<(usize, String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let last = code(text).map(|(i, _)| i).last().unwrap_or(0);
+    let mut found = Vec::new();
+    for (i, line) in lines[..last].iter().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let mut words = words(line).skip_while(|word| *word != "fn").skip(1);
+        let begins = without_strings(line).split_whitespace().any(|word| word == "fn");
+        let Some(name) = words.next().filter(|_| begins) else { continue };
+        // What a trait only asks for has no body.
+        let signature = lines[i..].iter().find(|line| line.ends_with([';', '{', '}']));
+        if signature.is_none_or(|line| line.ends_with([';', '}'])) {
+            continue;
+        }
+        let ends = |line: &&str| line.len() == indent + 1 && line.ends_with('}');
+        if let Some(len) = lines[i..].iter().position(ends) {
+            found.push((i + 1, name.to_owned(), len + 1));
+        }
+    }
+    found
+}
+
+// proves S-64: nothing is let pass by the build, and it reports complexity (here) and coverage
+#[test]
+fn the_build_lets_no_warning_pass_and_reports_complexity_and_coverage() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert!(read("scripts/check").contains("cargo clippy --workspace --all-targets -- -D warnings"));
+    assert!(
+        read(".ci/run").contains("scripts/check") && read("scripts/nightly").contains("scripts/coverage")
+    );
+    // The lints by which no result is ignored and no fault of the world's is unwrapped (S-14), for every package.
+    let manifest = read("Cargo.toml");
+    for lint in ["all = { level = \"warn\"", "unwrap_used = \"warn\"", "let_underscore_must_use = \"warn\""] {
+        assert!(manifest.contains(lint), "Cargo.toml lacks {lint}");
+    }
+    for package in ["Cargo.toml", "poller/Cargo.toml", "linkbuffer/Cargo.toml"] {
+        assert!(read(package).contains("[lints]\nworkspace = true"), "{package} has lints of its own");
+    }
+    let mut all: Vec<(usize, String)> = Vec::new();
+    for (path, text) in text_files(root).iter().filter(|(path, _)| is_rust(path) && !is_test(path)) {
+        let named = |(i, name, lines)| (lines, format!("{}:{i} {name}", path.display()));
+        all.extend(functions(text).into_iter().map(named));
+    }
+    all.sort_unstable();
+    assert!(all.len() > 500, "{} functions", all.len());
+    let at = |share: usize| all[(all.len() - 1) * share / 100].0;
+    println!(
+        "{} functions: {} lines at the median, {} at the 90th percentile; the longest:",
+        all.len(),
+        at(50),
+        at(90)
+    );
+    all.iter().rev().take(10).for_each(|(lines, name)| println!("{lines:>5} {name}"));
+}
+
 /// A file that one can read in one go.
 fn short_files(path: &Path, text: &str, faults: &mut Vec<String>) {
     let lines = text.lines().count();
@@ -242,6 +370,22 @@ fn the_rules_find_what_they_forbid() {
     check(no_unwrap, "src/a.rs", "let x = y.unwrap();", 1);
     check(no_unwrap, "src/a.rs", "y.unwrap_or(1); // .unwrap()\n#[cfg(test)]\ny.unwrap();", 0);
     check(no_unwrap, "tests/it/a.rs", "y.unwrap();", 0);
+    check(no_silence, "src/a.rs", "    let _ = x();\n\n\n\n\n    sink.send(1).ok();", 2);
+    check(
+        no_silence,
+        "src/a.rs",
+        "// Nobody may be there.\nsink.send(1).ok();\nlet x = y.ok();\nlet _held = z;",
+        0,
+    );
+    check(no_silence, "tests/it/a.rs", "let _ = x();", 0);
+    check(no_blocking, "src/gateway/a.rs", "thread::sleep(second);\nlet x = queue.recv();", 2);
+    check(no_blocking, "src/client/resolve/mod.rs", "work.wait_for(state, time)", 0);
+    check(no_blocking, "src/access.rs", "while let Ok(x) = queue.recv() {", 0);
+    let function = |lines: usize| {
+        format!("impl A {{\n    pub fn f() {{\n{}    }}\n}}\n", "        x();\n".repeat(lines - 2))
+    };
+    check(short_functions, "src/a.rs", &function(FUNCTION_LINES_MAX + 1), 1);
+    check(short_functions, "src/a.rs", &function(FUNCTION_LINES_MAX), 0);
     check(short_files, "src/a.rs", &"\n".repeat(LINES_MAX + 1), 1);
     check(short_files, "src/a.rs", &"\n".repeat(LINES_MAX), 0);
     check(no_foreign_words, "a.md", &["see /ho", "me/me/x and crates", ".io"].concat(), 2);
