@@ -19,6 +19,8 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 10
 NICENESS = -15
 DESCRIPTORS = 65_536
+# What a thread's work is called by, from beginning to end.
+OUTERMOST = ("std::sys::backtrace::", "poller::pool::", "poller::worker::lead")
 
 
 class Failure(Exception):
@@ -266,8 +268,9 @@ class Callgrind:
         # A line is `count (share) file:function [object]`; a function has a line for each file whose code it contains.
         for count, name in re.findall(r"^\s*([\d,]+)\s+\([^)]*\)\s+\S*?:([^/\n].*?)(?: \[.*\])?$", listed, re.M):
             by_function[name] += int(count.replace(",", ""))
-        # A function that never returned has everything that it called, and so everything.
-        return total, collections.Counter({name: n for name, n in by_function.items() if n < total * 0.99})
+        # A function that never returned has everything that it called, and so next to everything of its thread.
+        return total, collections.Counter(
+            {name: n for name, n in by_function.items() if n < total * 0.99 and not name.startswith(OUTERMOST)})
 
     def control(self, order, pid):
         subprocess.run(["callgrind_control", order, str(pid)], check=True, capture_output=True)

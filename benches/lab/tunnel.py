@@ -181,15 +181,14 @@ class Tunnel:
 class Meter:
     """Processor time of a tunnel between `start` and `stop`, and of anybody who has nothing to do with it."""
 
-    def __init__(self, tunnel):
+    def __init__(self, tunnel, loads=()):
+        """`loads` are programs that put the load on it and go on running."""
         self.tunnel = tunnel
-        # Programs that put the load on it and are still running.
-        self.loads = []
+        self.own = [*tunnel.processes, *tunnel.targets, *loads]
 
     def read(self):
-        own = [*self.tunnel.processes, *self.tunnel.targets, *self.loads]
         return (
-            self.tunnel.cpu_seconds(), sum(process.cpu_seconds() for process in own), measure.machine_busy_seconds(),
+            self.tunnel.cpu_seconds(), sum(process.cpu_seconds() for process in self.own), measure.machine_busy_seconds(),
             time.monotonic())
 
     def start(self):
@@ -207,13 +206,12 @@ class InstructionMeter:
 
     def __init__(self, tunnel, callgrinds):
         self.pairs = list(zip(tunnel.processes, callgrinds))
-        self.loads = []
 
     def start(self):
         for process, callgrind in self.pairs:
             callgrind.start(process.pid)
 
-    def stop(self, more_own=0.0):
+    def stop(self, _more_own=0.0):
         self.sides = [callgrind.stop(process.pid) for process, callgrind in self.pairs]
 
 
@@ -268,27 +266,21 @@ class Flow:
         self.program.process.stdin.close()
 
 
-def carry(tunnel, streams, up, seconds, meter):
-    """Streams without an end while the meter runs: bytes, and in how many seconds."""
+def bulk(tunnel, streams, up, seconds):
+    """Streams without an end: what was carried in a second, and the processor time for 10^9 bytes."""
     direction = ["--up"] if up else []
     target = f"127.0.0.1:{tunnel.ports.target['bulk']}"
     with Flow(tunnel, "--bulk", *direction, "--target", target, "--streams", str(streams), "--warm", "1",
               "--secs", str(seconds)) as flow:
         expect(flow.line(20), "begun")
-        meter.loads.append(flow.program)
+        meter = Meter(tunnel, [flow.program])
         meter.start()
         carried = json.loads(flow.line(seconds + 20))
         meter.stop()
-    if not carried["bytes"]:
+    size, took = carried["bytes"], carried["secs"]
+    if not size:
         raise Failure("nothing was carried")
-    return carried["bytes"], carried["secs"]
-
-
-def bulk(tunnel, streams, up, seconds):
-    """Streams without an end: what was carried in a second, and the processor time for 10^9 bytes."""
-    meter = Meter(tunnel)
-    carried, took = carry(tunnel, streams, up, seconds, meter)
-    return {"gb_per_s": carried / took / 1e9, "cpu_s_per_gb": meter.cpu / (carried / 1e9), "foreign": meter.foreign}
+    return {"gb_per_s": size / took / 1e9, "cpu_s_per_gb": meter.cpu / (size / 1e9), "foreign": meter.foreign}
 
 
 def verify(tunnel, streams, size, seconds, *more):

@@ -3,7 +3,8 @@
 //! ```text
 //! flow --serve [--port P]
 //! flow --bulk   --connect A:P --target A:P [--streams N] [--up] [--warm S] [--secs S]
-//! flow --verify --connect A:P [--streams N] [--bytes B] [--seed S] [--write-max B] [--patience S] [--hold]
+//! flow --verify --connect A:P [--streams N] [--bytes B] [--seed S] [--write-max B] [--patience S]
+//!               [--up | --down] [--hold]
 //! ```
 //! * `--serve`: the target, on loopback. Prints `listening ADDRESS`.
 //! * `--bulk`: streams without an end, of bytes that nobody looks at, down to the user or `--up` to the target. Prints
@@ -11,7 +12,7 @@
 //!   the standard input ends.
 //! * `--verify`: `--bytes` in all, shared out very unevenly among the streams and their directions, made from the seed and
 //!   written in pieces of 1 to `--write-max` bytes, each magnitude as often as any other. Both ends sum with SHA-256 what
-//!   they send and receive. Prints a JSON object, and exits with 1 when a stream was not carried as it was sent.
+//!   they send and receive. With `--up` or `--down` all of it goes that way. Prints a JSON object, and exits with 1 when a stream was not carried as it was sent.
 //!   With `--hold`: opens the streams, prints `held`, and begins when the standard input ends.
 //!
 //! One thread and one epoll each, so that a core for both ends of the load is used well.
@@ -37,6 +38,7 @@ use lab::args::Args;
 
 use crate::end::Scratch;
 use crate::payload::SCRATCH;
+use crate::verify::Ways;
 
 const VALUES: [&str; 10] = [
     "--port",
@@ -50,7 +52,7 @@ const VALUES: [&str; 10] = [
     "--write-max",
     "--patience",
 ];
-const FLAGS: [&str; 5] = ["--serve", "--bulk", "--verify", "--up", "--hold"];
+const FLAGS: [&str; 6] = ["--serve", "--bulk", "--verify", "--up", "--down", "--hold"];
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args = Args::of_process(&VALUES, &FLAGS)?;
@@ -83,6 +85,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
                 address: address("--connect")?,
                 streams: args.get("--streams")?.unwrap_or(100),
                 bytes: args.get("--bytes")?.unwrap_or(200_000_000),
+                ways: match (args.has("--up"), args.has("--down")) {
+                    (true, false) => Ways::Up,
+                    (false, true) => Ways::Down,
+                    _ => Ways::Both,
+                },
                 seed: args.get("--seed")?.unwrap_or(1),
                 write_max: args.get("--write-max")?.unwrap_or(1 << 20),
                 patience: seconds("--patience", 60.0)?,

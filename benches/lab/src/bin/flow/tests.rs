@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::order::{ORDER, Order, REPORT};
+use crate::verify::Ways;
 use crate::{bulk, target, verify};
 
 /// A target that ends with this process.
@@ -16,7 +17,15 @@ fn target() -> SocketAddr {
 }
 
 fn plan(address: SocketAddr, streams: usize, bytes: u64) -> verify::Plan {
-    verify::Plan { address, streams, bytes, seed: 3, write_max: 1 << 20, patience: Duration::from_secs(60) }
+    verify::Plan {
+        address,
+        streams,
+        bytes,
+        ways: Ways::Both,
+        seed: 3,
+        write_max: 1 << 20,
+        patience: Duration::from_secs(60),
+    }
 }
 
 /// Where in the bytes towards the user a fault is made, and which.
@@ -72,6 +81,13 @@ fn sizes_have_the_edges_and_are_uneven() {
     let sizes = verify::sizes(&plan(SocketAddr::from(([127, 0, 0, 1], 1)), 100, 1_000_000_000));
     assert_eq!((sizes.len(), &sizes[..4]), (100, &[(0, 0), (1, 0), (0, 1), (1, 1)][..]));
     let (least, most) = (sizes[4..].iter().map(|(up, _)| *up), sizes[4..].iter().map(|(_, down)| *down));
+    for (ways, up, down) in [(Ways::Up, 1000, 2), (Ways::Down, 2, 1000)] {
+        let plan = verify::Plan { ways, ..plan(SocketAddr::from(([127, 0, 0, 1], 1)), 100, 1000 + 96) };
+        let sizes = verify::sizes(&plan);
+        let all =
+            (sizes.iter().map(|(up, _)| up).sum::<u64>(), sizes.iter().map(|(_, down)| down).sum::<u64>());
+        assert_eq!((all.0 >= up, all.1 >= down, all.0.min(all.1)), (true, true, 2), "{ways:?}: {all:?}");
+    }
     assert!(least.min().expect("some") * 50 < most.max().expect("some"), "{sizes:?}");
 }
 

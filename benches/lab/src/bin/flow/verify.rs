@@ -17,6 +17,14 @@ const WAIT: Duration = Duration::from_millis(200);
 /// The largest stream has at most so many times the bytes of the smallest, but for those that have next to nothing.
 const SPREAD: f64 = 1000.0;
 
+/// Which way the bytes go, but for a few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ways {
+    Both,
+    Up,
+    Down,
+}
+
 /// What is to be carried.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -24,6 +32,7 @@ pub(crate) struct Plan {
     pub(crate) streams: usize,
     /// Of all streams and both directions.
     pub(crate) bytes: u64,
+    pub(crate) ways: Ways,
     pub(crate) seed: u64,
     pub(crate) write_max: u32,
     /// A stream that does not move for so long has failed.
@@ -65,8 +74,13 @@ pub(crate) fn sizes(plan: &Plan) -> Vec<(u64, u64)> {
     const EDGES: [(u64, u64); 4] = [(0, 0), (1, 0), (0, 1), (1, 1)];
     let mut random = Random::new(plan.seed);
     let edges = EDGES.len().min(plan.streams.saturating_sub(1));
+    let parts = match plan.ways {
+        Ways::Both => [1.0, 1.0],
+        Ways::Up => [1.0, 0.0],
+        Ways::Down => [0.0, 1.0],
+    };
     let shares: Vec<[f64; 2]> =
-        (edges..plan.streams).map(|_| [(); 2].map(|()| SPREAD.powf(random.part()))).collect();
+        (edges..plan.streams).map(|_| parts.map(|part| part * SPREAD.powf(random.part()))).collect();
     let whole: f64 = shares.iter().flatten().sum();
     let of = |share: f64| (plan.bytes as f64 * share / whole) as u64;
     EDGES[..edges].iter().copied().chain(shares.iter().map(|[up, down]| (of(*up), of(*down)))).collect()
