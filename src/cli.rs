@@ -4,6 +4,7 @@
 //! command line like any other, and the exit status of all of those is 2.
 
 mod check;
+mod passwd;
 mod password;
 mod times;
 mod tls;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use tls::{RawClientTls, RawGatewayTls};
 
 pub use check::Check;
+pub use passwd::{Passwd, PasswordFrom, Whose};
 pub use password::Password;
 pub use tls::{ClientTls, GatewayTls};
 pub use values::{Forward, GatewayUrl, Name, Network};
@@ -47,6 +49,8 @@ pub enum Command {
     Logs(Logs),
     /// A certificate for the tunnel.
     Cert(Cert),
+    /// A line for the file of keys.
+    Passwd(Passwd),
 }
 
 /// `anyproxy standalone`. Invariant: every address is a loopback one.
@@ -66,7 +70,7 @@ pub struct Standalone {
     pub tunnel: SocketAddr,
 }
 
-/// `anyproxy gateway`. Invariant: without a group, every address is a loopback one.
+/// `anyproxy gateway`. Invariant: without a group and keys, every address is a loopback one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Where clients' tunnels arrive.
@@ -77,6 +81,8 @@ pub struct Gateway {
     pub socks: Option<SocketAddr>,
     /// The group that clients and users belong to.
     pub group: Option<Group>,
+    /// The file of keys that clients and users have.
+    pub keys: Option<PathBuf>,
     /// The TLS of clients' tunnels.
     pub tls: Option<GatewayTls>,
     /// Streams that one tunnel may have open at once. Invariant: 1 to [`STREAMS_MAX`].
@@ -178,7 +184,7 @@ pub fn parse(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Re
 fn one_line(error: &clap::Error) -> String {
     use clap::error::ErrorKind;
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "anyproxy: no command given (standalone, gateway, client, serve, check, logs, cert); see anyproxy --help"
+        return "anyproxy: no command given (standalone, gateway, client, serve, check, logs, cert, passwd); see anyproxy --help"
             .into();
     }
     let text = error.to_string();
@@ -211,6 +217,8 @@ enum RawCommand {
     Logs(Logs),
     /// Make a certificate for the tunnel, and print the fingerprint of its key
     Cert(RawCert),
+    /// Print a line for the gateway's file of keys (--keys), made of a password
+    Passwd(passwd::RawPasswd),
 }
 
 #[derive(Args)]
@@ -226,6 +234,9 @@ struct RawGateway {
     socks: Option<SocketAddr>,
     #[command(flatten)]
     group: RawGroup,
+    /// The file of keys that anyproxy passwd makes, readable by its owner alone
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
     #[command(flatten)]
     tls: RawGatewayTls,
     #[command(flatten)]
@@ -320,6 +331,7 @@ impl TryFrom<RawCommand> for Command {
             RawCommand::Check(check) => check.bounded().map(Command::Check),
             RawCommand::Logs(logs) => Ok(Command::Logs(logs)),
             RawCommand::Cert(raw) => raw.try_into().map(Command::Cert),
+            RawCommand::Passwd(raw) => raw.try_into().map(Command::Passwd),
         }
     }
 }
@@ -328,11 +340,11 @@ impl TryFrom<RawGateway> for Gateway {
     type Error = String;
 
     fn try_from(raw: RawGateway) -> Result<Gateway, String> {
-        let RawGateway { tunnel, http, socks, group, tls, streams, times } = raw;
-        if group.group.is_none() {
+        let RawGateway { tunnel, http, socks, group, keys, tls, streams, times } = raw;
+        if group.group.is_none() && keys.is_none() {
             let listeners = [("tunnel", Some(tunnel)), ("http", Some(http)), ("socks", socks)];
             for (flag, addr) in listeners {
-                let why = "without --group and --password-file it would be open to everyone";
+                let why = "without --keys, or --group and --password-file, it would be open to everyone";
                 addr.map_or(Ok(()), |addr| loopback(flag, addr, why))?;
             }
         }
@@ -342,6 +354,7 @@ impl TryFrom<RawGateway> for Gateway {
             http,
             socks,
             group: group.read()?,
+            keys,
             tls: tls.read(),
             streams_max,
             times: times.into(),

@@ -374,3 +374,31 @@ pub const CERTIFICATE_DAYS_MAX: u32 = 3650;
 pub const CERTIFICATE_NAMES_MAX: usize = 64;
 /// Fingerprints that a client may take its gateway by.
 pub const PINS_MAX: usize = 16;
+/// Memory that the derivation of one key takes, at least: what makes a guess dear.
+pub const DERIVE_MEMORY_KIB_MIN: u32 = 1 << 10;
+/// At most: what a gateway can have its clients spend.
+pub const DERIVE_MEMORY_KIB_MAX: u32 = 256 << 10;
+/// Passes over that memory.
+pub const DERIVE_PASSES_MAX: u32 = 16;
+/// Lanes of that memory.
+pub const DERIVE_LANES_MAX: u32 = 4;
+/// A file of keys.
+pub const KEYS_BYTES_MAX: usize = 4 << 20;
+/// Entries in a file of keys.
+pub const KEYS_MAX: usize = 4096;
+/// Groups, and ports or ranges of ports, that one key may list.
+pub const KEY_GRANTS_MAX: usize = 64;
+/// Passwords that wait to be verified; one more is turned away.
+pub const VERIFY_QUEUE_LEN_MAX: usize = 64;
+/// Threads that verify passwords.
+pub const VERIFY_THREADS_MAX: usize = 2;
+/// Passwords that were verified and are remembered, right ones and wrong ones each.
+pub const VERIFIED_LEN_MAX: usize = 4096;
+/// Wrong passwords that an address may send in a minute.
+pub const AUTH_FAILURES_MAX: u32 = 10;
+/// That minute.
+pub const AUTH_FAILURES_MS: u64 = 60_000;
+/// Addresses whose wrong passwords are counted, each on its own.
+pub const AUTH_ADDRESSES_MAX: usize = 4096;
+/// Users who wait for the same login to be verified.
+pub const VERIFY_WAITING_MAX: usize = 1024;

@@ -46,12 +46,18 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Standalone(config) => role("standalone", || run::standalone(&config)),
         Command::Gateway(config) => role("gateway", || run::gateway(config)),
         Command::Client(config) => role("client", || run::client(&config)),
-        Command::Cert(config) => match run::cert(&config) {
-            Ok(pin) => print(&format!("{pin}\n")),
-            Err(run::Fault::Usage(line)) => fail(2, &format!("anyproxy: cert: {line}")),
-            Err(run::Fault::Failed(line)) => fail(1, &format!("anyproxy: cert: {line}")),
-        },
+        Command::Cert(config) => tool("cert", run::cert(&config)),
+        Command::Passwd(config) => tool("passwd", run::passwd(&config)),
         Command::Serve(config) => role("serve", || run::serve(&config)),
+    }
+}
+
+/// Prints the one line that a tool has made.
+fn tool(name: &str, made: Result<String, run::Fault>) -> ExitCode {
+    match made {
+        Ok(line) => print(&format!("{line}\n")),
+        Err(run::Fault::Usage(line)) => fail(2, &format!("anyproxy: {name}: {line}")),
+        Err(run::Fault::Failed(line)) => fail(1, &format!("anyproxy: {name}: {line}")),
     }
 }
 

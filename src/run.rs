@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,10 +16,12 @@ use crate::access::AccessLog;
 use crate::cli;
 use crate::client;
 use crate::gateway::{self, Gateway};
-use crate::limits::{FIRST_TUNNEL_MS, STOP_GRACE_MS, STREAMS_MAX};
+use crate::limits::{FIRST_TUNNEL_MS, KEYS_BYTES_MAX, STOP_GRACE_MS, STREAMS_MAX};
 use crate::logfmt::{Stamp, printable};
 use crate::proto::credentials::{Credentials, Secret};
+use crate::proto::derive::{Derived, Recipe, derive};
 use crate::proto::frame::{Network, PortRequest};
+use crate::proto::keys;
 use crate::proto::target::{Host, Rules, Target};
 use crate::rt::{self, EventLoop};
 use crate::secret_file;
@@ -111,6 +114,13 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
         credentials
             .insert(group.name.as_str(), secret)
             .map_err(|error| Fault::Usage(format!("--group: {error}")))?;
+    }
+    if let Some(path) = &config.keys {
+        let named = |why: &dyn std::fmt::Display| Fault::Usage(format!("--keys {}: {why}", path.display()));
+        let bytes = secret_file::read(path, secret_file::credentials_directory().as_deref(), KEYS_BYTES_MAX);
+        let bytes = bytes.map_err(|fault| named(&fault))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_fault| named(&"it is no text"))?;
+        keys::add(&mut credentials, text).map_err(|why| named(&why))?;
     }
     let credentials = Arc::new(credentials);
     let tls = config.tls.map(|cli::GatewayTls { identity, client_ca }| {
@@ -210,6 +220,36 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
     )?;
     program.run(&status);
     Ok(())
+}
+
+/// `anyproxy passwd`: a line for the file of keys.
+///
+/// # Errors
+/// When there is no password to be read, or none to be made.
+pub fn passwd(config: &cli::Passwd) -> Result<String, Fault> {
+    use cli::{PasswordFrom, Whose};
+    let named = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    let secret = match &config.password {
+        PasswordFrom::File(path) => {
+            let password = cli::Password::read(path, secret_file::credentials_directory().as_deref());
+            let password = password.map_err(|fault| Fault::Usage(named(path, &fault)))?;
+            Secret::new(password.as_bytes()).map_err(|error| Fault::Usage(named(path, &error)))?
+        }
+        PasswordFrom::Generate(path) => {
+            let text: String = rt::nonce()?[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+            let made = secret_file::create(path, 0o600, format!("{text}\n").as_bytes());
+            made.map_err(|error| Fault::Failed(named(path, &error)))?;
+            Secret::new(text).map_err(|error| Fault::Failed(error.to_string()))?
+        }
+    };
+    let mut salt = [0; 16];
+    rt::fill_random(&mut salt)?;
+    let recipe = Recipe { salt, cost: config.cost };
+    let key = Derived::new(recipe, &derive(&secret, &recipe)).written();
+    Ok(match &config.whose {
+        Whose::User(name) => format!("user {} {key}", name.as_str()),
+        Whose::Client(name, grant) => format!("client {} {key} {grant}", name.as_str()),
+    })
 }
 
 /// `anyproxy cert`: the line to print is the fingerprint, and nothing else, for scripts; the rest goes to standard error.

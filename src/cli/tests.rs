@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::limits::{HOST_BYTES_MAX, TIMEOUT_MS_MAX, TIMEOUT_MS_MIN};
+use crate::proto::derive::Cost;
+use crate::proto::keys::Grant;
 use crate::times::Idle;
 use crate::tls::{Pin, Trust};
 
@@ -57,6 +59,7 @@ fn commands_and_their_defaults() {
         http,
         socks: None,
         group: None,
+        keys: None,
         tls: None,
         streams_max: STREAMS_MAX,
         times: Times::default(),
@@ -296,6 +299,38 @@ fn a_certificate_has_names_and_an_end() {
     refuse("cert --days 0", &["--days"]);
     refuse("cert --days 3651", &["--days", "1..=3650"]);
     refuse(&format!("cert{}", " --name a".repeat(65)), &["--name", "65", "64"]);
+}
+
+// T25: no flag takes a password
+#[test]
+fn a_key_is_somebodys_and_its_password_is_in_a_file() {
+    let name = |text: &str| text.parse::<Name>().expect("a name");
+    let file = || PasswordFrom::File("p".into());
+    check(
+        "passwd user prod --password-file p",
+        Command::Passwd(Passwd { whose: Whose::User(name("prod")), password: file(), cost: Cost::default() }),
+    );
+    let grant = Grant::parse("prod,dev", "8000,9000-9100").expect("good lists");
+    check(
+        "passwd client edge04 --group prod --group dev --port 8000 --port 9000-9100 --generate p --memory-kib 1024 --passes 1",
+        Command::Passwd(Passwd {
+            whose: Whose::Client(name("edge04"), grant),
+            password: PasswordFrom::Generate("p".into()),
+            cost: Cost::new(1024, 1, 1).expect("the least"),
+        }),
+    );
+    refuse("passwd user prod", &["--password-file"]);
+    refuse("passwd user prod --password-file p --generate q", &["--generate"]);
+    refuse("passwd user prod secret --password-file p", &["'secret'"]);
+    refuse("passwd user prod --password secret", &["--password"]);
+    refuse("passwd client edge04 --password-file p", &["--group"]);
+    refuse("passwd client edge04 --group a --port x --password-file p", &["--port", "neither a port"]);
+    refuse("passwd user prod --password-file p --memory-kib 1023", &["--memory-kib"]);
+    refuse("passwd user prod --password-file p --passes 17", &["--passes"]);
+    match run("gateway --tunnel 0.0.0.0:1 --http 0.0.0.0:2 --keys k") {
+        Ok(Command::Gateway(Gateway { keys, group: None, .. })) => assert_eq!(keys, Some("k".into())),
+        other => panic!("{other:?}"),
+    }
 }
 
 // T7: no open proxy by accident

@@ -1,6 +1,6 @@
 //! A client's tunnels: what [`Slots`] decides is done here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,6 +18,7 @@ use crate::limits::{
     GATEWAY_CONNECT_TIMEOUT_MS, GATEWAYS_MAX, PORT_RETRY_MAX_MS, PORT_RETRY_MS, TARGET_LOOKUP_THREADS_MAX,
 };
 use crate::proto::budget::WindowBudget;
+use crate::proto::derive::{Keys, Recipe, derive};
 use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Session};
 use crate::proto::ws::{TUNNEL_PATH, WebSocket};
@@ -32,6 +33,8 @@ struct Fleet {
     ways: Arc<Ways>,
     /// What all gateways together may be allowed to send.
     windows: Arc<WindowBudget>,
+    /// The keys that were derived of the secret, the latest first. Invariant: keys.len() <= GATEWAYS_MAX.
+    keys: Mutex<VecDeque<(Recipe, Keys)>>,
     /// Looks up gateways.
     resolver: Resolver,
     state: Mutex<State>,
@@ -75,6 +78,7 @@ pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
         // Not behind names of targets nor one behind another, and asked for anew each time: a gateway may have moved.
         resolver: Resolver::system_uncached(remote.clone(), GATEWAYS_MAX),
         windows: Arc::default(),
+        keys: Mutex::default(),
         state: Mutex::new(state),
         said: (0..gateways).map(|_| AtomicU8::new(SAID_NOTHING)).collect(),
         refusals: (0..gateways).map(|_| Mutex::default()).collect(),
@@ -243,6 +247,30 @@ impl ClientSide {
     }
 }
 
+impl ClientSide {
+    /// Derives the keys that a gateway asks for, unless that was done before, and hands them to the session.
+    fn derive(&self, tunnel: &Arc<Tunnel>, recipe: Recipe) {
+        let known = self.fleet.keys.lock().iter().find(|(of, _)| *of == recipe).map(|(_, keys)| keys.clone());
+        if let Some(keys) = known {
+            return tunnel.exchange(|session| session.derived(&recipe, &keys));
+        }
+        let Some(secret) = self.fleet.config.secret.clone() else { return };
+        let (fleet, to) = (self.fleet.clone(), tunnel.clone());
+        let task = move || {
+            let keys = derive(&secret, &recipe);
+            to.exchange(|session| session.derived(&recipe, &keys));
+            let mut known = fleet.keys.lock();
+            // The gateways' latest: one that changes its key asks for others.
+            known.retain(|(of, _)| *of != recipe);
+            known.push_front((recipe, keys));
+            known.truncate(GATEWAYS_MAX);
+        };
+        if let Err(error) = self.fleet.remote.spawn_blocking(task) {
+            log::debug!(event = "connect", tun = tunnel.label(); "no key for the gateway: {error}");
+        }
+    }
+}
+
 impl Side for ClientSide {
     fn tls(&self) -> Result<Option<Tls>, rt::tls::Error> {
         self.gateway().tls.as_ref().map(tls::Client::connect).transpose()
@@ -290,6 +318,7 @@ impl Side for ClientSide {
     fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event) {
         let fleet = &self.fleet;
         match event {
+            Event::Derive(recipe) => self.derive(tunnel, recipe),
             Event::Opened(id, request) => upstream::reach(&fleet.ways, tunnel, id, request),
             Event::PortOpened { network, port, actual } => {
                 fleet.refusals[self.attempt.gateway].lock().remove(&(network, port));

@@ -6,6 +6,7 @@
 
 pub mod forward;
 pub mod ingress;
+pub mod logins;
 mod refused;
 pub mod registry;
 mod stats;
@@ -28,6 +29,7 @@ use crate::times::Times;
 use crate::tls::{self, Tls};
 use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
+use logins::Logins;
 use refused::Refusals;
 use registry::{Joined, Member, Registry};
 use stats::Stats;
@@ -71,8 +73,8 @@ pub struct Shared {
     pub remote: Remote,
     /// Connected clients.
     pub registry: Registry,
-    /// What users are asked for.
-    pub users: Arc<Credentials>,
+    /// What users are asked for, and who answers for it.
+    pub logins: Logins,
     clients: Arc<Credentials>,
     group: String,
     tls: Option<tls::Server>,
@@ -105,7 +107,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             forwards: Forwards::new(config.tunnel.ip()),
             registry: Registry::default(),
-            users: config.users,
+            logins: Logins::new(config.users)?,
             clients: config.clients,
             group: config.group,
             tls: config.tls,

@@ -3,19 +3,24 @@
 //! A user of the proxy names a group and its password; a client proves the same secret over the
 //! tunnel. Two questions are answered here, and nothing is printed:
 //!
-//! * [`Credentials::verify`] takes what a user sent. The answer takes the same path and the same
+//! * [`Credentials::check`] takes what a user sent. The answer takes the same path and the same
 //!   time for a wrong password and for a group that does not exist: both sides are reduced to
-//!   SHA-256 digests, which have one length, and those are compared without an early exit.
-//! * [`Credentials::secret`] gives the tunnel's proof its key.
+//!   SHA-256 digests, which have one length, and those are compared without an early exit. Where
+//!   the gateway has keys and not passwords ([`super::keys`]), the answer is what to compute first;
+//!   of a group that does not exist it is the same, with a salt that nobody has.
+//! * [`Credentials::claim`] gives what a client that says who it is has to prove.
 //!
 //! With no group at all the gateway is *open*; that is a question of its own
 //! ([`Credentials::is_open`]), never an answer of `verify`.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, sync::Arc};
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use super::derive::{Derived, Keys, Recipe};
+use super::keys::Grant;
 use crate::limits::{GROUP_NAME_BYTES_MAX, GROUPS_MAX, SECRET_BYTES_MAX};
 
 /// What a group keeps to itself. It never appears in a log: its `Debug` is redacted, and it cannot
@@ -65,6 +70,87 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// In constant time.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Secret) -> bool {
+        digest(&self.bytes).ct_eq(&digest(&other.bytes)).into()
+    }
+}
+
+impl Eq for Secret {}
+
+/// A name and a password, as a user sent them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The name: a group's, if the password is right.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+}
+
+impl Login {
+    /// `None` when nobody could have such a name or password.
+    pub fn new(user: &[u8], password: &[u8]) -> Option<Login> {
+        let user = std::str::from_utf8(user).ok()?.to_owned();
+        Some(Login { user, password: Secret::new(password).ok()? })
+    }
+}
+
+/// Whether a user is who it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proven {
+    /// It is.
+    Yes,
+    /// The password is wrong, or there is no such user: 407, or status 1 of RFC 1929.
+    No,
+    /// Too many wrong passwords have come from there, or too many wait to be looked at: 429.
+    Later,
+}
+
+/// What is to be said of a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Whether the password is right.
+    Known(bool),
+    /// That is to be computed, which takes long.
+    Ask(Question),
+}
+
+/// Whether a password makes the keys that the gateway has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// How its keys are derived.
+    pub recipe: Recipe,
+    /// `None` where there is no such user.
+    derived: Option<Derived>,
+}
+
+impl Question {
+    /// The answer, given the keys that the password made.
+    pub fn answer(&self, keys: &Keys) -> bool {
+        self.derived.is_some_and(|derived| derived.matches(keys))
+    }
+}
+
+/// What a client has to prove.
+#[derive(Clone, Debug)]
+pub enum Claim {
+    /// That it knows the group's secret.
+    Secret {
+        /// `None` where there is no such group, or no secret at all.
+        secret: Option<Secret>,
+        /// There is such a group.
+        is_known: bool,
+    },
+    /// That it has the key that goes with its name.
+    Key {
+        /// What to hold its proof against; made up where there is no such client.
+        derived: Derived,
+        /// What the key is good for; `None` where there is no such client.
+        grant: Option<Arc<Grant>>,
+    },
+}
+
 /// Why a secret was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretError {
@@ -90,6 +176,12 @@ impl std::error::Error for SecretError {}
 pub struct Credentials {
     /// Invariant: groups.len() <= GROUPS_MAX.
     groups: HashMap<String, Group>,
+    /// The keys of users, by their group. Invariant: users.len() <= GROUPS_MAX.
+    users: HashMap<String, Derived>,
+    /// The keys of clients, by their name. Invariant: clients.len() <= GROUPS_MAX.
+    clients: HashMap<String, (Derived, Arc<Grant>)>,
+    /// Made of all keys: what those that do not exist are made of, the same again after a restart.
+    decoy: [u8; 32],
 }
 
 #[derive(Clone)]
@@ -128,10 +220,101 @@ impl Credentials {
         Ok(())
     }
 
-    /// Whether there is no group, so that nobody is asked for a name. What an open gateway may do
+    /// Adds the key of a group's users.
+    ///
+    /// # Errors
+    /// When it is there already, or there are too many.
+    pub fn insert_user(&mut self, group: &str, derived: Derived) -> Result<(), GroupError> {
+        if self.users.contains_key(group) || self.groups.contains_key(group) {
+            return Err(GroupError::Duplicate);
+        }
+        if self.users.len() >= GROUPS_MAX {
+            return Err(GroupError::TooMany);
+        }
+        self.stir(group, &derived);
+        self.users.insert(group.to_owned(), derived);
+        Ok(())
+    }
+
+    /// Adds the key of a client.
+    ///
+    /// # Errors
+    /// When it is there already, or there are too many.
+    pub fn insert_client(
+        &mut self,
+        name: &str,
+        derived: Derived,
+        grant: Arc<Grant>,
+    ) -> Result<(), GroupError> {
+        if self.clients.contains_key(name) {
+            return Err(GroupError::Duplicate);
+        }
+        if self.clients.len() >= GROUPS_MAX {
+            return Err(GroupError::TooMany);
+        }
+        self.stir(name, &derived);
+        self.clients.insert(name.to_owned(), (derived, grant));
+        Ok(())
+    }
+
+    fn stir(&mut self, name: &str, derived: &Derived) {
+        let text = Sha256::new_with_prefix(self.decoy).chain_update(derived.written());
+        self.decoy = text.chain_update(name).finalize().into();
+    }
+
+    /// A key that nobody has, the same each time for the same name, and no cheaper than those that somebody has.
+    fn decoy(&self, name: &str) -> Option<Derived> {
+        let keys = self.users.values().chain(self.clients.values().map(|(derived, _)| derived));
+        let cost = keys.map(|derived| derived.recipe.cost).max_by_key(|cost| cost.parts())?;
+        let part = |label: &[u8]| -> [u8; 32] {
+            let mut mac =
+                Hmac::<Sha256>::new_from_slice(&self.decoy).expect("HMAC takes a key of any length");
+            mac.update(label);
+            mac.update(name.as_bytes());
+            mac.finalize().into_bytes().into()
+        };
+        let salt = *part(b"salt ").first_chunk().expect("32 bytes have 16 in front");
+        Some(Derived::unknown(Recipe { salt, cost }, part(b"stored "), part(b"gateway ")))
+    }
+
+    /// What a client of this name has to prove before it serves this group. A key that goes with its name comes before a
+    /// secret that goes with the group.
+    pub fn claim(&self, name: &str, group: &str) -> Claim {
+        if let Some((derived, grant)) = self.clients.get(name) {
+            return Claim::Key { derived: *derived, grant: Some(grant.clone()) };
+        }
+        match (self.groups.get(group), self.decoy(name)) {
+            (None, Some(derived)) => Claim::Key { derived, grant: None },
+            (found, _) => {
+                // An open gateway has one group, the nameless one, and takes everybody into it.
+                let is_known = found.is_some() || (self.is_open() && group.is_empty());
+                Claim::Secret { secret: found.map(|group| group.secret.clone()), is_known }
+            }
+        }
+    }
+
+    /// Whether this login is right, or what has to be computed to find out.
+    #[must_use]
+    pub fn check(&self, login: &Login) -> Check {
+        let user = login.user.as_str();
+        if let Some(derived) = self.users.get(user) {
+            return Check::Ask(Question { recipe: derived.recipe, derived: Some(*derived) });
+        }
+        match self.decoy(user).filter(|_| !self.groups.contains_key(user)) {
+            Some(derived) => Check::Ask(Question { recipe: derived.recipe, derived: None }),
+            None => Check::Known(self.verify(user.as_bytes(), login.password.as_bytes())),
+        }
+    }
+
+    /// Whether there is no group and no key, so that nobody is asked for a name. What an open gateway may do
     /// (listen on loopback only) is for the caller to hold.
     pub fn is_open(&self) -> bool {
-        self.groups.is_empty()
+        self.groups.is_empty() && self.users.is_empty() && self.clients.is_empty()
+    }
+
+    /// Whether a login may take computing.
+    pub fn has_keys(&self) -> bool {
+        !self.users.is_empty() || !self.clients.is_empty()
     }
 
     /// Whether this password is that group's. Never true for an open gateway.
@@ -139,7 +322,7 @@ impl Credentials {
     /// A group that does not exist is compared as well, with a digest that no password has a
     /// reason to meet, so that time does not tell one failure from the other.
     #[must_use]
-    pub fn verify(&self, user: &[u8], password: &[u8]) -> bool {
+    fn verify(&self, user: &[u8], password: &[u8]) -> bool {
         let group = std::str::from_utf8(user).ok().and_then(|name| self.groups.get(name));
         let wanted = group.map_or(&NOBODY, |group| &group.digest);
         let same = digest(password).ct_eq(wanted);
@@ -159,7 +342,11 @@ impl Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.groups.keys()).finish()
+        f.debug_set()
+            .entries(self.groups.keys())
+            .entries(self.users.keys())
+            .entries(self.clients.keys())
+            .finish()
     }
 }
 

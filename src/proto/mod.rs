@@ -6,10 +6,12 @@
 pub mod auth;
 pub mod budget;
 pub mod credentials;
+pub mod derive;
 pub mod flow;
 pub mod frame;
 pub mod http;
 pub mod ids;
+pub mod keys;
 pub mod rate;
 pub mod session;
 pub mod socks5;

@@ -1,9 +1,9 @@
 //! The gateway's side of a SOCKS5 handshake (RFC 1928, RFC 1929), for one user's connection.
 //!
 //! ```text
-//!   greeting ──▶ [name and password] ──▶ request ──▶ Connect ──▶ reply ──▶ Established
-//!      │                  │                 │                      │
-//!      └──────────────────┴─────────────────┴──────────────────────┴────▶ Close, after output
+//!   greeting ──▶ [name and password, verified] ──▶ request ──▶ Connect ──▶ reply ──▶ Established
+//!      │                       │                    │                      │
+//!      └───────────────────────┴────────────────────┴──────────────────────┴────▶ Close, after output
 //! ```
 //!
 //! * `handle_input` takes what belongs to the handshake and nothing more: bytes that a user sends
@@ -15,15 +15,12 @@
 //! With a group there is no way in without a name and a password. Success is only ever answered by
 //! [`Socks5::reply`], that is, after the target answered.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use linkbuffer::LinkBuffer;
 
 use super::{
-    credentials::Credentials,
+    credentials::{Login, Proven},
     target::{Target, TargetError},
 };
 use crate::limits::SOCKS5_MESSAGE_BYTES_MAX;
@@ -31,9 +28,10 @@ use crate::limits::SOCKS5_MESSAGE_BYTES_MAX;
 /// The handshake of one connection.
 #[derive(Debug)]
 pub struct Socks5 {
-    credentials: Arc<Credentials>,
+    /// A name and a password are asked for.
+    asks: bool,
     state: State,
-    /// Who proved a password, once someone did.
+    /// Whose password was sent; proved from `Request` on.
     user: Option<String>,
     /// At most one thing is to be done at a time.
     event: Option<Event>,
@@ -43,6 +41,8 @@ pub struct Socks5 {
 /// What the caller is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// Find out whether this is right, and say so with [`Socks5::verified`].
+    Verify(Login),
     /// Reach this target, and say how it went with [`Socks5::reply`].
     Connect {
         /// A name in lower case, or an address without brackets; it is a valid host.
@@ -117,6 +117,8 @@ impl ReplyCode {
 enum State {
     Greeting,
     Password,
+    /// `Verify` was said, `verified` is awaited.
+    Verifying,
     Request,
     /// `Connect` was said, `reply` is awaited.
     Connecting,
@@ -125,9 +127,9 @@ enum State {
 }
 
 impl Socks5 {
-    /// A handshake that begins. These credentials hold for all of it.
-    pub fn new(credentials: Arc<Credentials>) -> Socks5 {
-        Socks5 { credentials, state: State::Greeting, user: None, event: None, output: LinkBuffer::new() }
+    /// A handshake that begins. `asks`: without a name and a password there is no way in.
+    pub fn new(asks: bool) -> Socks5 {
+        Socks5 { asks, state: State::Greeting, user: None, event: None, output: LinkBuffer::new() }
     }
 
     /// Takes what belongs to the handshake from the front of what the user sent.
@@ -137,7 +139,7 @@ impl Socks5 {
                 State::Greeting => Self::greeting,
                 State::Password => Self::password,
                 State::Request => Self::request,
-                State::Connecting | State::Established => return,
+                State::Verifying | State::Connecting | State::Established => return,
                 State::Closed => {
                     let len = input.len();
                     return input.skip(len).expect("a buffer has as many bytes as it says");
@@ -158,6 +160,30 @@ impl Socks5 {
         if matches!(self.state, State::Greeting | State::Password | State::Request) {
             self.close("ended");
         }
+    }
+
+    /// Answers the [`Event::Verify`]. What the user sent behind it is looked at with the next `handle_input`.
+    ///
+    /// # Panics
+    /// When no `Verify` is waiting for its answer.
+    pub fn verified(&mut self, proven: Proven) {
+        assert_eq!(self.state, State::Verifying, "one answer to one Verify");
+        match proven {
+            Proven::Yes => self.let_in(),
+            Proven::No => self.turn_away("password"),
+            Proven::Later => self.turn_away("auth-later"),
+        }
+    }
+
+    fn let_in(&mut self) {
+        self.output.write(&[PASSWORD_VERSION, PASSWORD_RIGHT]);
+        self.state = State::Request;
+    }
+
+    fn turn_away(&mut self, why: &'static str) {
+        self.user = None;
+        self.output.write(&[PASSWORD_VERSION, PASSWORD_WRONG]);
+        self.close(why);
     }
 
     /// Answers the [`Event::Connect`]: with the address that was bound for it, where that is known,
@@ -194,8 +220,7 @@ impl Socks5 {
             return Some(reader.taken);
         }
         let methods = reader.counted()?;
-        let open = self.credentials.is_open();
-        let method = if open && methods.contains(&METHOD_NONE) {
+        let method = if !self.asks && methods.contains(&METHOD_NONE) {
             METHOD_NONE
         } else if methods.contains(&METHOD_PASSWORD) {
             METHOD_PASSWORD
@@ -220,17 +245,16 @@ impl Socks5 {
         }
         let user = reader.counted()?;
         let password = reader.counted()?;
-        if self.credentials.is_open() {
+        match Login::new(user, password) {
             // Whoever insists on a password where none is wanted is as welcome as anyone.
-        } else if self.credentials.verify(user, password) {
-            self.user = std::str::from_utf8(user).ok().map(str::to_owned);
-        } else {
-            self.output.write(&[PASSWORD_VERSION, PASSWORD_WRONG]);
-            self.close("password");
-            return Some(reader.taken);
+            _ if !self.asks => self.let_in(),
+            Some(login) => {
+                self.user = Some(login.user.clone());
+                self.state = State::Verifying;
+                self.event = Some(Event::Verify(login));
+            }
+            None => self.turn_away("password"),
         }
-        self.output.write(&[PASSWORD_VERSION, PASSWORD_RIGHT]);
-        self.state = State::Request;
         Some(reader.taken)
     }
 

@@ -9,6 +9,7 @@ mod descriptors;
 mod forwards;
 mod garbage;
 mod idle;
+mod keys;
 mod kill;
 mod kill_load;
 mod lines;

@@ -111,6 +111,11 @@ impl Forwards {
     fn bind(&self, gate: &Gate, tunnel: &Arc<Tunnel>, request: PortRequest) -> io::Result<Door> {
         let addr = SocketAddr::new(self.ip, request.port);
         let peer = tunnel.exchange(|session| session.peer().cloned());
+        let grant = peer.as_ref().and_then(|peer| peer.grant.as_ref());
+        if grant.is_some_and(|grant| !grant.opens(request.port)) {
+            let why = "the client's key does not list it";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
         let (via, group) = peer.map(|peer| (peer.name.as_str().into(), peer.group)).unwrap_or_default();
         let (host, port) = (request.host, request.target_port);
         let way = Way { gate: gate.clone(), tunnel: tunnel.clone(), via, group, host, port };

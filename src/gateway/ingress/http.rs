@@ -9,7 +9,7 @@
 //!                        └─refused─▶ Between    └──────▶ Relaying ──▶ closed
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use linkbuffer::LinkBuffer;
@@ -18,7 +18,7 @@ use super::{Gate, Joined, Journey, Verdict, broken_end, closed_end, opened};
 use crate::limits::{LINGER_MS, RELAY_CREDIT_BYTES, RELAY_OUTPUT_BYTES};
 use crate::proto::frame::{Network, OpenRequest, ResetCode};
 use crate::proto::http::{
-    Clock, End as HttpEnd, Event, ExchangeRecord, HttpProxy, ProxyConfig, Refusal, Verifier,
+    Clock, End as HttpEnd, Event, ExchangeRecord, HttpProxy, Proven, ProxyConfig, Refusal,
 };
 use crate::record::{End, Ingress, Phase, Proto, Who};
 use crate::relay::Relay;
@@ -35,16 +35,11 @@ pub struct Http {
 impl Http {
     /// For a gateway.
     pub fn new(gate: Gate) -> Http {
-        let credentials = gate.users.clone();
-        let auth = (!credentials.is_open()).then_some(credentials as Arc<dyn Verifier>);
-        let config = Arc::new(ProxyConfig { auth, via: format!("anyproxy-{:08x}", gate.seed as u32) });
+        let config = Arc::new(ProxyConfig {
+            auth: gate.logins.asks(),
+            via: format!("anyproxy-{:08x}", gate.seed as u32),
+        });
         Http { gate, config }
-    }
-}
-
-impl Verifier for crate::proto::credentials::Credentials {
-    fn verify(&self, user: &[u8], password: &[u8]) -> bool {
-        crate::proto::credentials::Credentials::verify(self, user, password)
     }
 }
 
@@ -55,6 +50,8 @@ pub struct User {
     /// What is known of the stream under way.
     journey: Option<Journey>,
     peer: Option<std::net::SocketAddr>,
+    /// Where the answer comes to while a password is looked at.
+    proven: Option<Arc<OnceLock<Proven>>>,
     stopping: bool,
     stall: Stall,
 }
@@ -99,6 +96,7 @@ impl Handler for Http {
             stage: Stage::Between,
             journey: None,
             peer: conn.peer_addr(),
+            proven: None,
             stopping: false,
             stall: Stall::new(&self.gate.times),
         })
@@ -165,6 +163,10 @@ impl Http {
             upstream.dry = false;
         }
         loop {
+            if let Some(proven) = cx.proven.as_ref().and_then(|answer| answer.get().copied()) {
+                cx.proven = None;
+                cx.proxy.verified(proven, clock());
+            }
             self.answered(cx);
             if let Stage::Relaying(joined) = &mut cx.stage {
                 return joined.pump(&self.gate, conn);
@@ -229,6 +231,19 @@ impl Http {
 
     fn event(&self, cx: &mut User, conn: &mut Connection, event: Event) {
         match event {
+            Event::Verify(login) => {
+                let answer = Arc::new(OnceLock::new());
+                let (tell, user) = (answer.clone(), conn.handle());
+                let then = move |proven| {
+                    if tell.set(proven).is_ok() {
+                        user.wake();
+                    }
+                };
+                match self.gate.logins.check(cx.peer.map(|peer| peer.ip()), login, then) {
+                    Some(proven) => cx.proxy.verified(proven, clock()),
+                    None => cx.proven = Some(answer),
+                }
+            }
             Event::Open { host, port, connect, user } => {
                 let proto = if connect { Proto::Connect } else { Proto::Http };
                 let mut journey = Journey::new(proto, Ingress::Http, cx.peer, rt::now());

@@ -5,10 +5,12 @@
 //!                             └────────refused──▶ reply, close
 //! ```
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Gate, Joined, Journey, Verdict, closed_end, opened};
 use crate::limits::{LINGER_MS, SOCKS5_HANDSHAKE_MS};
+use crate::proto::credentials::{Login, Proven};
 use crate::proto::frame::{Network, OpenRequest};
 use crate::proto::socks5::{Event, Socks5};
 use crate::record::{End, Ingress, Phase, Proto, Who};
@@ -31,6 +33,8 @@ pub struct User {
     socks: Socks5,
     stage: Stage,
     journey: Option<Journey>,
+    /// Where the answer comes to while a password is looked at.
+    proven: Option<Arc<OnceLock<Proven>>>,
     code: Option<u16>,
 }
 
@@ -49,8 +53,8 @@ impl Handler for Socks {
         conn.set_half_close(true);
         self.0.times.prepare(Ingress::Socks, conn).map_err(|error| Reject(error.to_string()))?;
         let journey = Journey::new(Proto::Socks5, Ingress::Socks, conn.peer_addr(), rt::now());
-        let socks = Socks5::new(self.0.users.clone());
-        Ok(User { socks, stage: Stage::Handshake, journey: Some(journey), code: None })
+        let socks = Socks5::new(self.0.logins.asks());
+        Ok(User { socks, stage: Stage::Handshake, journey: Some(journey), proven: None, code: None })
     }
 
     fn on_connect(&self, _cx: &mut User, conn: &mut Connection) -> rt::Result {
@@ -101,6 +105,7 @@ fn unfinished(why: &'static str) -> (Option<u16>, End) {
     match why {
         "ended" => (None, End::new(Who::UserReset, Phase::Request, "eof")),
         "password" => (None, refused(Phase::Auth, "auth")),
+        "auth-later" => (None, refused(Phase::Auth, "auth_later")),
         "no-method" => (None, refused(Phase::Auth, "no_method")),
         "command-unsupported" => (Some(7), refused(Phase::Request, "bad_command")),
         "address-unsupported" => (Some(8), refused(Phase::Request, "bad_address")),
@@ -127,6 +132,10 @@ impl Socks {
 
     fn advance(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
         if matches!(cx.stage, Stage::Handshake) {
+            if let Some(proven) = cx.proven.as_ref().and_then(|answer| answer.get().copied()) {
+                cx.proven = None;
+                cx.socks.verified(proven);
+            }
             cx.socks.handle_input(conn.input());
             if conn.input_ended() {
                 cx.socks.handle_end();
@@ -142,6 +151,7 @@ impl Socks {
         while let Some(event) = cx.socks.poll_event() {
             conn.output().append(std::mem::take(cx.socks.output()));
             match event {
+                Event::Verify(login) => self.verify(cx, conn, login),
                 Event::Connect { host, port, user } => self.open(cx, conn, host, port, user),
                 Event::Established => {
                     if let Stage::Opening(stream) = std::mem::replace(&mut cx.stage, Stage::Lingering) {
@@ -161,6 +171,27 @@ impl Socks {
         }
         conn.output().append(std::mem::take(cx.socks.output()));
         self.relay(cx, conn)
+    }
+
+    fn verify(&self, cx: &mut User, conn: &mut Connection, login: Login) {
+        let answer = Arc::new(OnceLock::new());
+        let (tell, user) = (answer.clone(), conn.handle());
+        let then = move |proven| {
+            if tell.set(proven).is_ok() {
+                user.wake();
+            }
+        };
+        match self.0.logins.check(conn.peer_addr().map(|peer| peer.ip()), login, then) {
+            Some(proven) => {
+                cx.socks.verified(proven);
+                // What the user sent behind its password.
+                cx.socks.handle_input(conn.input());
+                if conn.input_ended() {
+                    cx.socks.handle_end();
+                }
+            }
+            None => cx.proven = Some(answer),
+        }
     }
 
     fn open(&self, cx: &mut User, conn: &mut Connection, host: String, port: u16, user: Option<String>) {

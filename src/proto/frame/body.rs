@@ -7,6 +7,7 @@ use super::code::{AuthErrCode, GoAwayCode, Network, PortError, RefuseCode, Reset
 use super::{FrameError, HEAD_SIZE, Head, Kind};
 use crate::limits::{CLIENT_NAME_BYTES_MAX, GROUP_BYTES_MAX, HOST_BYTES_MAX, REASON_BYTES_MAX};
 use crate::proto::auth::Proof;
+use crate::proto::derive::{Cost, Recipe};
 use crate::proto::wire::{Reader, WireError, put_addr, put_text};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -47,6 +48,8 @@ pub struct Welcome {
     pub ports_max: u32,
     /// Fresh random bytes.
     pub nonce: [u8; 32],
+    /// How the client derives the key that it proves; `None` when its secret is that key.
+    pub recipe: Option<Recipe>,
 }
 
 /// The gateway's refusal.
@@ -170,6 +173,7 @@ impl Frame {
                 session_id: r.u64()?,
                 ports_max: r.u32()?,
                 nonce: r.array()?,
+                recipe: read_recipe(r)?,
             }),
             Kind::Auth => Frame::Auth(r.array()?),
             Kind::AuthOk => Frame::AuthOk(r.array()?),
@@ -287,6 +291,11 @@ impl Frame {
                 out.extend_from_slice(&w.session_id.to_be_bytes());
                 out.extend_from_slice(&w.ports_max.to_be_bytes());
                 out.extend_from_slice(&w.nonce);
+                out.push(u8::from(w.recipe.is_some()));
+                if let Some(Recipe { salt, cost }) = &w.recipe {
+                    out.extend_from_slice(salt);
+                    cost.parts().iter().for_each(|part| out.extend_from_slice(&part.to_be_bytes()));
+                }
             }
             Frame::Auth(proof) | Frame::AuthOk(proof) => out.extend_from_slice(proof),
             Frame::AuthErr(e) => {
@@ -345,6 +354,18 @@ impl Frame {
     }
 }
 
+fn read_recipe(r: &mut Reader<'_>) -> Result<Option<Recipe>, WireError> {
+    match r.u8()? {
+        0 => Ok(None),
+        1 => {
+            let salt = r.array()?;
+            let cost = Cost::new(r.u32()?, r.u32()?, r.u32()?).ok_or(WireError::Value)?;
+            Ok(Some(Recipe { salt, cost }))
+        }
+        _ => Err(WireError::Value),
+    }
+}
+
 fn read_host(r: &mut Reader<'_>) -> Result<String, WireError> {
     match r.text(HOST_BYTES_MAX)? {
         "" => Err(WireError::Text),
@@ -355,6 +376,7 @@ fn read_host(r: &mut Reader<'_>) -> Result<String, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{DERIVE_MEMORY_KIB_MAX, DERIVE_MEMORY_KIB_MIN};
 
     fn samples() -> Vec<Frame> {
         let request = OpenRequest {
@@ -377,7 +399,22 @@ mod tests {
                 group: "g".repeat(64),
                 name: "n".repeat(64),
             }),
-            Frame::Welcome(Welcome { version: 1, features: 2, session_id: 3, ports_max: 4, nonce: [5; 32] }),
+            Frame::Welcome(Welcome {
+                version: 1,
+                features: 2,
+                session_id: 3,
+                ports_max: 4,
+                nonce: [5; 32],
+                recipe: None,
+            }),
+            Frame::Welcome(Welcome {
+                version: 1,
+                features: 2,
+                session_id: 3,
+                ports_max: 4,
+                nonce: [5; 32],
+                recipe: Some(Recipe { salt: [6; 16], cost: Cost::default() }),
+            }),
             Frame::Auth([1; 32]),
             Frame::AuthOk([2; 32]),
             Frame::AuthErr(AuthErr { retry: true, code: AuthErrCode::Limit, reason: "r".repeat(128) }),
@@ -443,6 +480,15 @@ mod tests {
         check(Kind::PortClose, &[3, 0, 1], WireError::Value);
         check(Kind::AuthErr, &[2, 1, 0], WireError::Value);
         check(Kind::GoAway, &[9, 0], WireError::Value);
+        // What derives a key is neither for nothing nor without end.
+        let recipe = |tag, memory_kib: u32| -> &'static [u8] {
+            let cost = [memory_kib, 1, 1].map(u32::to_be_bytes).concat();
+            [&[0; 54][..], &[tag], &[7; 16], &cost].concat().leak()
+        };
+        check(Kind::Welcome, recipe(1, DERIVE_MEMORY_KIB_MIN - 1), WireError::Value);
+        check(Kind::Welcome, recipe(1, DERIVE_MEMORY_KIB_MAX + 1), WireError::Value);
+        check(Kind::Welcome, recipe(2, DERIVE_MEMORY_KIB_MIN), WireError::Value);
+        check(Kind::Welcome, recipe(0, DERIVE_MEMORY_KIB_MIN), WireError::Trailing);
         check(Kind::PortOpen, &[1, 0, 1, 0, 1, 0], WireError::Text);
         check(Kind::PortOpen, &[1, 0, 1, 0, 1, 2, b'a', b'\n'], WireError::Text);
     }

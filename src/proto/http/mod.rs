@@ -21,7 +21,7 @@ mod write;
 pub use body::{BodyReader, BodyWriter, CutShort, Miscount};
 pub use head::{FieldSlots, HeadScan, RequestHead, ResponseHead, empty_slots, parse_request, parse_response};
 pub use httparse::Header as Field;
-pub use proxy::{Clock, End, Event, ExchangeRecord, HttpProxy, ProxyConfig, Refusal, Verifier};
+pub use proxy::{Clock, End, Event, ExchangeRecord, HttpProxy, Proven, ProxyConfig, Refusal};
 pub use target::{Authority, Target};
 pub use write::{Outgoing, http_date, reason, write_error, write_head};
 

@@ -2,19 +2,20 @@
 //!
 //! * `handle_*` takes what happened: bytes arrived, an end of stream, a deadline passed. What it cannot use yet
 //!   it leaves in the input: that is back-pressure, and the caller stops reading.
-//! * [`opened`](HttpProxy::opened), [`refused`](HttpProxy::refused) answer an [`Event::Open`].
+//! * [`opened`](HttpProxy::opened), [`refused`](HttpProxy::refused) answer an [`Event::Open`],
+//!   [`verified`](HttpProxy::verified) an [`Event::Verify`].
 //! * [`poll_event`](HttpProxy::poll_event) returns what to do next. Call it until `None`, after every `handle_*`;
 //!   then send what is in [`to_user`](HttpProxy::to_user) and [`to_upstream`](HttpProxy::to_upstream).
 //! * Input that was left over (and a user's end of stream, even with empty input) is given again after each
-//!   `opened`, each [`Event::Done`], and whenever output has drained: [`wants_user`](HttpProxy::wants_user) and
+//!   `verified` and `opened`, each [`Event::Done`], and whenever output has drained: [`wants_user`](HttpProxy::wants_user) and
 //!   [`wants_upstream`](HttpProxy::wants_upstream) say whether that is of use.
 //!
 //! ```text
-//!           head            opened            both sides done
-//!   Idle ─────────▶ Opening ─────────▶ Moving ─────────────────▶ Idle
-//!    │ bad head        │ refused          │ 101, or CONNECT          │ close asked
-//!    ▼                 ▼                  ▼                          ▼
-//!  Closed ◀── answer ── Idle/Closed     Tunnel                     Closed
+//!       head with a password     verified          opened            both sides done
+//!   Idle ─────────▶ Verifying ───────────▶ Opening ─────────▶ Moving ─────────────────▶ Idle
+//!    │ bad head        │ 407, 429             │ refused          │ 101, or CONNECT          │ close asked
+//!    ▼                 ▼                      ▼                  ▼                          ▼
+//!  Closed ◀── answer ── Idle/Closed     Idle/Closed            Tunnel                     Closed
 //! ```
 //!
 //! Every request gets an upstream of its own, so at most one is open: `handle_upstream` is always about the one
@@ -34,8 +35,9 @@ use std::time::{Duration, Instant};
 
 use linkbuffer::LinkBuffer;
 
-pub use contract::{Clock, End, Event, ExchangeRecord, ProxyConfig, Refusal, Verifier};
+pub use contract::{Clock, End, Event, ExchangeRecord, Proven, ProxyConfig, Refusal};
 use exchange::{Exchange, HeadBuffer};
+use request::Asked;
 
 use super::Reject;
 use super::write::{Outgoing, http_date, write_error};
@@ -54,7 +56,7 @@ use crate::limits::http::{EVENTS_MAX, OUTPUT_MAX_BYTES, PIECE_MAX_BYTES, REQUEST
 /// use std::{sync::Arc, time::{Instant, SystemTime}};
 ///
 /// let clock = Clock { now: Instant::now(), wall: SystemTime::now() };
-/// let config = Arc::new(ProxyConfig { auth: None, via: "gw1".to_string() });
+/// let config = Arc::new(ProxyConfig { auth: false, via: "gw1".to_string() });
 /// let mut proxy = HttpProxy::new(config, clock.now);
 ///
 /// let mut from_user = LinkBuffer::from(&b"GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n"[..]);
@@ -94,6 +96,8 @@ pub struct HttpProxy {
 enum Phase {
     /// Between exchanges, or in the middle of a request head.
     Idle,
+    /// The password is being looked at; then this is to be done.
+    Verifying(Box<Asked>),
     /// The upstream was asked for.
     Opening(Box<Exchange>),
     /// Bytes move.
@@ -150,7 +154,7 @@ impl HttpProxy {
                     input.clear();
                     return;
                 }
-                Phase::Opening(_) | Phase::Tunnel => return,
+                Phase::Verifying(_) | Phase::Opening(_) | Phase::Tunnel => return,
             }
         }
     }
@@ -166,7 +170,9 @@ impl HttpProxy {
         if matches!(self.phase, Phase::Tunnel) {
             return;
         }
-        if let Some(exchange) = self.take_opening() {
+        if let Some(asked) = self.take_verifying() {
+            self.done(asked.into_exchange(), End::new('C', 'A'), "rst", clock);
+        } else if let Some(exchange) = self.take_opening() {
             self.events.push_back(Event::CloseUpstream { abort: true });
             self.done(exchange, End::new('C', 'C'), "rst", clock);
         } else if let Some(exchange) = self.take_moving() {
@@ -175,6 +181,19 @@ impl HttpProxy {
             self.done(exchange, End::new('C', phase), "rst", clock);
         }
         self.close(false);
+    }
+
+    /// Whether the user is who it says.
+    pub fn verified(&mut self, proven: Proven, clock: Clock) {
+        // `None`: the user left meanwhile.
+        let Some(asked) = self.take_verifying() else { return };
+        let (status, text, fields, why) = match proven {
+            Proven::Yes => return self.act(asked.into_verdict(), clock),
+            Proven::No => (407, "wrong user or password", request::CHALLENGE, "auth"),
+            Proven::Later => (429, "too many wrong passwords: wait a minute", RETRY_LATER, "auth_later"),
+        };
+        let answer = Answer { status, text, fields };
+        self.answer(asked.into_exchange(), answer, End::new('P', 'A'), why, clock);
     }
 
     /// The upstream that was asked for is open.
@@ -240,6 +259,7 @@ impl HttpProxy {
         self.stopping = true;
         match &mut self.phase {
             Phase::Idle => self.close(true),
+            Phase::Verifying(asked) => asked.exchange_mut().keep_alive = false,
             Phase::Opening(exchange) | Phase::Moving(exchange) => exchange.keep_alive = false,
             Phase::Tunnel | Phase::Closed => {}
         }
@@ -257,7 +277,7 @@ impl HttpProxy {
             Phase::Moving(exchange) => {
                 exchange.request_writer.is_some() && self.to_upstream.len() < OUTPUT_MAX_BYTES
             }
-            Phase::Opening(_) | Phase::Tunnel => false,
+            Phase::Verifying(_) | Phase::Opening(_) | Phase::Tunnel => false,
             Phase::Closed => true,
         }
     }
@@ -280,6 +300,17 @@ impl HttpProxy {
     /// The next thing to do.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// The request whose password is looked at; the phase is then `Closed` until the caller sets another.
+    fn take_verifying(&mut self) -> Option<Box<Asked>> {
+        match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Verifying(asked) => Some(asked),
+            other => {
+                self.phase = other;
+                None
+            }
+        }
     }
 
     /// The exchange whose upstream is awaited; the phase is then `Closed` until the caller sets another.
@@ -393,6 +424,9 @@ impl HttpProxy {
         }
     }
 }
+
+/// With 429 (RFC 6585 section 4).
+const RETRY_LATER: &[(&str, &str)] = &[("Retry-After", "60")];
 
 /// An answer of our own.
 struct Answer<'a> {

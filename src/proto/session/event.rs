@@ -1,5 +1,6 @@
 //! What a session tells the application, and the words for it.
 
+use crate::proto::derive::Recipe;
 use crate::proto::flow::Overrun;
 use crate::proto::frame::{
     AuthErrCode, FrameError, GoAwayCode, Kind, Network, OpenRequest, Opened, PortError, PortRequest,
@@ -23,6 +24,8 @@ impl fmt::Display for StreamId {
 pub enum Event {
     /// Both sides have proved themselves; streams may be opened.
     Up,
+    /// Client: derive the keys of the secret like this, which takes long, and hand them to `derived`.
+    Derive(Recipe),
     /// The peer wants a stream to a target: answer with `accept` or `refuse`.
     Opened(StreamId, OpenRequest),
     /// The target answered.
@@ -154,6 +157,8 @@ pub enum Error {
     },
     /// The peer's proof is wrong, or its group is not known.
     Credentials,
+    /// The client has proved its key, which does not list the group.
+    Group,
     /// One end of the session has TLS and the other has not.
     Binding,
     /// The gateway refused us.
@@ -176,7 +181,7 @@ impl Error {
     pub fn retry(&self) -> bool {
         match self {
             Error::Refused { retry, .. } => *retry,
-            Error::Version { .. } | Error::Credentials | Error::Binding => false,
+            Error::Version { .. } | Error::Credentials | Error::Group | Error::Binding => false,
             _ => true,
         }
     }
@@ -187,6 +192,7 @@ impl Error {
             Error::Frame(FrameError::Oversize { .. }) => 1009,
             Error::Flood(_)
             | Error::Credentials
+            | Error::Group
             | Error::Binding
             | Error::Refused { .. }
             | Error::HandshakeTimeout => 1008,
@@ -216,6 +222,7 @@ impl fmt::Display for Error {
             Error::Flood(what) => write!(f, "too many frames at once: {what:?}"),
             Error::Version { min, max } => write!(f, "the peer speaks versions {min} to {max}"),
             Error::Credentials => f.write_str("the group or its secret is wrong"),
+            Error::Group => f.write_str("this client's key does not list the group"),
             Error::Binding => f.write_str(
                 "TLS ends between the client and the gateway: let it through to the gateway unopened",
             ),

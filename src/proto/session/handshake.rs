@@ -3,8 +3,10 @@
 use super::{Error, Event, Role, Session};
 use crate::limits::{PORTS_MAX, STREAMS_MAX};
 use crate::proto::auth::{self, Proof, Prover, Transcript, same};
-use crate::proto::credentials::{Credentials, Secret};
+use crate::proto::credentials::{Claim, Credentials, Secret};
+use crate::proto::derive::{Keys, Recipe};
 use crate::proto::frame::{AuthErr, Frame, Hello, Welcome};
+use crate::proto::keys::Grant;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -64,6 +66,8 @@ pub struct Peer {
     pub features: u64,
     /// Ports that the client may own at once.
     pub ports_max: u32,
+    /// What the client's key is good for, on the gateway, where it has a key of its own.
+    pub grant: Option<Arc<Grant>>,
 }
 
 /// What both ends of one connection know of it, and nobody between them.
@@ -74,12 +78,14 @@ pub type Binding = [u8; 32];
 pub(super) enum Phase {
     /// Client: HELLO was sent.
     AwaitWelcome { hello: Hello, secret: Option<Secret>, binding: Option<Binding> },
+    /// Client: WELCOME came, and the keys for the proof are being derived.
+    AwaitKeys { recipe: Recipe, transcript: Transcript },
     /// Client: AUTH was sent; the gateway must answer with this.
     AwaitAuthOk { expected: Proof },
     /// Gateway: nothing came yet.
     AwaitHello { config: GatewayConfig, binding: Option<Binding> },
     /// Gateway: WELCOME was sent.
-    AwaitAuth { credentials: Arc<Credentials>, transcript: Transcript },
+    AwaitAuth { claim: Claim, transcript: Transcript },
     /// Done.
     Up,
 }
@@ -154,9 +160,14 @@ impl Session {
                 let (hello, secret, binding) = (hello.clone(), secret.clone(), *binding);
                 self.on_welcome(hello, secret.as_ref(), binding, welcome)
             }
-            (Phase::AwaitAuth { credentials, transcript }, Frame::Auth(proof)) => {
-                let group = self.peer.as_ref().map_or("", |peer| &peer.group);
-                let ours = auth::check(credentials, group, &proof, transcript).ok_or(Error::Credentials)?;
+            (Phase::AwaitAuth { claim, transcript }, Frame::Auth(proof)) => {
+                let ours = auth::check(claim, &proof, transcript).ok_or(Error::Credentials)?;
+                if let (Claim::Key { grant, .. }, Some(peer)) = (claim, &mut self.peer) {
+                    peer.grant = grant.clone();
+                    if !peer.grant.as_ref().is_some_and(|grant| grant.serves(&peer.group)) {
+                        return Err(Error::Group);
+                    }
+                }
                 self.control(&Frame::AuthOk(ours), 0);
                 self.up(now);
                 Ok(())
@@ -168,7 +179,10 @@ impl Session {
                 self.up(now);
                 Ok(())
             }
-            (Phase::AwaitWelcome { .. } | Phase::AwaitAuthOk { .. }, Frame::AuthErr(refusal)) => {
+            (
+                Phase::AwaitWelcome { .. } | Phase::AwaitKeys { .. } | Phase::AwaitAuthOk { .. },
+                Frame::AuthErr(refusal),
+            ) => {
                 let AuthErr { retry, code, reason } = refusal;
                 Err(Error::Refused { retry, code, reason })
             }
@@ -193,18 +207,23 @@ impl Session {
         if binding.is_some() != (hello.features & FEATURE_BINDING != 0) {
             return Err(Error::Binding);
         }
+        let claim = config.credentials.claim(&hello.name, &hello.group);
         let welcome = Welcome {
             version,
             features: hello.features & FEATURES,
             session_id: config.session_id,
             ports_max: u32::try_from(PORTS_MAX).expect("the limit fits its field"),
             nonce: config.nonce,
+            recipe: match &claim {
+                Claim::Secret { .. } => None,
+                Claim::Key { derived, .. } => Some(derived.recipe),
+            },
         };
         self.streams_max = self.streams_max.min(usize::try_from(hello.streams_max).unwrap_or(usize::MAX));
         self.peer = Some(Peer::new(&hello, &welcome));
         let transcript = Transcript::new(hello, welcome, binding);
         self.control.push_back(transcript.welcome.clone());
-        self.phase = Phase::AwaitAuth { credentials: config.credentials.clone(), transcript };
+        self.phase = Phase::AwaitAuth { claim, transcript };
         Ok(())
     }
 
@@ -223,11 +242,34 @@ impl Session {
             return Err(Error::Binding);
         }
         self.peer = Some(Peer::new(&hello, &welcome));
+        let recipe = welcome.recipe;
         let transcript = Transcript::new(hello, welcome, binding);
+        if let Some(recipe) = recipe {
+            // Nothing can be derived of nothing.
+            if secret.is_none() {
+                return Err(Error::Credentials);
+            }
+            self.events.push_back(Event::Derive(recipe));
+            self.phase = Phase::AwaitKeys { recipe, transcript };
+            return Ok(());
+        }
         let proof = auth::prove(secret, Prover::Client, &transcript);
         self.phase = Phase::AwaitAuthOk { expected: auth::prove(secret, Prover::Gateway, &transcript) };
         self.control(&Frame::Auth(proof), 0);
         Ok(())
+    }
+
+    /// Takes the keys that [`Event::Derive`] asked for, and sends the proof. Does nothing when that is not waited for any more,
+    /// or not of these keys.
+    pub fn derived(&mut self, of: &Recipe, keys: &Keys) {
+        if let Phase::AwaitKeys { recipe, transcript } = &self.phase
+            && recipe == of
+            && self.end.is_none()
+        {
+            let (proof, expected) = auth::prove_keys(keys, transcript);
+            self.phase = Phase::AwaitAuthOk { expected };
+            self.control(&Frame::Auth(proof), 0);
+        }
     }
 
     fn up(&mut self, now: Instant) {
@@ -257,6 +299,7 @@ impl Peer {
             version: welcome.version,
             features: welcome.features,
             ports_max: welcome.ports_max,
+            grant: None,
         }
     }
 }

@@ -404,7 +404,7 @@ impl Session {
     fn fail(&mut self, error: Error) -> Error {
         let reason = error.to_string();
         let refusal = match error {
-            Error::Credentials => Some(AuthErrCode::Credentials),
+            Error::Credentials | Error::Group => Some(AuthErrCode::Credentials),
             Error::Binding => Some(AuthErrCode::Binding),
             Error::Version { .. } => Some(AuthErrCode::Version),
             _ => None,

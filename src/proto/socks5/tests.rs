@@ -1,5 +1,6 @@
 use super::*;
-use crate::proto::credentials::Secret;
+use crate::proto::credentials::{Check, Credentials, Secret};
+use std::sync::Arc;
 
 const HELLO: &[u8] = b"\x05\x01\x00";
 const HELLO_PASSWORD: &[u8] = b"\x05\x02\x00\x02";
@@ -27,19 +28,32 @@ fn drain(buffer: &mut LinkBuffer) -> Vec<u8> {
     bytes
 }
 
+fn answer(credentials: &Credentials, login: &Login) -> Proven {
+    match credentials.check(login) {
+        Check::Known(true) => Proven::Yes,
+        Check::Known(false) => Proven::No,
+        Check::Ask(_) => Proven::Later,
+    }
+}
+
 /// Feeds the pieces and answers a `Connect` with `reply`, where there is one.
 fn run(
     credentials: &Arc<Credentials>,
     pieces: &[&[u8]],
     reply: Option<Result<Option<SocketAddr>, ReplyCode>>,
 ) -> Outcome {
-    let mut socks = Socks5::new(credentials.clone());
+    let mut socks = Socks5::new(!credentials.is_open());
     let mut input = LinkBuffer::new();
     let mut event = None;
     for piece in pieces {
         input.write(piece);
         socks.handle_input(&mut input);
-        if let Some(next) = socks.poll_event() {
+        while let Some(next) = socks.poll_event() {
+            if let Event::Verify(login) = next {
+                socks.verified(answer(credentials, &login));
+                socks.handle_input(&mut input);
+                continue;
+            }
             assert_eq!(event.replace(next), None, "one event for one handshake");
         }
     }
@@ -234,11 +248,19 @@ fn a_refusal_says_why_and_closes() {
 fn an_end_in_the_middle_of_the_handshake_is_the_end() {
     let whole = [HELLO_PASSWORD, PASSWORD, TO_V4].concat();
     for cut in 0..=whole.len() {
-        let mut socks = Socks5::new(guarded());
+        let mut socks = Socks5::new(true);
         let mut input = LinkBuffer::new();
         input.write(&whole[..cut]);
         socks.handle_input(&mut input);
-        let connect = socks.poll_event();
+        let mut connect = socks.poll_event();
+        if let Some(Event::Verify(login)) = &connect {
+            // An end that comes while the password is looked at is looked at after it.
+            socks.handle_end();
+            assert_eq!(socks.poll_event(), None);
+            socks.verified(answer(&guarded(), login));
+            socks.handle_input(&mut input);
+            connect = socks.poll_event();
+        }
         socks.handle_end();
         let want = if cut == whole.len() { None } else { Some(Event::Close("ended")) };
         assert_eq!(connect.is_some(), want.is_none());
@@ -249,7 +271,38 @@ fn an_end_in_the_middle_of_the_handshake_is_the_end() {
 #[test]
 #[should_panic(expected = "one reply answers one Connect")]
 fn a_reply_to_nothing_is_a_mistake_of_ours() {
-    Socks5::new(open()).reply(Ok(None));
+    Socks5::new(false).reply(Ok(None));
+}
+
+#[test]
+#[should_panic(expected = "one answer to one Verify")]
+fn an_answer_to_nothing_is_a_mistake_of_ours() {
+    Socks5::new(true).verified(Proven::Yes);
+}
+
+// proves T9: nothing behind a password is looked at before it is verified, and too many wrong ones are wrong as well
+#[test]
+fn what_follows_a_password_waits_for_it() {
+    for (proven, output, why) in [
+        (Proven::Yes, &b"\x01\x00"[..], None),
+        (Proven::No, b"\x01\x01", Some("password")),
+        (Proven::Later, b"\x01\x01", Some("auth-later")),
+    ] {
+        let mut socks = Socks5::new(true);
+        let mut input = LinkBuffer::new();
+        input.write(&[HELLO_PASSWORD, PASSWORD, TO_V4].concat());
+        socks.handle_input(&mut input);
+        let Some(Event::Verify(login)) = socks.poll_event() else { panic!("a password came") };
+        assert_eq!((login.user.as_str(), login.password.as_bytes()), ("alpha", &b"s3cret"[..]));
+        socks.handle_input(&mut input);
+        assert_eq!((socks.poll_event(), input.len()), (None, TO_V4.len()));
+        assert_eq!(drain(socks.output()), b"\x05\x02");
+        socks.verified(proven);
+        socks.handle_input(&mut input);
+        assert_eq!((drain(socks.output()), input.len()), (output.to_vec(), 0));
+        let want = why.map_or_else(|| connect("192.0.2.7", 80, Some("alpha")), |why| Some(Event::Close(why)));
+        assert_eq!(socks.poll_event(), want);
+    }
 }
 
 #[test]

@@ -1,20 +1,14 @@
 //! What goes into a proxied connection's machine besides bytes, and what comes out.
 
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-/// Knows who may use the proxy.
-///
-/// The answer must take the same time for a wrong password and for a user that does not exist.
-pub trait Verifier: Send + Sync {
-    /// Whether this user has this password.
-    fn verify(&self, user: &[u8], password: &[u8]) -> bool;
-}
+use crate::proto::credentials::Login;
+pub use crate::proto::credentials::Proven;
 
 /// What all connections to a proxy port have in common.
 pub struct ProxyConfig {
-    /// Who may use it. `None`: everyone who reaches it.
-    pub auth: Option<Arc<dyn Verifier>>,
+    /// Whether users are asked for a name and a password.
+    pub auth: bool,
     /// The name in `Via`. It must be this gateway's own: a request that carries it already has come back to us.
     pub via: String,
 }
@@ -95,6 +89,8 @@ pub struct ExchangeRecord {
 /// What the caller is to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
+    /// Find out whether this is right, and say `verified`.
+    Verify(Login),
     /// Open an upstream, and say `opened` or `refused`.
     Open {
         /// The host, as a name or an address without brackets.

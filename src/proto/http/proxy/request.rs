@@ -8,6 +8,7 @@ use super::super::{
     Authority, BodyReader, BodyWriter, Framing, RequestHead, Target, Version, empty_slots, parse_request,
 };
 use super::*;
+use crate::proto::credentials::Login;
 
 /// The port of `http` URIs.
 const HTTP_PORT: u16 = 80;
@@ -15,8 +16,39 @@ const HTTP_PORT: u16 = 80;
 const USAGE: &str = "this is an HTTP proxy: ask it for a whole URL (GET http://host/ ...) or CONNECT host:port, \
                      as in curl -x http://THIS-HOST:PORT http://host/";
 
+/// What goes with 407 (RFC 9110 section 11.7.1).
+pub(super) const CHALLENGE: &[(&str, &str)] =
+    &[("Proxy-Authenticate", "Basic realm=\"anyproxy\", charset=\"UTF-8\"")];
+
+/// A request whose password is looked at.
+pub(super) struct Asked {
+    user: String,
+    verdict: Verdict,
+}
+
+impl Asked {
+    pub(super) fn exchange_mut(&mut self) -> &mut Exchange {
+        match &mut self.verdict {
+            Verdict::Open(exchange) | Verdict::Answer { exchange, .. } => exchange,
+        }
+    }
+
+    /// The user is proved.
+    pub(super) fn into_verdict(mut self) -> Verdict {
+        self.exchange_mut().record.user = Some(std::mem::take(&mut self.user));
+        self.verdict
+    }
+
+    /// It is not, or has left.
+    pub(super) fn into_exchange(self) -> Box<Exchange> {
+        match self.verdict {
+            Verdict::Open(exchange) | Verdict::Answer { exchange, .. } => exchange,
+        }
+    }
+}
+
 /// What is to become of a request.
-enum Verdict {
+pub(super) enum Verdict {
     /// Ask for an upstream.
     Open(Box<Exchange>),
     /// Answer it ourselves.
@@ -41,8 +73,8 @@ impl HttpProxy {
             let head = parse_request(bytes, scan, &mut slots)?;
             Ok(head.map(|(head, end)| (judge(&head, config, begun, clock.now), end)))
         });
-        let verdict = match found {
-            Ok(Some(verdict)) => verdict,
+        let (verdict, login) = match found {
+            Ok(Some(judged)) => judged,
             Ok(None) => return,
             Err(reject) => {
                 self.reject(reject, End::new('P', 'R'), "bad_request", clock);
@@ -51,6 +83,17 @@ impl HttpProxy {
         };
         self.head_begun = None;
         self.head_deadline = None;
+        match login {
+            Some(login) => {
+                self.phase = Phase::Verifying(Box::new(Asked { user: login.user.clone(), verdict }));
+                self.events.push_back(Event::Verify(login));
+            }
+            None => self.act(verdict, clock),
+        }
+    }
+
+    /// Does what was decided on a request, its user being known.
+    pub(super) fn act(&mut self, verdict: Verdict, clock: Clock) {
         match verdict {
             Verdict::Open(exchange) => {
                 self.events.push_back(Event::Open {
@@ -114,8 +157,30 @@ impl HttpProxy {
     }
 }
 
-/// Decides on a request from its head alone.
-fn judge(head: &RequestHead<'_, '_>, config: &ProxyConfig, begun: Instant, now: Instant) -> Verdict {
+/// Decides on a request from its head alone, on the condition that the login is right, where there is one.
+fn judge(
+    head: &RequestHead<'_, '_>,
+    config: &ProxyConfig,
+    begun: Instant,
+    now: Instant,
+) -> (Verdict, Option<Login>) {
+    // Who has not even asked a proxy is told so before anything else.
+    let is_proxied = !matches!(head.target, Target::Origin(_) | Target::Asterisk);
+    let login = (config.auth && is_proxied).then(|| authenticate(head));
+    match login.transpose() {
+        Ok(login) => (judge_known(head, config, None, begun, now), login),
+        Err(text) => (judge_known(head, config, Some(text), begun, now), None),
+    }
+}
+
+/// `stranger` says why the user is not known, and is told so, once it is clear where it wanted to go.
+fn judge_known(
+    head: &RequestHead<'_, '_>,
+    config: &ProxyConfig,
+    stranger: Option<&'static str>,
+    begun: Instant,
+    now: Instant,
+) -> Verdict {
     let mut exchange = Box::new(Exchange::unknown(begun, now));
     exchange.record.method = head.method.to_string();
     exchange.version = head.version;
@@ -130,7 +195,7 @@ fn judge(head: &RequestHead<'_, '_>, config: &ProxyConfig, begun: Instant, now: 
         status,
         text,
         fields: match status {
-            407 => &[("Proxy-Authenticate", "Basic realm=\"anyproxy\", charset=\"UTF-8\"")],
+            407 => CHALLENGE,
             200 | 405 => &[("Allow", "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT")],
             _ => &[],
         },
@@ -146,11 +211,8 @@ fn judge(head: &RequestHead<'_, '_>, config: &ProxyConfig, begun: Instant, now: 
     };
     exchange.record.host = authority.host.to_ascii_lowercase();
     exchange.record.port = authority.port.unwrap_or(HTTP_PORT);
-    if let Some(verifier) = &config.auth {
-        match authenticate(head, verifier.as_ref()) {
-            Ok(user) => exchange.record.user = Some(user),
-            Err(text) => return answer(exchange, 407, text, 'P', 'A', "auth"),
-        }
+    if let Some(text) = stranger {
+        return answer(exchange, 407, text, 'P', 'A', "auth");
     }
     if passed_through(head.fields, &config.via) {
         return answer(exchange, 508, "the request has already passed through this proxy", 'P', 'R', "loop");
@@ -186,8 +248,8 @@ fn max_forwards(head: &RequestHead<'_, '_>) -> Result<Option<u64>, &'static str>
     }
 }
 
-/// The user that the request's credentials prove.
-fn authenticate(head: &RequestHead<'_, '_>, verifier: &dyn Verifier) -> Result<String, &'static str> {
+/// The name and password that came with the request.
+fn authenticate(head: &RequestHead<'_, '_>) -> Result<Login, &'static str> {
     let mut all = values(head.fields, "proxy-authorization");
     let Some(value) = all.next() else { return Err("name the group as user, and its password") };
     if all.next().is_some() {
@@ -202,10 +264,5 @@ fn authenticate(head: &RequestHead<'_, '_>, verifier: &dyn Verifier) -> Result<S
         .decode(super::super::fields::trim(encoded))
         .map_err(|_| malformed)?;
     let colon = decoded.iter().position(|&b| b == b':').ok_or(malformed)?;
-    let (user, password) = (&decoded[..colon], &decoded[colon + 1..]);
-    let proven = verifier.verify(user, password);
-    match str::from_utf8(user) {
-        Ok(user) if proven => Ok(user.to_string()),
-        _ => Err("wrong user or password"),
-    }
+    Login::new(&decoded[..colon], &decoded[colon + 1..]).ok_or("wrong user or password")
 }

@@ -1,6 +1,7 @@
 //! Conversations as data, with the input cut into pieces of every size.
 
 use super::*;
+use crate::proto::credentials::Login;
 use crate::proto::http::{BodyReader, Framing};
 use bytes::Bytes;
 use std::time::SystemTime;
@@ -41,10 +42,10 @@ fn to_up(text: &str) -> Step {
 }
 
 /// Knows `prod`, whose password has a colon in it.
-struct Known;
-impl Verifier for Known {
-    fn verify(&self, user: &[u8], password: &[u8]) -> bool {
-        user == b"prod" && password == b"secret:1"
+fn proven(login: &Login) -> Proven {
+    match login.user == "prod" && login.password.as_bytes() == b"secret:1" {
+        true => Proven::Yes,
+        false => Proven::No,
     }
 }
 
@@ -60,6 +61,8 @@ struct Run {
     sent_user: Vec<u8>,
     sent_up: Vec<u8>,
     events: Vec<String>,
+    /// The password is answered for by hand.
+    by_hand: bool,
 }
 
 impl Run {
@@ -69,7 +72,6 @@ impl Run {
     )]
     fn new(auth: bool) -> Self {
         let clock = Clock { now: Instant::now(), wall: SystemTime::UNIX_EPOCH };
-        let auth: Option<Arc<dyn Verifier>> = if auth { Some(Arc::new(Known)) } else { None };
         let config = Arc::new(ProxyConfig { auth, via: "gw1".to_string() });
         Self {
             proxy: HttpProxy::new(config, clock.now),
@@ -82,6 +84,7 @@ impl Run {
             sent_user: Vec::new(),
             sent_up: Vec::new(),
             events: Vec::new(),
+            by_hand: false,
         }
     }
 
@@ -99,8 +102,13 @@ impl Run {
             let mut moved = false;
             while let Some(event) = self.proxy.poll_event() {
                 moved = true;
-                self.take(&event);
-                self.events.push(show(&event));
+                match &event {
+                    Event::Verify(login) if !self.by_hand => self.proxy.verified(proven(login), self.clock),
+                    event => {
+                        self.take(event);
+                        self.events.push(show(event));
+                    }
+                }
             }
             moved |= drain(self.proxy.to_user(), &mut self.sent_user);
             if self.up_open {
@@ -182,6 +190,7 @@ fn drain(from: &mut LinkBuffer, into: &mut Vec<u8>) -> bool {
 
 fn show(event: &Event) -> String {
     match event {
+        Event::Verify(login) => format!("verify {}", login.user),
         Event::Open { host, port, connect, user } => {
             let verb = if *connect { "connect" } else { "open" };
             let user = user.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();

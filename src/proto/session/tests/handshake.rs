@@ -1,8 +1,10 @@
 //! Who gets in, and who does not.
 
 use super::*;
-use crate::limits::HANDSHAKE_MS;
+use crate::limits::{DERIVE_MEMORY_KIB_MIN, HANDSHAKE_MS};
+use crate::proto::derive::{Cost, Derived, Recipe, derive};
 use crate::proto::frame::Hello;
+use crate::proto::keys::Grant;
 
 #[track_caller]
 fn check(client: ClientConfig, gateway: GatewayConfig, want_client: Lost, want_gateway: Lost) {
@@ -73,10 +75,82 @@ fn proofs_are_bound_to_the_connection() {
             session_id: 1,
             ports_max: 1,
             nonce: [0; 32],
+            recipe: None,
         };
         let got = client.handle_input(Frame::Welcome(welcome).encode(0), now);
         assert_eq!(got, Err(Error::Binding));
     }
+}
+
+/// The least that may be asked of a client.
+fn cheap() -> Recipe {
+    Recipe { salt: [4; 16], cost: Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).expect("the least") }
+}
+
+/// A gateway that has a key of the client `edge04`, made of this password, for these groups.
+fn keyed(password: &str, groups: &str) -> GatewayConfig {
+    let keys = derive(&secret(password).expect("given"), &cheap());
+    let grant = Arc::new(Grant::parse(groups, "8000").expect("good lists"));
+    let mut credentials = Credentials::new();
+    credentials.insert_client("edge04", Derived::new(cheap(), &keys), grant).expect("there is room");
+    GatewayConfig { credentials: Arc::new(credentials), ..gateway_config() }
+}
+
+/// Drives both ends, deriving what the client is asked for.
+fn drive_keyed(client: ClientConfig, gateway: GatewayConfig) -> (Vec<Event>, Vec<Event>, Pair) {
+    let mut pair = Pair::silent(client.clone(), gateway);
+    pair.drive();
+    let mut events = pair.take_events(CLIENT);
+    if let Some(&Event::Derive(recipe)) = events.first() {
+        assert!(!pair.ends[CLIENT].is_up() && events.len() == 1);
+        let keys = derive(client.secret.as_ref().expect("nothing is derived of nothing"), &recipe);
+        // Of another recipe they are nothing to it.
+        let other = Recipe { salt: [0; 16], ..recipe };
+        pair.ends[CLIENT].derived(&other, &keys);
+        assert!(!pair.ends[CLIENT].wants_transmit());
+        pair.ends[CLIENT].derived(&recipe, &keys);
+        pair.ends[CLIENT].derived(&recipe, &keys);
+        pair.drive();
+        events = pair.take_events(CLIENT);
+    }
+    let gateway = pair.take_events(GATEWAY);
+    (events, gateway, pair)
+}
+
+// proves T10, T25: a client proves its own key, and serves the groups that the key lists
+#[test]
+fn a_client_with_a_key_serves_the_groups_that_it_lists() {
+    let (client, gateway, pair) = drive_keyed(client_config(), keyed("s3cret", "dev,prod"));
+    assert_eq!((client, gateway), (vec![Event::Up], vec![Event::Up]));
+    let grant = pair.ends[GATEWAY].peer().expect("it is up").grant.clone().expect("it has a key");
+    assert!(grant.opens(8000) && !grant.opens(8001));
+    assert_eq!(pair.ends[CLIENT].peer().expect("it is up").grant, None);
+
+    let wrong = |reason: &str| vec![Event::Lost(refused(false, AuthErrCode::Credentials, reason))];
+    let (client, gateway, _) = drive_keyed(client_config(), keyed("s3cret", "dev"));
+    assert_eq!(client, wrong("this client's key does not list the group"));
+    assert_eq!(gateway, [Event::Lost(Lost::Failed(Error::Group))]);
+    // Whoever has another password, or another name, learns nothing of it.
+    let name = ClientConfig { name: "edge05".into(), ..client_config() };
+    for (client, gateway) in [(client_config(), keyed("guess", "prod")), (name, keyed("s3cret", "prod"))] {
+        let (client, gateway, _) = drive_keyed(client, gateway);
+        assert_eq!(client, wrong("the group or its secret is wrong"));
+        assert_eq!(gateway, [Event::Lost(Lost::Failed(Error::Credentials))]);
+    }
+    let none = ClientConfig { secret: None, ..client_config() };
+    let (client, ..) = drive_keyed(none, keyed("s3cret", "prod"));
+    assert_eq!(client, [Event::Lost(Lost::Failed(Error::Credentials))]);
+}
+
+#[test]
+fn keys_that_come_too_late_are_dropped() {
+    let mut pair = Pair::silent(client_config(), keyed("s3cret", "prod"));
+    pair.drive();
+    assert_eq!(pair.take_events(CLIENT), [Event::Derive(cheap())]);
+    pair.advance(Duration::from_millis(HANDSHAKE_MS));
+    assert_eq!(pair.ends[CLIENT].end(), Some(&Lost::Failed(Error::HandshakeTimeout)));
+    pair.ends[CLIENT].derived(&cheap(), &derive(&secret("s3cret").expect("given"), &cheap()));
+    assert!(!pair.ends[CLIENT].wants_transmit());
 }
 
 // proves T15: the lower of what the two sides take counts
@@ -145,8 +219,14 @@ fn a_gateway_must_prove_itself() {
         name: String::new(),
     };
     // The impostor answers WELCOME and takes any proof.
-    let welcome =
-        crate::proto::frame::Welcome { version: 1, features: 0, session_id: 1, ports_max: 1, nonce: [0; 32] };
+    let welcome = crate::proto::frame::Welcome {
+        version: 1,
+        features: 0,
+        session_id: 1,
+        ports_max: 1,
+        nonce: [0; 32],
+        recipe: None,
+    };
     let now = pair.now;
     pair.ends[CLIENT].handle_input(Frame::Welcome(welcome).encode(0), now).unwrap();
     // It even sends the client's own proof back.

@@ -32,6 +32,61 @@ fn what_is_not_forwarded_is_answered_with_the_reason() {
     answered(false, unfinished, 400, "Connection: close", "done 400 up=0 down=0 LR not_proxy_form, close");
 }
 
+const LOGIN: &str = "GET http://a/x HTTP/1.1\nHost: a\nProxy-Authorization: Basic cHJvZDpzZWNyZXQ6MQ==\n\n";
+
+/// A request with a password that is being looked at, in pieces of every size.
+#[track_caller]
+fn while_verifying(request: &str, then: impl Fn(&mut Run)) {
+    for piece in 1..=request.len() {
+        let mut run = Run::new(true);
+        run.by_hand = true;
+        run.step(&user(request), piece);
+        assert_eq!(std::mem::take(&mut run.events), ["verify prod"], "in pieces of {piece}");
+        assert!(!run.proxy.wants_user() && run.proxy.poll_timeout().is_none() && run.sent_user.is_empty());
+        then(&mut run);
+    }
+}
+
+// THREATS T8, T9: nothing is done for a user before the password was looked at
+#[test]
+fn a_request_waits_for_its_password() {
+    let verified = |run: &mut Run, proven| {
+        run.proxy.verified(proven, run.clock);
+        run.settle();
+        (std::mem::take(&mut run.events).join(", "), normal(&std::mem::take(&mut run.sent_user)))
+    };
+    while_verifying(LOGIN, |run| assert_eq!(verified(run, Proven::Yes).0, "open a 80 as prod"));
+    while_verifying(LOGIN, |run| {
+        let (events, answer) = verified(run, Proven::No);
+        assert_eq!(events, "done 407 up=0 down=0 PA auth");
+        assert!(answer.contains("\nProxy-Authenticate: Basic realm="), "{answer}");
+        // The connection goes on, with the next password.
+        run.step(&user(LOGIN), usize::MAX);
+        assert_eq!(verified(run, Proven::Yes).0, "verify prod, open a 80 as prod");
+    });
+    while_verifying(LOGIN, |run| {
+        let (events, answer) = verified(run, Proven::Later);
+        assert_eq!(events, "done 429 up=0 down=0 PA auth_later");
+        assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("\nRetry-After: 60\n"), "{answer}");
+    });
+    // What is refused anyway is refused to those alone who may know it.
+    let trace = LOGIN.replace("GET", "TRACE");
+    while_verifying(&trace, |run| assert_eq!(verified(run, Proven::No).0, "done 407 up=0 down=0 PA auth"));
+    while_verifying(&trace, |run| assert_eq!(verified(run, Proven::Yes).0, "done 405 up=0 down=0 PR method"));
+    // The user leaves, or the proxy stops, meanwhile.
+    while_verifying(LOGIN, |run| {
+        run.step(&UserReset, 1);
+        assert_eq!(std::mem::take(&mut run.events).join(", "), "done 0 up=0 down=0 CA rst, abort");
+        assert_eq!(verified(run, Proven::Yes), (String::new(), String::new()));
+    });
+    while_verifying(LOGIN, |run| {
+        run.step(&Stop, 1);
+        let (events, answer) = verified(run, Proven::No);
+        assert_eq!(events, "done 407 up=0 down=0 PA auth, close");
+        assert!(answer.contains("\nConnection: close\n"), "{answer}");
+    });
+}
+
 #[test]
 fn a_group_is_asked_for_and_proven() {
     let get = |field: &str| format!("GET http://a/ HTTP/1.1\nHost: a\n{field}\n");

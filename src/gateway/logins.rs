@@ -1,0 +1,264 @@
+//! Whether users are who they say, without keeping anybody waiting.
+//!
+//! ```text
+//!   login ──▶ too many wrong ones from there? ──▶ remembered? ──▶ queue ──▶ verifier threads: Argon2id ──▶ remembered, told
+//!                  │ yes                             │ yes          │ full
+//!                  ▼                                 ▼              ▼
+//!                 Later                           Yes, No         Later
+//! ```
+//! * A password that was verified is remembered, right or wrong, under an HMAC with a key of this process alone. So a request
+//!   pays for it once, and memory shows no passwords to anybody who reads it later.
+//! * The same login that comes again while it is looked at waits with the first.
+//! * An address has [`AUTH_FAILURES_MAX`] wrong passwords in [`AUTH_FAILURES_MS`]. Beyond that not even the right one helps: whoever
+//!   guesses would know it by that. A wrong one that is only said again is no guess.
+//! * Passwords that the gateway has as such are compared at once, and none of this concerns them.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use parking_lot::Mutex;
+use sha2::Sha256;
+
+use crate::limits::{
+    AUTH_ADDRESSES_MAX, AUTH_FAILURES_MAX, AUTH_FAILURES_MS, VERIFIED_LEN_MAX, VERIFY_QUEUE_LEN_MAX,
+    VERIFY_THREADS_MAX, VERIFY_WAITING_MAX,
+};
+use crate::proto::credentials::{Check, Credentials, Login, Proven, Question};
+use crate::proto::derive::derive;
+use crate::rt;
+
+/// Answers for the logins of a gateway.
+pub struct Logins {
+    credentials: Arc<Credentials>,
+    /// What logins are remembered under.
+    key: [u8; 32],
+    shared: Arc<Mutex<Shared>>,
+    /// `None` where nothing takes computing. The threads end with it.
+    queue: Option<Sender<Job>>,
+}
+
+/// A login, as it is remembered.
+type Tag = [u8; 32];
+
+struct Job {
+    tag: Tag,
+    login: Login,
+    question: Question,
+    from: IpAddr,
+}
+
+type Then = Box<dyn FnOnce(Proven) + Send>;
+
+#[derive(Default)]
+struct Shared {
+    right: Memory,
+    wrong: Memory,
+    /// Who waits for what is looked at. Invariant: as many as wait in the queue and are looked at, and each list is at most
+    /// VERIFY_WAITING_MAX long.
+    waiting: HashMap<Tag, Vec<Then>>,
+    failures: Failures,
+}
+
+/// The latest of what was found out. Invariant: both hold the same, at most VERIFIED_LEN_MAX.
+#[derive(Default)]
+struct Memory {
+    known: HashSet<Tag>,
+    order: VecDeque<Tag>,
+}
+
+impl Memory {
+    fn insert(&mut self, tag: Tag) {
+        if !self.known.insert(tag) {
+            return;
+        }
+        self.order.push_back(tag);
+        if self.order.len() > VERIFIED_LEN_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
+/// Wrong passwords by address.
+#[derive(Default)]
+struct Failures {
+    /// Invariant: at most AUTH_ADDRESSES_MAX.
+    addresses: HashMap<IpAddr, Minute>,
+    /// All who find no place above.
+    others: Option<Minute>,
+}
+
+#[derive(Clone, Copy)]
+struct Minute {
+    begun: Instant,
+    /// Invariant: count <= AUTH_FAILURES_MAX.
+    count: u32,
+    /// That there were too many was said.
+    said: bool,
+}
+
+impl Minute {
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.begun) >= Duration::from_millis(AUTH_FAILURES_MS)
+    }
+}
+
+impl Failures {
+    fn minute(&mut self, address: IpAddr, now: Instant) -> &mut Minute {
+        let fresh = Minute { begun: now, count: 0, said: false };
+        if self.addresses.len() >= AUTH_ADDRESSES_MAX && !self.addresses.contains_key(&address) {
+            self.addresses.retain(|_, minute| !minute.is_over(now));
+        }
+        let full = self.addresses.len() >= AUTH_ADDRESSES_MAX && !self.addresses.contains_key(&address);
+        let minute = match full {
+            true => self.others.get_or_insert(fresh),
+            false => self.addresses.entry(address).or_insert(fresh),
+        };
+        if minute.is_over(now) {
+            *minute = fresh;
+        }
+        minute
+    }
+
+    /// Counts an attempt before it is known how it ends, so that many at once are no way around; false when there were too many.
+    fn charge(&mut self, address: IpAddr, now: Instant) -> bool {
+        let minute = self.minute(address, now);
+        let has_room = minute.count < AUTH_FAILURES_MAX;
+        minute.count += u32::from(has_room);
+        has_room
+    }
+
+    /// It was no failure.
+    fn refund(&mut self, address: IpAddr, now: Instant) {
+        let minute = self.minute(address, now);
+        minute.count = minute.count.saturating_sub(1);
+    }
+
+    fn is_full(&mut self, address: IpAddr, now: Instant) -> bool {
+        self.minute(address, now).count >= AUTH_FAILURES_MAX
+    }
+
+    /// Whether it is to be said that there were too many: once a minute.
+    fn is_news(&mut self, address: IpAddr, now: Instant) -> bool {
+        let minute = self.minute(address, now);
+        minute.count >= AUTH_FAILURES_MAX && !std::mem::replace(&mut minute.said, true)
+    }
+}
+
+/// Who has one address of IPv6 has a whole network of them.
+fn whole(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
+impl Logins {
+    /// For these credentials.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers or no threads.
+    pub fn new(credentials: Arc<Credentials>) -> io::Result<Logins> {
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let queue = match credentials.has_keys() {
+            true => {
+                let (sender, receiver) = bounded::<Job>(VERIFY_QUEUE_LEN_MAX);
+                for _ in 0..VERIFY_THREADS_MAX {
+                    let (shared, jobs) = (shared.clone(), receiver.clone());
+                    let thread = std::thread::Builder::new().name("verifier".into());
+                    thread.spawn(move || work(&shared, &jobs))?;
+                }
+                Some(sender)
+            }
+            false => None,
+        };
+        Ok(Logins { credentials, key: rt::nonce()?, shared, queue })
+    }
+
+    /// Whether users are asked at all.
+    pub fn asks(&self) -> bool {
+        !self.credentials.is_open()
+    }
+
+    /// Whether this login is right, if that is known already; otherwise `then` is told, on another thread.
+    pub fn check(
+        &self,
+        from: Option<IpAddr>,
+        login: Login,
+        then: impl FnOnce(Proven) + Send + 'static,
+    ) -> Option<Proven> {
+        let (question, queue) = match (self.credentials.check(&login), &self.queue) {
+            (Check::Known(true), _) => return Some(Proven::Yes),
+            (Check::Known(false), _) | (Check::Ask(_), None) => return Some(Proven::No),
+            (Check::Ask(question), Some(queue)) => (question, queue),
+        };
+        let (tag, now) = (self.tag(&login), rt::now());
+        let from = whole(from.unwrap_or(IpAddr::from([0; 4])));
+        let shared = &mut *self.shared.lock();
+        if shared.failures.is_full(from, now) {
+            return Some(Proven::Later);
+        }
+        if shared.right.known.contains(&tag) {
+            return Some(Proven::Yes);
+        }
+        if shared.wrong.known.contains(&tag) {
+            return Some(Proven::No);
+        }
+        if let Some(waiting) = shared.waiting.get_mut(&tag) {
+            if waiting.len() >= VERIFY_WAITING_MAX {
+                return Some(Proven::Later);
+            }
+            waiting.push(Box::new(then));
+            return None;
+        }
+        // Nobody but this thread sees the queue's room taken before the waiter is there: the lock is held.
+        if queue.try_send(Job { tag, login, question, from }).is_err() {
+            log::debug!(event = "limit_hit", limit = "verify_queue", cli:% = from; "too many passwords wait to be verified");
+            return Some(Proven::Later);
+        }
+        shared.failures.charge(from, now);
+        shared.waiting.insert(tag, vec![Box::new(then)]);
+        None
+    }
+
+    fn tag(&self, login: &Login) -> Tag {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
+        mac.update(&(login.user.len() as u64).to_be_bytes());
+        mac.update(login.user.as_bytes());
+        mac.update(login.password.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// A verifier thread.
+fn work(shared: &Mutex<Shared>, jobs: &Receiver<Job>) {
+    while let Ok(Job { tag, login, question, from }) = jobs.recv() {
+        let is_right = question.answer(&derive(&login.password, &question.recipe));
+        let (waiting, is_news) = {
+            let shared = &mut *shared.lock();
+            let now = rt::now();
+            if is_right {
+                shared.failures.refund(from, now);
+                shared.right.insert(tag);
+            } else {
+                shared.wrong.insert(tag);
+            }
+            (shared.waiting.remove(&tag), !is_right && shared.failures.is_news(from, now))
+        };
+        if is_news {
+            log::warn!(event = "limit_hit", limit = "auth_failures", cli:% = from;
+                "{AUTH_FAILURES_MAX} wrong passwords in a minute: no more are looked at");
+        }
+        let proven = if is_right { Proven::Yes } else { Proven::No };
+        waiting.into_iter().flatten().for_each(|then| then(proven));
+    }
+}
+
+#[cfg(test)]
+mod tests;

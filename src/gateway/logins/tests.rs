@@ -1,0 +1,141 @@
+//! Logins under keys that cost little.
+
+use super::*;
+use crate::limits::DERIVE_MEMORY_KIB_MIN;
+use crate::proto::credentials::Secret;
+use crate::proto::derive::{Cost, Derived, Recipe};
+use std::sync::mpsc;
+
+fn logins() -> Logins {
+    let recipe = Recipe { salt: [5; 16], cost: Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).expect("the least") };
+    let keys = derive(&Secret::new("right").expect("a secret"), &recipe);
+    let mut credentials = Credentials::new();
+    credentials.insert_user("prod", Derived::new(recipe, &keys)).expect("there is room");
+    credentials.insert("plain", Secret::new("right").expect("a secret")).expect("there is room");
+    Logins::new(Arc::new(credentials)).expect("there are threads")
+}
+
+fn login(user: &str, password: &str) -> Login {
+    Login::new(user.as_bytes(), password.as_bytes()).expect("it could be one")
+}
+
+/// Says whether it was known at once, and what it came to.
+fn ask(logins: &Logins, from: u8, user: &str, password: &str) -> (bool, Proven) {
+    let (tell, told) = mpsc::channel();
+    let then = move |proven| tell.send(proven).expect("it is waited for");
+    match logins.check(Some(IpAddr::from([10, 0, 0, from])), login(user, password), then) {
+        Some(proven) => (true, proven),
+        None => (false, told.recv().expect("it is told")),
+    }
+}
+
+// proves T9: a verified password is paid for once, whatever it came to
+#[test]
+fn what_was_found_out_is_remembered() {
+    let logins = logins();
+    assert!(logins.asks());
+    assert_eq!(ask(&logins, 1, "prod", "right"), (false, Proven::Yes));
+    assert_eq!(ask(&logins, 2, "prod", "right"), (true, Proven::Yes));
+    assert_eq!(ask(&logins, 1, "prod", "wrong"), (false, Proven::No));
+    assert_eq!(ask(&logins, 1, "prod", "wrong"), (true, Proven::No));
+    // Nobody by that name costs the same, and the split between name and password counts.
+    assert_eq!(ask(&logins, 1, "dev", "right"), (false, Proven::No));
+    assert_eq!(ask(&logins, 1, "pro", "dright"), (false, Proven::No));
+    // Passwords that are there as such are compared at once, right or wrong, however often.
+    for _ in 0..2 * AUTH_FAILURES_MAX {
+        assert_eq!(ask(&logins, 1, "plain", "wrong"), (true, Proven::No));
+    }
+    assert_eq!(ask(&logins, 1, "plain", "right"), (true, Proven::Yes));
+}
+
+// proves T9: ten wrong ones a minute for each address, and then not even the right one
+#[test]
+fn an_address_has_a_budget_of_wrong_passwords() {
+    let logins = logins();
+    assert_eq!(ask(&logins, 1, "prod", "right"), (false, Proven::Yes));
+    for n in 0..AUTH_FAILURES_MAX {
+        assert_eq!(ask(&logins, 1, "prod", &format!("guess {n}")), (false, Proven::No));
+        // Said again it is no other guess, and a right one is none at all.
+        if n + 1 < AUTH_FAILURES_MAX {
+            assert_eq!(ask(&logins, 1, "prod", "guess 0"), (true, Proven::No));
+            assert_eq!(ask(&logins, 1, "prod", "right"), (true, Proven::Yes));
+        }
+    }
+    assert_eq!(ask(&logins, 1, "prod", "guess more"), (true, Proven::Later));
+    assert_eq!(ask(&logins, 1, "prod", "right"), (true, Proven::Later));
+    assert_eq!(ask(&logins, 2, "prod", "right"), (true, Proven::Yes), "another address has its own");
+}
+
+#[test]
+fn a_minute_later_there_is_a_new_budget_and_no_place_is_for_ever() {
+    let mut failures = Failures::default();
+    let (begun, minute) = (rt::now(), Duration::from_millis(AUTH_FAILURES_MS));
+    let address = |n: u32| IpAddr::from(n.to_be_bytes());
+    for _ in 0..AUTH_FAILURES_MAX {
+        assert!(failures.charge(address(1), begun));
+    }
+    let just_before = begun + minute - Duration::from_millis(1);
+    assert!(!failures.charge(address(1), just_before));
+    assert!(failures.is_news(address(1), just_before) && !failures.is_news(address(1), just_before));
+    failures.refund(address(1), just_before);
+    assert!(failures.charge(address(1), just_before) && failures.is_full(address(1), just_before));
+    assert!(failures.charge(address(1), begun + minute) && !failures.is_full(address(1), begun + minute));
+
+    let now = begun + 2 * minute;
+    for n in 0..AUTH_ADDRESSES_MAX as u32 {
+        assert!(failures.charge(address(n), now));
+    }
+    // Further ones share one budget.
+    let shared = (1..=20).filter(|n| failures.charge(address(1 << 20 | n), now)).count();
+    assert_eq!((shared, failures.addresses.len()), (AUTH_FAILURES_MAX as usize, AUTH_ADDRESSES_MAX));
+    assert!(failures.charge(address(1 << 20), now + minute));
+    assert_eq!(failures.addresses.len(), 1);
+
+    let v6 = |text: &str| whole(text.parse().expect("an address"));
+    assert_eq!(v6("2001:db8::1"), v6("2001:db8::ffff:1"));
+    assert_ne!(v6("2001:db8::1"), v6("2001:db8:0:1::1"));
+    assert_eq!(v6("::ffff:192.0.2.1"), v6("192.0.2.1"));
+    assert_ne!(v6("192.0.2.1"), v6("192.0.2.2"));
+}
+
+#[test]
+fn memory_forgets_the_oldest() {
+    let mut memory = Memory::default();
+    let tag = |n: usize| -> Tag { std::array::from_fn(|i| if i < 8 { n.to_be_bytes()[i] } else { 0 }) };
+    for n in 0..=VERIFIED_LEN_MAX {
+        memory.insert(tag(n));
+        memory.insert(tag(n));
+    }
+    assert_eq!((memory.known.len(), memory.order.len()), (VERIFIED_LEN_MAX, VERIFIED_LEN_MAX));
+    assert!(!memory.known.contains(&tag(0)) && memory.known.contains(&tag(1)));
+}
+
+/// One whose threads do nothing, so that what waits stays where it is.
+fn stuck() -> (Logins, Receiver<Job>) {
+    let (sender, receiver) = bounded(VERIFY_QUEUE_LEN_MAX);
+    (Logins { queue: Some(sender), ..logins() }, receiver)
+}
+
+// proves T9, T19: what waits is bounded, and the same login waits once
+#[test]
+fn what_waits_is_bounded() {
+    let (logins, jobs) = stuck();
+    let ask = |from: u32, password: &str| {
+        logins.check(Some(IpAddr::from(from.to_be_bytes())), login("prod", password), |_| ())
+    };
+    for n in 0..VERIFY_QUEUE_LEN_MAX as u32 {
+        assert_eq!(ask(n, &n.to_string()), None);
+    }
+    assert_eq!(ask(1 << 20, "one more"), Some(Proven::Later));
+    assert_eq!(jobs.len(), VERIFY_QUEUE_LEN_MAX);
+    // With the first of its kind.
+    for _ in 1..VERIFY_WAITING_MAX {
+        assert_eq!(ask(1 << 20, "0"), None);
+    }
+    assert_eq!(ask(1 << 20, "0"), Some(Proven::Later));
+    assert_eq!(jobs.len(), VERIFY_QUEUE_LEN_MAX);
+    // Attempts at the same time are charged before it is known how they end.
+    assert_eq!(jobs.try_iter().count(), VERIFY_QUEUE_LEN_MAX);
+    let some = (0..20).filter(|n| ask(7, &format!("parallel {n}")).is_none()).count();
+    assert_eq!(some, AUTH_FAILURES_MAX as usize - 1, "one was charged above");
+}

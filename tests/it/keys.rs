@@ -1,0 +1,245 @@
+//! A gateway with a file of keys: who serves a group, who uses it, who opens which port.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output};
+
+use crate::support::{self, Origin, Program, Request, Talk, Wire, basic, field, ok};
+
+/// A directory with passwords, and the gateway's file of keys.
+struct Keys(tempfile::TempDir);
+
+fn anyproxy(args: &[&str]) -> Output {
+    let command = Command::new(env!("CARGO_BIN_EXE_anyproxy")).args(args).output();
+    command.expect("the program was built")
+}
+
+impl Keys {
+    fn new() -> Keys {
+        Keys(tempfile::tempdir().expect("a directory can be made"))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().expect("paths of temporary files are text").to_owned()
+    }
+
+    /// Makes a password and its line, as `anyproxy passwd` does, with these words; the password is in the file `name`.
+    fn add(&self, name: &str, whose: &[&str]) {
+        let path = self.path(name);
+        let cheap = ["--generate", &path, "--memory-kib", "1024", "--passes", "1"];
+        let output = anyproxy(&[&["passwd"], whose, &cheap].concat());
+        assert!(output.status.success(), "{output:?}");
+        let line = String::from_utf8(output.stdout).expect("it prints text");
+        assert!(line.starts_with(whose[0]) && line.contains(" $argon2id$v=19$m=1024,t=1,p=1$"), "{line}");
+        assert!(!line.contains(&self.password(name)), "{line}");
+        let mode = std::fs::metadata(&path).expect("it was made").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        let keys = std::fs::read_to_string(self.path("keys")).unwrap_or_default();
+        std::fs::write(self.path("keys"), keys + &line).expect("it can be written");
+        std::fs::set_permissions(self.path("keys"), std::fs::Permissions::from_mode(0o600))
+            .expect("it is ours");
+    }
+
+    fn password(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).expect("it was made").trim_end().to_owned()
+    }
+
+    fn gateway(&self) -> Program {
+        support::gateway(&["--keys", &self.path("keys")])
+    }
+
+    /// A client of this name, with the password of that file.
+    fn client(&self, gateway: &Program, name: &str, group: &str, password: &str, more: &[&str]) -> Program {
+        let path = self.path(password);
+        let flags = ["--name", name, "--group", group, "--password-file", &path, "--allow", "127.0.0.1"];
+        gateway.client_unready(&[&flags[..], more].concat())
+    }
+}
+
+fn page(request: &Request, wire: &mut Wire) -> Talk {
+    wire.send(ok(&request.path));
+    Talk::Goes
+}
+
+fn get(gateway: &Program, url: &str, login: &str) -> support::Response {
+    let mut wire = Wire::connect(gateway.addr("http"));
+    let host = url.split('/').nth(2).expect("a URL has a host");
+    wire.send(format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: {login}\r\n\r\n"));
+    wire.response("GET")
+}
+
+// proves T9, T25
+#[test]
+fn users_and_clients_have_keys_of_their_own() {
+    let keys = Keys::new();
+    keys.add("users", &["user", "prod"]);
+    keys.add("edge", &["client", "edge04", "--group", "dev", "--group", "prod"]);
+    let gateway = keys.gateway();
+    let client = keys.client(&gateway, "edge04", "prod", "edge", &[]);
+    gateway.wait(&["event=tun_up", "via=edge04", "group=prod"]);
+    let origin = Origin::http(page);
+    let (url, right) = (origin.url("/in"), basic("prod", &keys.password("users")));
+    for _ in 0..3 {
+        let answer = get(&gateway, &url, &right);
+        assert_eq!((answer.code, answer.text().as_str()), (200, "/in"));
+    }
+    for wrong in
+        [basic("prod", "guess"), basic("prod", &keys.password("edge")), basic("dev", &keys.password("users"))]
+    {
+        assert_eq!(get(&gateway, &url, &wrong).code, 407, "{wrong}");
+    }
+    let port = origin.addr().port();
+    let socks = |password: &str| {
+        Wire::connect(gateway.addr("socks")).socks(Some(("prod", password)), "127.0.0.1", port)
+    };
+    assert_eq!((socks(&keys.password("users")), socks("guess")), (0, 0xff));
+    // Many at once, and what follows behind the password in the same piece.
+    let mut wires: Vec<Wire> = (0..20)
+        .map(|_| {
+            let mut wire = Wire::connect(gateway.addr("http"));
+            let host = origin.addr();
+            let one = format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: {right}\r\n\r\n");
+            wire.send(one.repeat(3));
+            wire
+        })
+        .collect();
+    for wire in &mut wires {
+        for _ in 0..3 {
+            assert_eq!(wire.response("GET").code, 200);
+        }
+    }
+    drop(wires);
+    gateway.wait(&["event=access", "end=PA", "why=auth", "code=407"]);
+    gateway.wait_nth(&["event=access", "code=200", "user=prod", "group=prod"], 63);
+    client.stop();
+    let log = gateway.stop().join("\n");
+    for secret in ["users", "edge"].map(|name| keys.password(name)) {
+        assert!(!log.contains(&secret), "a password in the log:\n{log}");
+    }
+    assert!(!log.contains("argon2id"), "a key in the log:\n{log}");
+}
+
+// proves T9: ten wrong passwords a minute, and then none is looked at
+#[test]
+fn an_address_that_guesses_has_to_wait() {
+    let keys = Keys::new();
+    keys.add("users", &["user", "prod"]);
+    let gateway = keys.gateway();
+    for n in 0..10 {
+        assert_eq!(get(&gateway, "http://a/", &basic("prod", &format!("guess {n}"))).code, 407);
+    }
+    let answer = get(&gateway, "http://a/", &basic("prod", &keys.password("users")));
+    assert_eq!((answer.code, answer.field("retry-after")), (429, Some("60")));
+    assert_eq!(
+        Wire::connect(gateway.addr("socks")).socks(Some(("prod", &keys.password("users"))), "a", 1),
+        0xff
+    );
+    gateway.wait(&["event=access", "end=PA", "why=auth_later", "code=429"]);
+    gateway.wait(&["event=access", "end=PA", "why=auth_later", "proto=socks5"]);
+    gateway.wait(&["level=WARN", "event=limit_hit", "limit=auth_failures", "cli=127.0.0.1"]);
+    assert_eq!(gateway.lines(&["level=WARN"]).len(), 1, "it is said once");
+    gateway.stop_but_for(&["limit=auth_failures"]);
+}
+
+// proves T10: a group belongs to whose key lists it; neither its users nor other clients take it over
+#[test]
+fn nobody_serves_a_group_that_its_key_does_not_list() {
+    let keys = Keys::new();
+    keys.add("users", &["user", "prod"]);
+    keys.add("edge", &["client", "edge04", "--group", "dev"]);
+    let gateway = keys.gateway();
+    let refused = [
+        (keys.client(&gateway, "edge04", "prod", "edge", &[]), "key does not list the group"),
+        (keys.client(&gateway, "prod", "prod", "users", &[]), "the group or its secret is wrong"),
+        (keys.client(&gateway, "edge05", "dev", "edge", &[]), "the group or its secret is wrong"),
+        (keys.client(&gateway, "edge04", "dev", "users", &[]), "the group or its secret is wrong"),
+    ];
+    for (client, why) in &refused {
+        client.wait(&["level=ERROR", "event=tun_auth_fail", why]);
+    }
+    assert_eq!(get(&gateway, "http://127.0.0.1:9/", &basic("prod", &keys.password("users"))).code, 503);
+    assert!(gateway.lines(&["event=tun_up"]).is_empty());
+    for (client, _) in refused {
+        client.stop_but_for(&["event=tun_auth_fail"]);
+    }
+    let client = keys.client(&gateway, "edge04", "dev", "edge", &[]);
+    client.wait(&["event=tun_up", "group=dev"]);
+    client.stop();
+    gateway.stop();
+}
+
+// proves S-69, S-70 for keys: a port is opened for whose key lists it
+#[test]
+fn a_client_opens_the_ports_that_its_key_lists() {
+    let keys = Keys::new();
+    keys.add("edge", &["client", "edge04", "--group", "prod", "--port", "0", "--port", "7-9"]);
+    let (gateway, origin) = (keys.gateway(), Origin::http(page));
+    let to = |port: u16| format!("{port}:{}", origin.addr());
+    let (any, other) = (to(0), to(10));
+    let client = keys.client(&gateway, "edge04", "prod", "edge", &["--forward", &any, "--forward", &other]);
+    client.wait(&["level=WARN", "event=fwd_fail", "port=10", "may not have it"]);
+    gateway.wait(&["event=refuse", "port=10", "key does not list it"]);
+    let opened = client.wait(&["event=fwd_open", "port=0"]);
+    let mut wire = Wire::connect(([127, 0, 0, 1], field(&opened, "actual").parse().expect("a port")).into());
+    wire.send("GET /port HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(wire.response("GET").text(), "/port");
+    drop(wire);
+    client.stop_but_for(&["event=fwd_fail"]);
+    gateway.stop();
+}
+
+#[test]
+fn a_client_comes_back_with_the_key_that_it_has() {
+    let keys = Keys::new();
+    keys.add("edge", &["client", "edge04", "--group", "prod"]);
+    let gateway = keys.gateway();
+    let addr = gateway.addr("tunnel").to_string();
+    let client = keys.client(&gateway, "edge04", "prod", "edge", &[]);
+    client.wait(&["event=tun_up"]);
+    gateway.signal("KILL");
+    client.wait(&["event=tun_down"]);
+    // The same key, and then another of the same password, which has another salt.
+    for count in 2..4 {
+        let args = ["gateway", "--tunnel", &addr, "--http", "127.0.0.1:0", "--keys", &keys.path("keys")];
+        let gateway = Program::start(&args);
+        client.wait_nth(&["event=tun_up"], count);
+        gateway.signal("KILL");
+        client.wait_nth(&["event=tun_down"], count);
+        let path = keys.path("edge");
+        let cheap = ["--password-file", &path, "--memory-kib", "1025", "--passes", "1"];
+        let output = anyproxy(&[&["passwd", "client", "edge04", "--group", "prod"][..], &cheap].concat());
+        std::fs::write(keys.path("keys"), output.stdout).expect("it can be written");
+    }
+    client.stop_but_for(&["event=tun_down", "event=connect"]);
+}
+
+#[test]
+fn faults_of_keys_are_faults_of_the_command_line() {
+    let keys = Keys::new();
+    keys.add("users", &["user", "prod"]);
+    let path = keys.path("keys");
+    let check = |args: &[&str], status: i32, words: &[&str]| {
+        let output = anyproxy(args);
+        let line = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {line}");
+        assert!(words.iter().all(|word| line.contains(word)), "{args:?}: {line}");
+        assert!(!line.contains("argon2id$v=19$m="), "{line}");
+    };
+    let gateway = ["gateway", "--tunnel", "127.0.0.1:0", "--http", "127.0.0.1:0", "--keys", &path];
+    let good = std::fs::read_to_string(&path).expect("it was made");
+    let group = ["--group", "prod", "--password-file", &keys.path("users")];
+    check(&[&gateway[..], &group].concat(), 2, &["line 1", "twice"]);
+    for (text, words) in [
+        (format!("# two\n{good}{good}"), ["line 3", "twice"]),
+        (good.replace("user", "users"), ["line 1", "user, client or #"]),
+        (good.replace("m=1024", "m=1"), ["line 1", "limits"]),
+        (String::new(), ["--keys", "no key in it"]),
+    ] {
+        std::fs::write(&path, text).expect("it can be written");
+        check(&gateway, 2, &words);
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("it is ours");
+    check(&gateway, 2, &["keys: mode 0640"]);
+    check(&["gateway", "--tunnel", "0.0.0.0:0", "--http", "127.0.0.1:0"], 2, &["--keys"]);
+    check(&["passwd", "user", "prod", "--generate", &keys.path("users")], 1, &["users: File exists"]);
+    check(&["passwd", "user", "prod", "--password-file", &keys.path("none")], 2, &["none: No such file"]);
+}
