@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod limits;
 pub mod logfmt;
 pub mod logging;
+pub mod logins;
 pub mod logs;
 pub mod proto;
 pub mod record;

@@ -6,7 +6,6 @@
 
 pub mod forward;
 pub mod ingress;
-pub mod logins;
 mod refused;
 pub mod registry;
 mod stats;
@@ -19,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::access::AccessLog;
 use crate::limits::CLIENTS_PER_GROUP_MAX;
+use crate::logins::Logins;
 use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
@@ -29,7 +29,6 @@ use crate::times::Times;
 use crate::tls::{self, Tls};
 use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
-use logins::Logins;
 use refused::Refusals;
 use registry::{Joined, Member, Registry};
 use stats::Stats;
