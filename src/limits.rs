@@ -382,6 +382,8 @@ pub const DERIVE_MEMORY_KIB_MAX: u32 = 256 << 10;
 pub const DERIVE_PASSES_MAX: u32 = 16;
 /// Lanes of that memory.
 pub const DERIVE_LANES_MAX: u32 = 4;
+/// Keys that one client derives at once.
+pub const DERIVATIONS_MAX: usize = 2;
 /// A file of keys.
 pub const KEYS_BYTES_MAX: usize = 4 << 20;
 /// Entries in a file of keys.

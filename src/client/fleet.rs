@@ -1,6 +1,6 @@
 //! A client's tunnels: what [`Slots`] decides is done here.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::keyring::{Ask, Keyring};
 use super::reconnect::Ended;
 use super::resolve::Resolver;
 use super::slots::{Attempt, Slots};
@@ -18,7 +19,7 @@ use crate::limits::{
     GATEWAY_CONNECT_TIMEOUT_MS, GATEWAYS_MAX, PORT_RETRY_MAX_MS, PORT_RETRY_MS, TARGET_LOOKUP_THREADS_MAX,
 };
 use crate::proto::budget::WindowBudget;
-use crate::proto::derive::{Keys, Recipe, derive};
+use crate::proto::derive::{Recipe, derive};
 use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Session};
 use crate::proto::ws::{TUNNEL_PATH, WebSocket};
@@ -33,8 +34,8 @@ struct Fleet {
     ways: Arc<Ways>,
     /// What all gateways together may be allowed to send.
     windows: Arc<WindowBudget>,
-    /// The keys that were derived of the secret, the latest first. Invariant: keys.len() <= GATEWAYS_MAX.
-    keys: Mutex<VecDeque<(Recipe, Keys)>>,
+    /// The keys that were derived of the secret.
+    keys: Mutex<Keyring<Weak<Tunnel>>>,
     /// Looks up gateways.
     resolver: Resolver,
     state: Mutex<State>,
@@ -248,24 +249,29 @@ impl ClientSide {
 }
 
 impl ClientSide {
-    /// Derives the keys that a gateway asks for, unless that was done before, and hands them to the session.
+    /// Derives the keys that a gateway asks for, unless that is done or under way, and hands them to the session.
     fn derive(&self, tunnel: &Arc<Tunnel>, recipe: Recipe) {
-        let known = self.fleet.keys.lock().iter().find(|(of, _)| *of == recipe).map(|(_, keys)| keys.clone());
-        if let Some(keys) = known {
-            return tunnel.exchange(|session| session.derived(&recipe, &keys));
-        }
         let Some(secret) = self.fleet.config.secret.clone() else { return };
-        let (fleet, to) = (self.fleet.clone(), tunnel.clone());
+        let asked = self.fleet.keys.lock().ask(recipe, Arc::downgrade(tunnel));
+        match asked {
+            Ask::Known(keys) => return tunnel.exchange(|session| session.derived(&recipe, &keys)),
+            Ask::Wait => return,
+            Ask::Full => {
+                return log::debug!(event = "limit_hit", limit = "derivations", tun = tunnel.label();
+                    "too many keys are being derived");
+            }
+            Ask::Derive => {}
+        }
+        let fleet = self.fleet.clone();
         let task = move || {
             let keys = derive(&secret, &recipe);
-            to.exchange(|session| session.derived(&recipe, &keys));
-            let mut known = fleet.keys.lock();
-            // The gateways' latest: one that changes its key asks for others.
-            known.retain(|(of, _)| *of != recipe);
-            known.push_front((recipe, keys));
-            known.truncate(GATEWAYS_MAX);
+            let waiting = fleet.keys.lock().derived(recipe, keys.clone());
+            for tunnel in waiting.iter().filter_map(Weak::upgrade) {
+                tunnel.exchange(|session| session.derived(&recipe, &keys));
+            }
         };
         if let Err(error) = self.fleet.remote.spawn_blocking(task) {
+            self.fleet.keys.lock().given_up(recipe);
             log::debug!(event = "connect", tun = tunnel.label(); "no key for the gateway: {error}");
         }
     }

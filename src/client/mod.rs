@@ -8,6 +8,7 @@
 
 pub mod explain;
 mod fleet;
+mod keyring;
 pub mod reconnect;
 pub mod resolve;
 mod slots;

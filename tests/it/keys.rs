@@ -233,6 +233,7 @@ fn faults_of_keys_are_faults_of_the_command_line() {
         (good.replace("user", "users"), ["line 1", "user, client or #"]),
         (good.replace("m=1024", "m=1"), ["line 1", "limits"]),
         (String::new(), ["--keys", "no key in it"]),
+        (" ".repeat((4 << 20) + 1), ["--keys", "longer than 4194304 bytes"]),
     ] {
         std::fs::write(&path, text).expect("it can be written");
         check(&gateway, 2, &words);
