@@ -21,7 +21,7 @@ use crate::limits::{
 use crate::proto::budget::WindowBudget;
 use crate::proto::derive::{Recipe, derive};
 use crate::proto::frame::{Network, PortError, PortRequest};
-use crate::proto::session::{ClientConfig, Event, Session};
+use crate::proto::session::{ClientConfig, Event, Peer, Session};
 use crate::proto::ws::{TUNNEL_PATH, WebSocket};
 use crate::rt::{self, Remote, Timer};
 use crate::tls::{self, Tls};
@@ -302,8 +302,9 @@ impl Side for ClientSide {
     fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
         let fleet = &self.fleet;
         fleet.said[self.attempt.gateway].store(SAID_NOTHING, Ordering::Relaxed);
+        let tls = tunnel.exchange(|session| session.peer().is_some_and(Peer::has_tls));
         log::info!(event = "tun_up", tun = tunnel.label(), gateway:% = self.gateway().target,
-            group = fleet.config.group.as_str(); "the gateway is there");
+            group = fleet.config.group.as_str(), tls; "the gateway is there");
         let up = {
             let state = &mut *fleet.state.lock();
             let up = state.slots.up(self.attempt);

@@ -294,7 +294,7 @@ impl Side for GatewaySide {
         };
         match refused {
             None => log::info!(event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
-                version = peer.version, generation = peer.generation; "a client is here"),
+                version = peer.version, tls = peer.has_tls(), generation = peer.generation; "a client is here"),
             Some(why) => {
                 log::warn!(event = "refuse", tun = tunnel.label(), peer = crate::shown(addr), via, group; "{why}");
                 tunnel.exchange(|session| session.close(GoAwayCode::Replaced, why));

@@ -76,7 +76,8 @@ fn page(request: &Request, wire: &mut Wire) -> Talk {
 /// A request gets through, once the tunnel is up.
 #[track_caller]
 fn check_works(gateway: &Program, client: &Program) {
-    client.wait(&["event=tun_up"]);
+    client.wait(&["event=tun_up", "tls=true"]);
+    gateway.wait(&["event=tun_up", "tls=true"]);
     let origin = Origin::http(page);
     let answer = Wire::connect(gateway.addr("http")).get(&origin.url("/through"));
     assert_eq!((answer.code, answer.text().as_str()), (200, "/through"));

@@ -289,6 +289,11 @@ impl Transcript {
 }
 
 impl Peer {
+    /// Whether the session is bound to a connection with TLS.
+    pub fn has_tls(&self) -> bool {
+        self.features & FEATURE_BINDING != 0
+    }
+
     fn new(hello: &Hello, welcome: &Welcome) -> Self {
         Self {
             name: hello.name.clone(),
