@@ -15,7 +15,7 @@
 mod carrier;
 mod stream;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -23,6 +23,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::proto::frame::{GoAwayCode, OpenRequest};
+use crate::proto::ids::IdMap;
 use crate::proto::session::{Event, OpenError, Session, StreamId};
 use crate::rt::{self, Handle};
 
@@ -65,7 +66,7 @@ struct Inner {
     /// When there was a connection to carry it; when it was made, until then.
     started: Instant,
     /// Streams that somebody owns. Those that the peer opened and nobody has taken on yet are in the session alone.
-    streams: BTreeMap<StreamId, Entry>,
+    streams: IdMap<Entry>,
     /// What the side has to be told, in order. The session bounds how many events a peer can cause.
     events: VecDeque<Event>,
     /// Watchers that the carrier has to call.
@@ -119,7 +120,7 @@ impl Inner {
                 self.events.push_back(event);
                 continue;
             };
-            let Some(entry) = self.streams.get(&id) else {
+            let Some(entry) = self.streams.get(&id.0) else {
                 // A stream that the peer opened: the side attaches a watcher when it takes it on.
                 if matches!(event, Event::Opened(..)) {
                     self.events.push_back(event);
@@ -136,7 +137,7 @@ impl Inner {
                 }
             }
             if closed {
-                self.streams.remove(&id);
+                self.streams.remove(&id.0);
             }
         }
         let carrier = match self.carrier {
@@ -172,7 +173,7 @@ impl Tunnel {
         let inner = Inner {
             session,
             started: rt::now(),
-            streams: BTreeMap::new(),
+            streams: IdMap::default(),
             events: VecDeque::new(),
             calls: Vec::new(),
             // Its first turn looks at everything.
@@ -296,13 +297,13 @@ impl Tunnel {
 
     fn enter(self: &Arc<Tunnel>, inner: &mut Inner, id: StreamId, watcher: Watcher) -> Stream {
         let notes = Arc::new(Mutex::new(Notes::default()));
-        inner.streams.insert(id, Entry { watcher, notes: notes.clone() });
+        inner.streams.insert(id.0, Entry { watcher, notes: notes.clone() });
         Stream::new(self.clone(), id, notes)
     }
 
     /// News of a stream goes elsewhere from now on.
     fn watch(&self, id: StreamId, watcher: Watcher) {
-        if let Some(entry) = self.inner.lock().streams.get_mut(&id) {
+        if let Some(entry) = self.inner.lock().streams.get_mut(&id.0) {
             entry.watcher = watcher;
         }
     }
@@ -322,11 +323,13 @@ impl Tunnel {
             inner.lost = true;
             // First, so that closing the session finds no stream to speak of.
             let mut woken = Vec::new();
-            for (id, entry) in std::mem::take(&mut inner.streams) {
+            let mut streams: Vec<_> = std::mem::take(&mut inner.streams).into_iter().collect();
+            streams.sort_unstable_by_key(|(id, _)| *id);
+            for (id, entry) in streams {
                 entry.notes.lock().lose(how);
                 match entry.watcher {
                     Watcher::Connection(handle) => woken.push(handle),
-                    Watcher::Call(watcher) => inner.calls.push((id, watcher)),
+                    Watcher::Call(watcher) => inner.calls.push((StreamId(id), watcher)),
                 }
             }
             inner.session.close(GoAwayCode::Stop, "");
