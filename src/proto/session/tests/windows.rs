@@ -42,7 +42,7 @@ fn far() -> (Pair, StreamId) {
 #[test]
 fn a_stream_that_uses_its_window_gets_a_larger_one() {
     let (mut pair, id) = far();
-    let mut delivered = 0;
+    let (mut delivered, pings) = (0, pair.pings);
     let mut per_s = Vec::new();
     for _ in 0..10 {
         let before = delivered;
@@ -56,6 +56,9 @@ fn a_stream_that_uses_its_window_gets_a_larger_one() {
     let held = pair.ends[GATEWAY].window_bytes();
     assert_eq!(held, u64::from(WINDOW_BYTES_MAX), "{per_s:?}");
     assert!(per_s[9] > 50 * u64::from(WINDOW_INITIAL_BYTES), "{per_s:?}");
+    // Six times doubled, and measured once a second at most meanwhile, by a side that hears frames all the time.
+    let asked = pair.pings - pings;
+    assert!((1..=3).contains(&asked), "{asked} PINGs");
     // The other direction carried nothing and stays as it was.
     assert_eq!(pair.ends[CLIENT].window_bytes(), u64::from(WINDOW_INITIAL_BYTES));
     pair.ends[GATEWAY].reset(id, ResetCode::Reset);
