@@ -83,6 +83,8 @@ def first_line(*command):
 
 def says(program, command, flag):
     """Whether the help of a command names a flag."""
+    if not os.access(program, os.X_OK):
+        return False
     said = subprocess.run([program, command, "--help"], capture_output=True, text=True, check=False).stdout
     return flag in said.replace(",", " ").split()
 
@@ -142,6 +144,10 @@ def anyproxies(program, ports, directory, tls):
     meet, http = ports.own[:2]
     gateway = [program, "gateway", "--tunnel", f"127.0.0.1:{meet}", "--http", f"127.0.0.1:{http}"]
     client = [program, "client", "--gateway", f"ws://127.0.0.1:{meet}", "--allow", "127.0.0.1"]
+    # As the relays are told: a reader that stops for a while is not to be given up.
+    for side in (gateway, client):
+        if says(program, side[1], "--write-stall-timeout"):
+            side += ["--write-stall-timeout", SILENCE]
     for face in FACES:
         client += ["--forward", f"{ports.front[face]}:127.0.0.1:{ports.target[face]}"]
     if tls:
