@@ -66,7 +66,7 @@ TESTS = {
     "stopped": Test("seven bulk streams beside one whose reader has stopped", workloads.stopped,
                     [SERIES, RATHOLE, ANYPROXY], [
         Goal((ANYPROXY, "kept"), ">=", 0.9), *(Goal((ANYPROXY, f"{side}_grown_mib"), "<", 16) for side in ("server", "client")),
-    ], once=True),
+    ], once=True, starts=True),
     "kills": Test("each side killed under load again and again", workloads.kills, [ANYPROXY], [
         *(at_most(f"{side}_{quantile}", most) for side in ("server", "client") for quantile, most in (("p50", 1), ("p99", 2))),
         at_most("left_descriptors", 0),

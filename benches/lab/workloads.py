@@ -21,8 +21,6 @@ IDLE_BEFORE = 100
 # A relay takes two descriptors for each, which is soon more than it may have; what each costs is seen with fewer.
 IDLE_OF_PEERS = 1000
 STOPPED_BYTES = 64 * MIB
-# How often the rate without the stopped one is measured at most.
-ALONE = 5
 SIDES = ("server", "client")
 INTACT_BYTES = 500_000_000
 COUNTED_BYTES = 100_000_000
@@ -88,29 +86,34 @@ def bulk_in_background(tunnel, seconds, streams=1):
         yield carry
 
 
-def stopped(tunnel, options):
-    """Seven streams beside one whose reader reads nothing for some time, and whether that one is whole afterwards."""
-    before = tunnel.resident_bytes()
-    stop = time.monotonic() + options.stop_secs
-    size = ["--streams", "1", "--bytes", str(STOPPED_BYTES), "--seed", "5"]
-    with tunnels.Flow(tunnel, "--verify", "--hold", *size) as reader:
-        tunnels.expect(reader.line(20), "held")
-        tunnel.settle()
-        # Read now, because what the seven take stays with the processes for a while.
-        grown = [after - first for after, first in zip(tunnel.resident_bytes(), before)]
-        rates = []
-        while not rates or time.monotonic() + options.secs + 1 < stop:
-            rates.append(tunnels.bulk(tunnel, 7, False, options.secs)["gb_per_s"])
-        time.sleep(max(0.0, stop - time.monotonic()))
-        reader.go_on()
-        verdict = json.loads(reader.line(90))
+def stopped(name, tools, options):
+    """Seven streams beside one whose reader reads nothing for some time, and whether that one is whole afterwards.
+
+    What they are held against are seven in a second tunnel without such a reader, in turn with them: a machine that is
+    slower for a while is so for both.
+    """
+    with tunnels.Tunnel(name, tools) as tunnel, tunnels.Tunnel(name, tools) as other:
+        before = tunnel.resident_bytes()
+        stop = time.monotonic() + options.stop_secs
+        size = ["--streams", "1", "--bytes", str(STOPPED_BYTES), "--seed", "5"]
+        with tunnels.Flow(tunnel, "--verify", "--hold", *size) as reader:
+            tunnels.expect(reader.line(20), "held")
+            tunnel.settle()
+            # Read now, because what the seven take stays with the processes for a while.
+            grown = [after - first for after, first in zip(tunnel.resident_bytes(), before)]
+            rates = {tunnel: [], other: []}
+            while not rates[other] or time.monotonic() + 2 * (options.secs + 1) < stop:
+                for each in rates:
+                    rates[each].append(tunnels.bulk(each, 7, False, options.secs)["gb_per_s"])
+            time.sleep(max(0.0, stop - time.monotonic()))
+            reader.go_on()
+            verdict = json.loads(reader.line(90))
     if verdict["faults"]:
         raise Failure(f"the stream whose reader had stopped: {verdict['faults'][0]}")
-    tunnel.settle()
-    alone = [tunnels.bulk(tunnel, 7, False, options.secs)["gb_per_s"] for _ in rates[:ALONE]]
-    kept = statistics.median(rates) / statistics.median(alone)
+    beside, alone = (statistics.median(rates[each]) for each in (tunnel, other))
     return {
-        "alone_gb_per_s": statistics.median(alone), "beside_gb_per_s": statistics.median(rates), "kept": kept,
+        "alone_gb_per_s": alone, "beside_gb_per_s": beside,
+        "kept": statistics.median(one / two for one, two in zip(rates[tunnel], rates[other])),
         "server_grown_mib": grown[0] / MIB, "client_grown_mib": grown[1] / MIB}
 
 
