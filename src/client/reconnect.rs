@@ -17,6 +17,8 @@
 //!   and the ceiling stays low for the first ten seconds of waiting.
 //! * A tunnel that comes up and dies at once must not hammer the gateway: only a tunnel that lived
 //!   a minute resets the ceiling, and a quick retry has to be earned by a life of some length.
+//! * What a tunnel lived is taken off the waiting handed out: a gateway that is there for longer than
+//!   it is away is found quickly, however often it goes.
 //! * It never gives up, and it holds no timer: whoever waits can stop waiting at any moment.
 
 use std::time::Duration;
@@ -44,7 +46,7 @@ pub struct Reconnect {
     /// What the next wait is drawn under.
     /// Invariant: RECONNECT_BASE_MS <= ceiling_ms <= RECONNECT_WAIT_MAX_MS.
     ceiling_ms: u64,
-    /// Waiting handed out since the last reset; what the dialing itself took is not in it.
+    /// Waiting handed out since the last reset, less what tunnels lived; what the dialing itself took is not in it.
     waited_ms: u64,
 }
 
@@ -68,6 +70,11 @@ impl Reconnect {
             let lived_ms = u64::try_from(lived.as_millis()).unwrap_or(u64::MAX);
             if lived_ms >= RECONNECT_RESET_LIVED_MS {
                 *self = Reconnect::new();
+            }
+            self.waited_ms = self.waited_ms.saturating_sub(lived_ms);
+            if self.waited_ms < RECONNECT_EARLY_MS {
+                self.ceiling_ms = self.ceiling_ms.min(RECONNECT_EARLY_MAX_MS);
+                under_ms = under_ms.min(self.ceiling_ms);
             }
             let fresh = *self == Reconnect::new();
             if fresh || lived_ms >= self.ceiling_ms.min(RECONNECT_QUICK_LIVED_MS) {
@@ -174,6 +181,28 @@ mod tests {
         let waits = longest_waits(std::iter::repeat_n(lost(1), 100));
         assert_eq!(waits[0], RECONNECT_QUICK_MAX_MS - 1);
         assert!(waits[50..].iter().all(|&wait| wait == RECONNECT_WAIT_MAX_MS - 1));
+    }
+
+    // A gateway that was killed again and again, and worked in between, was once waited for for half a minute.
+    #[test]
+    fn a_tunnel_that_lives_longer_than_it_is_waited_for_comes_back_soon_for_ever() {
+        let lives = std::iter::repeat_n(lost(RECONNECT_EARLY_MAX_MS), 1000);
+        assert!(longest_waits(lives).iter().all(|&wait| wait < RECONNECT_EARLY_MAX_MS));
+        // The same when each return takes some attempts.
+        let lives =
+            (0..1000).map(|n| if n % 4 == 0 { lost(4 * RECONNECT_EARLY_MAX_MS) } else { Ended::Failed });
+        assert!(longest_waits(lives).iter().all(|&wait| wait < RECONNECT_EARLY_MAX_MS));
+        // And one that was away for long pays that off by its life.
+        let mut reconnect = failed(45);
+        let owed = Duration::from_millis(reconnect.waited_ms - RECONNECT_EARLY_MS + 1);
+        assert!(owed > Duration::from_millis(RECONNECT_RESET_LIVED_MS), "or a minute resets it");
+        let mut lived = Duration::ZERO;
+        while lived < owed {
+            lived += Duration::from_millis(RECONNECT_RESET_LIVED_MS - 1);
+            assert!(reconnect.wait(lost(RECONNECT_RESET_LIVED_MS - 1), 0) > Duration::ZERO);
+        }
+        let wait = reconnect.wait(Ended::Failed, LONGEST);
+        assert!(wait < Duration::from_millis(RECONNECT_EARLY_MAX_MS), "{wait:?}");
     }
 
     #[test]
