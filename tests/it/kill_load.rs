@@ -346,7 +346,7 @@ fn a_client_killed_under_load_is_replaced_as_soon_as_it_is_started() {
     let mut client = place.client();
     place.works(Instant::now());
     place.port_works(Instant::now());
-    let (mut from_kill, mut ports) = (Times::default(), Times::default());
+    let (mut from_kill, mut from_ready, mut ports) = (Times::default(), Times::default(), Times::default());
     let rounds = rounds();
     for round in 1..=rounds {
         place.load.works();
@@ -354,7 +354,9 @@ fn a_client_killed_under_load_is_replaced_as_soon_as_it_is_started() {
         client.signal("KILL");
         client.ended();
         client = place.client();
-        from_kill.0.push(place.works(killed));
+        let ready = Instant::now();
+        from_ready.0.push(place.works(ready));
+        from_kill.0.push(killed.elapsed());
         ports.0.push(place.port_works(killed));
         // The clean-up of the one that died comes when it comes, and touches nothing of the one that is there.
         gateway.wait_nth(&["event=tun_down"], round);
@@ -370,6 +372,7 @@ fn a_client_killed_under_load_is_replaced_as_soon_as_it_is_started() {
         SECOND,
         2 * SECOND,
     );
+    from_ready.hold("  a new stream works after the client is ready", SECOND * 3 / 10, 2 * SECOND);
     ports.hold("  the forwarded port works after the kill", SECOND, 2 * SECOND);
     let ups = gateway.lines(&["event=tun_up"]);
     assert_eq!(ups.len(), rounds + 1, "one tunnel for each client");
