@@ -13,6 +13,7 @@ mod keys;
 mod kill;
 mod kill_load;
 mod lines;
+mod memory;
 mod passing;
 mod standalone;
 mod statuses;
