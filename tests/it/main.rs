@@ -8,6 +8,7 @@ mod closing;
 mod descriptors;
 mod forwards;
 mod garbage;
+mod gateways;
 mod idle;
 mod keys;
 mod kill;
