@@ -119,3 +119,20 @@ fn with_the_resolver_everybody_who_waits_is_let_go() {
     assert!(event_loop.shutdown(PATIENCE));
     assert!(shared.upgrade().is_none(), "and the thread has ended");
 }
+
+// RESOLVER_IDLE_MS: a client that is not asked for names has no threads for them.
+#[test]
+fn a_thread_without_names_ends_and_another_begins_with_the_next() {
+    let mut held = held(1);
+    held.gate = None;
+    assert_eq!(held.resolve("one", 1).recv_timeout(PATIENCE), Ok(Ok(vec![address(1)])));
+    let threads = || held.resolver.shared.state.lock().threads;
+    assert_eq!(threads(), 1, "it waits for the next");
+    let begun = rt::now();
+    while threads() > 0 {
+        assert!(rt::since(begun) < PATIENCE, "it waits for ever");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(held.resolve("two", 2).recv_timeout(PATIENCE), Ok(Ok(vec![address(2)])));
+    assert_eq!(held.lookups.load(Ordering::SeqCst), 2);
+}
