@@ -6,10 +6,12 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use std::net::{TcpListener, UdpSocket};
 
+pub use parking_lot::Condvar;
 pub use poller::limits;
 pub use poller::tls;
 pub use poller::{
@@ -58,6 +60,14 @@ pub fn nonce() -> io::Result<[u8; 32]> {
     let mut bytes = [0; 32];
     fill_random(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Runs `work` on a thread of its own, which ends with it.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub fn spawn_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(work).map(drop)
 }
 
 /// The addresses of a name, as the system knows them. Blocks.

@@ -18,13 +18,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{collections::VecDeque, fmt, thread};
+use std::{collections::VecDeque, fmt};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::limits::{RESOLVE_ADDRESSES_MAX, RESOLVE_TIMEOUT_MS, RESOLVER_IDLE_MS};
 use crate::proto::target::{Host, Target};
-use crate::rt::{self, Remote};
+use crate::rt::{self, Condvar, Remote};
 use names::{Asked, Found, Names};
 
 /// Why a name gave no address.
@@ -192,8 +192,7 @@ impl Shared {
             return;
         }
         let shared = self.clone();
-        let thread = thread::Builder::new().name("resolver".into()).spawn(move || shared.work());
-        if let Err(error) = thread {
+        if let Err(error) = rt::spawn_thread("resolver", move || shared.work()) {
             log::debug!(event = "limit_hit", limit = "threads"; "no thread to look names up: {error}");
             let abandoned = {
                 let state = &mut *self.state.lock();
