@@ -1,22 +1,30 @@
 //! AnyProxy: a gateway on a public host and clients in private networks, joined by WebSocket tunnels.
 #![forbid(unsafe_code)]
 
+#[cfg_attr(anyproxy_sim, path = "../tests/sim/rt/access.rs")]
 pub mod access;
+#[cfg(not(anyproxy_sim))]
 pub mod cli;
 pub mod client;
 pub mod gateway;
 pub mod limits;
 pub mod logfmt;
+#[cfg(not(anyproxy_sim))]
 pub mod logging;
 pub mod logins;
+#[cfg(not(anyproxy_sim))]
 pub mod logs;
 pub mod proto;
 pub mod record;
 pub mod relay;
+#[cfg_attr(anyproxy_sim, path = "../tests/sim/rt/mod.rs")]
 pub mod rt;
+#[cfg(not(anyproxy_sim))]
 pub mod run;
 pub mod secret_file;
+#[cfg(not(anyproxy_sim))]
 pub mod serve;
+#[cfg(not(anyproxy_sim))]
 pub mod service;
 pub mod times;
 pub mod tls;
