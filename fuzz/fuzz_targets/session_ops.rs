@@ -156,6 +156,15 @@ impl<'a> World<'a> {
         assert!(result.is_ok() || self.damaged, "{result:?}");
     }
 
+    fn pump(&mut self) {
+        for _ in 0..3 {
+            for side in [CLIENT, GATEWAY] {
+                while self.transmit(side, 1 << 16) > 0 {}
+                self.deliver(side, usize::MAX);
+            }
+        }
+    }
+
     fn events(&mut self, side: usize) {
         while let Some(event) = self.ends[side].poll_event() {
             assert_eq!(self.lost[side], 0, "nothing follows the end: {event:?}");
@@ -194,8 +203,10 @@ impl<'a> World<'a> {
         let side = usize::from(op >> 7);
         let id = self.stream();
         match op & 31 {
-            0 | 1 => self.open(op & 64 != 0),
-            2 | 3 => {
+            0 => self.open(op & 64 != 0),
+            // A wire without delay, which leads further into what can happen than its parts by themselves.
+            1 | 2 => self.pump(),
+            3 => {
                 self.ends[CLIENT].accept(id, Opened::default()).ok();
             }
             4 => {
@@ -206,10 +217,7 @@ impl<'a> World<'a> {
             5..=9 => self.write(id, side),
             10..=13 => self.read(id, side),
             14 | 15 => {
-                self.ends[side].finish(id);
-                if let Some(model) = self.streams.get_mut(&id) {
-                    model.flows[side].finished = true;
-                }
+                self.finish(id, side);
             }
             16 => {
                 self.broken(id);
@@ -279,6 +287,16 @@ impl<'a> World<'a> {
         }
     }
 
+    fn finish(&mut self, id: StreamId, side: usize) {
+        // OPEN may still be under way to this side.
+        if self.ends[side].contains(id)
+            && let Some(model) = self.streams.get_mut(&id)
+        {
+            model.flows[side].finished = true;
+        }
+        self.ends[side].finish(id);
+    }
+
     fn write(&mut self, id: StreamId, side: usize) {
         let len = self.script.len() as u64;
         let Some(model) = self.streams.get_mut(&id) else { return };
@@ -343,10 +361,7 @@ impl<'a> World<'a> {
             for id in self.streams.keys().copied().collect::<Vec<_>>() {
                 self.ends[CLIENT].accept(id, Opened::default()).ok();
                 for side in [CLIENT, GATEWAY] {
-                    self.ends[side].finish(id);
-                    if let Some(model) = self.streams.get_mut(&id) {
-                        model.flows[side].finished = true;
-                    }
+                    self.finish(id, side);
                     // `read` without a script reads nothing; an end takes no length.
                     self.script = Script(&[0xff]);
                     self.read(id, side);
