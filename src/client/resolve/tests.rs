@@ -131,7 +131,7 @@ fn a_thread_without_names_ends_and_another_begins_with_the_next() {
     let begun = rt::now();
     while threads() > 0 {
         assert!(rt::since(begun) < PATIENCE, "it waits for ever");
-        thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(held.resolve("two", 2).recv_timeout(PATIENCE), Ok(Ok(vec![address(2)])));
     assert_eq!(held.lookups.load(Ordering::SeqCst), 2);
