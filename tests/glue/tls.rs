@@ -183,14 +183,17 @@ fn a_proof_that_is_passed_on_is_worth_nothing() {
         let world = World::new();
         let gate = gate(&world, Some(ours.server()));
         let trusting = || config(&[&ours, &theirs], version);
-        let client_loop = event_loop();
 
-        // Straight on it works.
-        let client = tls::Client::with(trusting(), "127.0.0.1");
-        world.client_at(gate.addr, &client_loop, Vec::new(), Some(client));
-        assert_eq!(gate.ends.recv_timeout(PATIENCE).unwrap(), Ok(()), "{version:?}");
-        drop(client_loop);
-        assert!(gate.ends.recv_timeout(PATIENCE).unwrap().is_err(), "it left");
+        // Straight on it works, also with a session that is taken up again: the two share what they know of sessions.
+        let shared = trusting();
+        for _ in 0..2 {
+            let client_loop = event_loop();
+            let client = tls::Client::with(shared.clone(), "127.0.0.1");
+            world.client_at(gate.addr, &client_loop, Vec::new(), Some(client));
+            assert_eq!(gate.ends.recv_timeout(PATIENCE).unwrap(), Ok(()), "{version:?}");
+            drop(client_loop);
+            assert!(gate.ends.recv_timeout(PATIENCE).unwrap().is_err(), "it left");
+        }
 
         let (listener, between) = listen();
         middle(listener, &theirs, gate.addr, trusting());
