@@ -6,6 +6,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 /// Why a file gives no secret.
 #[derive(Debug)]
 pub enum FileFault {
@@ -40,16 +42,16 @@ pub fn credentials_directory() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
-/// What is in `path`, at most `most` bytes.
+/// What is in `path`, at most `most` bytes. Its memory is cleared when it is dropped.
 ///
 /// Below `credentials`, the directory that systemd fills, only the bits for everyone count: there the service
 /// manager may grant its service access through an ACL, whose mask shows up as the group's bits.
 ///
 /// # Errors
 /// When it cannot be read, is longer, or is not kept from others.
-pub fn read(path: &Path, credentials: Option<&Path>, most: usize) -> Result<Vec<u8>, FileFault> {
+pub fn read(path: &Path, credentials: Option<&Path>, most: usize) -> Result<Zeroizing<Vec<u8>>, FileFault> {
     let forbidden = if credentials.is_some_and(|dir| path.starts_with(dir)) { 0o007 } else { 0o077 };
-    read_with(path, forbidden, most)
+    read_with(path, forbidden, most).map(Zeroizing::new)
 }
 
 /// As [`read`], for a file that is no secret.
@@ -71,7 +73,8 @@ fn read_with(path: &Path, forbidden: u32, most: usize) -> Result<Vec<u8>, FileFa
     if mode & forbidden != 0 {
         return Err(FileFault::Mode(mode));
     }
-    let mut bytes = Vec::new();
+    // Room for all of it at once, so that no part is left behind where it grew.
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(most).min(most) + 1);
     file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(FileFault::Io)?;
     if bytes.len() > most {
         return Err(FileFault::TooLong(most));
@@ -99,7 +102,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory can be made");
         let path = dir.path().join("key");
         create(&path, 0o600, b"secret").expect("it is not there yet");
-        assert_eq!(read(&path, None, 6).expect("it is ours"), b"secret");
+        assert_eq!(read(&path, None, 6).expect("it is ours")[..], *b"secret");
         assert!(matches!(read(&path, None, 5), Err(FileFault::TooLong(5))));
         let again = create(&path, 0o600, b"other").map_err(|error| error.kind());
         assert_eq!(again, Err(io::ErrorKind::AlreadyExists));
@@ -110,7 +113,7 @@ mod tests {
             assert_eq!(read_public(&path, 6).expect("no secret"), b"secret");
         }
         set(0o440).expect("it is ours");
-        assert_eq!(read(&path, Some(dir.path()), 6).expect("the service manager's"), b"secret");
+        assert_eq!(read(&path, Some(dir.path()), 6).expect("the service manager's")[..], *b"secret");
         assert!(matches!(read(&path, Some(Path::new("/nonexistent")), 6), Err(FileFault::Mode(0o440))));
         assert!(matches!(read(dir.path(), None, 6), Err(FileFault::NotFile)));
         assert!(matches!(read(&dir.path().join("none"), None, 6), Err(FileFault::Io(_))));

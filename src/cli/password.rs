@@ -3,12 +3,14 @@
 use std::fmt;
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use crate::limits::PASSWORD_BYTES_MAX;
 use crate::secret_file::{self, FileFault};
 
 /// A secret that does not show itself in debug output. Invariant: 1 to [`PASSWORD_BYTES_MAX`] bytes of one line.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(Vec<u8>);
+pub struct Password(Zeroizing<Vec<u8>>);
 
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,7 +66,7 @@ impl Password {
             0 => Err(PasswordFault::Empty),
             n if n > PASSWORD_BYTES_MAX => Err(PasswordFault::TooLong),
             _ if bytes.iter().any(u8::is_ascii_control) => Err(PasswordFault::Control),
-            _ => Ok(Password(bytes.to_vec())),
+            _ => Ok(Password(Zeroizing::new(bytes.to_vec()))),
         }
     }
 

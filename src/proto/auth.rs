@@ -59,9 +59,9 @@ pub fn prove(secret: Option<&Secret>, prover: Prover, transcript: &Transcript) -
 
 /// What a client with derived keys proves itself with, and what the gateway must answer.
 pub(super) fn prove_keys(keys: &Keys, transcript: &Transcript) -> (Proof, Proof) {
-    let stored: [u8; 32] = Sha256::digest(keys.client).into();
+    let stored: [u8; 32] = Sha256::digest(*keys.client).into();
     let mask = transcript.mac(&stored, Prover::Client);
-    (masked(&keys.client, &mask), transcript.mac(&keys.gateway, Prover::Gateway))
+    (masked(&keys.client, &mask), transcript.mac(&*keys.gateway, Prover::Gateway))
 }
 
 fn masked(bytes: &[u8; 32], mask: &[u8; 32]) -> [u8; 32] {
@@ -170,7 +170,7 @@ mod tests {
         }
         refused("edge", &prove_keys(&derive(&secret("t"), &recipe), &ours).0, &ours);
         // With the file: the stored key in place of the client's, the secret's own proof, the mask alone.
-        let thief = Keys { client: derived.stored, gateway: derived.gateway };
+        let thief = Keys { client: derived.stored.into(), gateway: derived.gateway.into() };
         refused("edge", &prove_keys(&thief, &ours).0, &ours);
         refused("edge", &prove(Some(&secret("s")), Prover::Client, &ours), &ours);
         refused("edge", &ours.mac(&derived.stored, Prover::Client), &ours);
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!((decoy.recipe, decoy.recipe.cost), (again.recipe, recipe.cost));
         assert_ne!(decoy.recipe.salt, recipe.salt);
         refused("nobody", &proof, &ours);
-        let thief = Keys { client: decoy.stored, gateway: decoy.gateway };
+        let thief = Keys { client: decoy.stored.into(), gateway: decoy.gateway.into() };
         refused("nobody", &prove_keys(&thief, &ours).0, &ours);
     }
 }

@@ -18,17 +18,18 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
 
 use super::derive::{Derived, Keys, Recipe};
 use super::keys::Grant;
 use crate::limits::{GROUP_NAME_BYTES_MAX, GROUPS_MAX, SECRET_BYTES_MAX};
 
 /// What a group keeps to itself. It never appears in a log: its `Debug` is redacted, and it cannot
-/// be displayed.
+/// be displayed. Its memory is cleared when it is dropped.
 #[derive(Clone)]
 pub struct Secret {
     /// Invariant: 1 <= bytes.len() <= SECRET_BYTES_MAX.
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
 }
 
 impl Secret {
@@ -37,7 +38,7 @@ impl Secret {
     /// # Errors
     /// When it is empty, or longer than a SOCKS5 password can be (RFC 1929: 255 bytes).
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Secret, SecretError> {
-        let bytes = bytes.into();
+        let bytes = Zeroizing::new(bytes.into());
         match bytes.len() {
             0 => Err(SecretError::Empty),
             len if len > SECRET_BYTES_MAX => Err(SecretError::TooLong),

@@ -17,6 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use super::credentials::Secret;
 use crate::limits::{DERIVE_LANES_MAX, DERIVE_MEMORY_KIB_MAX, DERIVE_MEMORY_KIB_MIN, DERIVE_PASSES_MAX};
@@ -63,11 +64,11 @@ impl Cost {
     }
 }
 
-/// What a client proves a session with. It does not show itself in debug output.
+/// What a client proves a session with. It does not show itself in debug output, and its memory is cleared when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
-    pub(super) client: [u8; 32],
-    pub(super) gateway: [u8; 32],
+    pub(super) client: Zeroizing<[u8; 32]>,
+    pub(super) gateway: Zeroizing<[u8; 32]>,
 }
 
 impl fmt::Debug for Keys {
@@ -96,14 +97,14 @@ pub fn derive(secret: &Secret, recipe: &Recipe) -> Keys {
     let [memory_kib, passes, lanes] = recipe.cost.parts();
     let params = Params::new(memory_kib, passes, lanes, Some(32))
         .expect("a cost within our limits is one of Argon2's");
-    let mut key = [0; 32];
+    let mut key = Zeroizing::new([0; 32]);
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password_into(secret.as_bytes(), &recipe.salt, &mut key)
+        .hash_password_into(secret.as_bytes(), &recipe.salt, &mut *key)
         .expect("lengths within our limits are some of Argon2's");
-    let half = |label: &[u8]| -> [u8; 32] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes a key of any length");
+    let half = |label: &[u8]| -> Zeroizing<[u8; 32]> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&*key).expect("HMAC takes a key of any length");
         mac.update(label);
-        mac.finalize().into_bytes().into()
+        Zeroizing::new(mac.finalize().into_bytes().into())
     };
     Keys { client: half(b"anyproxy client key"), gateway: half(b"anyproxy gateway key") }
 }
@@ -111,7 +112,7 @@ pub fn derive(secret: &Secret, recipe: &Recipe) -> Keys {
 impl Derived {
     /// What is to be kept of these keys.
     pub fn new(recipe: Recipe, keys: &Keys) -> Derived {
-        Derived { recipe, stored: Sha256::digest(keys.client).into(), gateway: keys.gateway }
+        Derived { recipe, stored: Sha256::digest(*keys.client).into(), gateway: *keys.gateway }
     }
 
     /// What nobody has the keys of.
@@ -158,7 +159,7 @@ impl Derived {
     /// Whether these keys are those that it was made of, in constant time.
     pub fn matches(&self, keys: &Keys) -> bool {
         use subtle::ConstantTimeEq as _;
-        let stored: [u8; 32] = Sha256::digest(keys.client).into();
+        let stored: [u8; 32] = Sha256::digest(*keys.client).into();
         stored.ct_eq(&self.stored).into()
     }
 }
