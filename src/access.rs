@@ -29,7 +29,7 @@ pub struct AccessLog {
 
 struct Shared {
     /// `None` once closed. The writer ends when this, the only sender, is gone and the queue is empty.
-    queue: RwLock<Option<Sender<AccessRecord>>>,
+    queue: RwLock<Option<Sender<Box<AccessRecord>>>>,
     /// The writer, until somebody has waited for it.
     writer: Mutex<Option<Writer>>,
     dropped: Arc<AtomicU64>,
@@ -65,7 +65,7 @@ impl AccessLog {
     }
 
     /// Queues a record. Never blocks: when the queue is full or the log is closed, the record is dropped and counted.
-    pub fn write(&self, record: AccessRecord) {
+    pub fn write(&self, record: Box<AccessRecord>) {
         let queued = match &*self.shared.queue.read() {
             Some(queue) => queue.try_send(record),
             None => Err(TrySendError::Disconnected(record)),
@@ -97,7 +97,7 @@ impl AccessLog {
 }
 
 fn write_all(
-    queue: &Receiver<AccessRecord>,
+    queue: &Receiver<Box<AccessRecord>>,
     mut out: Box<dyn Write + Send>,
     stamp: Stamp,
     dropped: &AtomicU64,
@@ -163,10 +163,10 @@ mod tests {
         }
     }
 
-    fn record(n: u32) -> AccessRecord {
+    fn record(n: u32) -> Box<AccessRecord> {
         let mut r = AccessRecord::new(SystemTime::UNIX_EPOCH, Proto::Connect, Ingress::Http, End::EOF);
         r.conn_id = format!("c{n}").into();
-        r
+        Box::new(r)
     }
 
     #[test]

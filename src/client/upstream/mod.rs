@@ -184,13 +184,14 @@ impl Reaching {
         }
         let Some(carrier) = self.stream.tunnel().carrier().cloned() else { return };
         let (remote, attempt) = (self.ways.remote.clone(), self.attempt.clone());
-        let dial = Arc::new(Dial(Mutex::new(Some((self, addr)))));
+        let dial = Arc::new(Dial(Mutex::new(Some(Box::new((self, addr))))));
         match remote.dial_near(&carrier, addr, left, dial.clone()) {
             Ok(handle) => attempt.dials(handle),
             Err(error) => {
                 // No socket, so no connection that could tell: here is the only one who can answer.
                 let reaching = dial.0.lock().take();
-                if let Some((reaching, _)) = reaching {
+                if let Some(reaching) = reaching {
+                    let (reaching, _) = *reaching;
                     log::info!(event = "limit_hit", conn_id = crate::conn_label(reaching.conn_id), dst:% = addr; "no connection to a target: {error}");
                     let stopping = remote.is_stopping();
                     reaching.refuse(if stopping { RefuseCode::Draining } else { RefuseCode::Limit });
@@ -200,8 +201,11 @@ impl Reaching {
     }
 }
 
+/// What is on its way, and where to. Boxed, so that a target that was reached keeps none of it.
+type Begun = Box<(Reaching, SocketAddr)>;
+
 /// The handler of one dialed target.
-struct Dial(Mutex<Option<(Reaching, SocketAddr)>>);
+struct Dial(Mutex<Option<Begun>>);
 
 /// A target's connection.
 struct TargetConn {
@@ -210,7 +214,7 @@ struct TargetConn {
 }
 
 enum Stage {
-    Dialing(Reaching, SocketAddr),
+    Dialing(Begun),
     Relaying(Relay, Stall),
     Over,
 }
@@ -220,17 +224,18 @@ impl Handler for Dial {
 
     fn on_prepare(&self, conn: &mut Prepare<'_>) -> Result<TargetConn, Reject> {
         conn.set_half_close(true);
-        let Some((reaching, addr)) = self.0.lock().take() else {
+        let Some(begun) = self.0.lock().take() else {
             return Err("a target is dialed once".into());
         };
-        let conn_id = reaching.conn_id;
-        Ok(TargetConn { stage: Stage::Dialing(reaching, addr), conn_id })
+        let conn_id = begun.0.conn_id;
+        Ok(TargetConn { stage: Stage::Dialing(begun), conn_id })
     }
 
     fn on_connect(&self, cx: &mut TargetConn, conn: &mut Connection) -> rt::Result {
-        let Stage::Dialing(reaching, addr) = std::mem::replace(&mut cx.stage, Stage::Over) else {
+        let Stage::Dialing(begun) = std::mem::replace(&mut cx.stage, Stage::Over) else {
             return Ok(());
         };
+        let (reaching, addr) = *begun;
         let opened = reaching.opened(addr);
         reaching.stream.watch(Watcher::Connection(conn.handle()));
         if reaching.stream.exchange(|session, id| session.accept(id, opened)).is_err() {
@@ -255,7 +260,7 @@ impl Handler for Dial {
 
     fn on_close(&self, cx: &mut TargetConn, info: &Closed) {
         match std::mem::replace(&mut cx.stage, Stage::Over) {
-            Stage::Dialing(reaching, _) => {
+            Stage::Dialing(begun) => {
                 let code = match &info.reason {
                     Reason::Timeout(_) => RefuseCode::Timeout,
                     Reason::Error(fault) => match fault.kind {
@@ -266,7 +271,7 @@ impl Handler for Dial {
                     Reason::Shutdown => RefuseCode::Draining,
                     _ => RefuseCode::Unreachable,
                 };
-                reaching.next(code);
+                begun.0.next(code);
             }
             Stage::Relaying(mut relay, _) => {
                 log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id); "closing: {}", info.reason);

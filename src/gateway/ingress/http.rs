@@ -283,6 +283,8 @@ impl Http {
                     }
                     cx.stage =
                         Stage::Relaying(Box::new(Joined::new(&self.gate, relay, journey, Some(record.code))));
+                    // The machine has done its work; a fresh one holds nothing.
+                    cx.proxy = HttpProxy::new(self.config.clone(), rt::now());
                 }
             }
             Event::Done(record) => self.done(cx, &record, None),

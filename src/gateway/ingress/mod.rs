@@ -20,7 +20,8 @@ pub(crate) use joined::Joined;
 /// One user's stream on its way to its access line.
 #[derive(Debug)]
 pub(crate) struct Journey {
-    record: AccessRecord,
+    /// Boxed: it is large, goes from hand to hand, and is queued in the end.
+    record: Box<AccessRecord>,
     /// When the user came, or began this request.
     begun: Instant,
     asked: Instant,
@@ -29,7 +30,7 @@ pub(crate) struct Journey {
 
 impl Journey {
     pub(crate) fn new(proto: Proto, ingress: Ingress, cli: Option<SocketAddr>, begun: Instant) -> Journey {
-        let mut record = AccessRecord::new(rt::wall(), proto, ingress, End::EOF);
+        let mut record = Box::new(AccessRecord::new(rt::wall(), proto, ingress, End::EOF));
         record.cli = cli;
         Journey { record, begun, asked: rt::now(), answered: None }
     }
@@ -90,7 +91,7 @@ impl Journey {
 
     /// The end: writes the line.
     pub(crate) fn end(mut self, shared: &Shared, code: Option<u16>, bytes: (u64, u64), end: End) {
-        let AccessRecord { timers: Timers { ta, th, tq, tt, .. }, .. } = &mut self.record;
+        let AccessRecord { timers: Timers { ta, th, tq, tt, .. }, .. } = &mut *self.record;
         (*ta, *th) = (Some(Duration::ZERO), Some(Duration::ZERO));
         *tq = Some(self.asked.saturating_duration_since(self.begun));
         *tt = Some(rt::since(self.begun));

@@ -12,8 +12,8 @@ pub struct AccessLog(Arc<Mutex<Vec<AccessRecord>>>);
 
 impl AccessLog {
     /// Keeps a record.
-    pub fn write(&self, record: AccessRecord) {
-        self.0.lock().push(record);
+    pub fn write(&self, record: Box<AccessRecord>) {
+        self.0.lock().push(*record);
     }
 
     /// None is dropped.
