@@ -239,6 +239,9 @@ pub const HANDSHAKE_MS: u64 = 10_000;
 /// After this long without a received frame, a PING asks whether the peer still lives.
 pub const PING_IDLE_MS: u64 = 15_000;
 
+/// So much later than the gateway a client asks: its PING is for a gateway that has stopped asking.
+pub const PING_CLIENT_LATER_MS: u64 = 2_000;
+
 /// After this long without a received frame behind an OPEN, a PING asks whether the client still lives.
 pub const OPEN_QUIET_MS: u64 = 2_500;
 

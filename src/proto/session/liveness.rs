@@ -7,6 +7,8 @@
 //!     └───────────── any frame ────────┴────────────────────────────────┘
 //! ```
 //!
+//! That is the gateway's clock. A client's begins 2 s later, so that a quiet tunnel carries one PING in 15 s and not two.
+//!
 //! An OPEN that is not answered by any frame at all within `OPEN_QUIET_MS` makes the first PING of it: a client that has died is not to be
 //! asked for streams until it is quiet for 15 s. (The OPEN itself may wait for its target for much longer.)
 //!
@@ -15,21 +17,23 @@
 //!
 //! A PING measures besides how long its answer takes. One is sent for that alone when the session comes up, and when a window grows.
 
-use super::Error;
 use super::event::Flood;
+use super::{Error, Role};
 use crate::limits::{
-    OPEN_QUIET_MS, PING_ANSWER_MS, PING_IDLE_MS, PING_MISSES_MAX, PINGS_PER_S_MAX, RTT_FRESH_MS,
+    OPEN_QUIET_MS, PING_ANSWER_MS, PING_CLIENT_LATER_MS, PING_IDLE_MS, PING_MISSES_MAX, PINGS_PER_S_MAX,
+    RTT_FRESH_MS,
 };
 use crate::proto::rate::Rate;
 use std::time::{Duration, Instant};
 
-const IDLE: Duration = Duration::from_millis(PING_IDLE_MS);
 const OPEN_QUIET: Duration = Duration::from_millis(OPEN_QUIET_MS);
 const ANSWER: Duration = Duration::from_millis(PING_ANSWER_MS);
 
 #[derive(Debug)]
 pub(super) struct Liveness {
-    /// When the last question or the last frame was; the next step is due `IDLE` or `ANSWER` after it.
+    /// Silence after which it is our turn to ask.
+    idle: Duration,
+    /// When the last question or the last frame was; the next step is due `idle` or `ANSWER` after it.
     since: Instant,
     /// Questions without an answer. Invariant: unanswered ≤ PING_MISSES_MAX.
     unanswered: u32,
@@ -54,8 +58,13 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(role: Role, now: Instant) -> Self {
+        let later = match role {
+            Role::Gateway => 0,
+            Role::Client => PING_CLIENT_LATER_MS,
+        };
         Self {
+            idle: Duration::from_millis(PING_IDLE_MS + later),
             since: now,
             unanswered: 0,
             opens: false,
@@ -98,8 +107,8 @@ impl Liveness {
 
     pub(super) fn timeout(&self) -> Instant {
         match (self.unanswered, self.opened) {
-            (0, Some(opened)) => (self.since + IDLE).min(opened + OPEN_QUIET),
-            (0, None) => self.since + IDLE,
+            (0, Some(opened)) => (self.since + self.idle).min(opened + OPEN_QUIET),
+            (0, None) => self.since + self.idle,
             _ => self.since + ANSWER,
         }
     }

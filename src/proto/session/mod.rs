@@ -127,7 +127,7 @@ impl Session {
             phase,
             end: None,
             handshake_deadline: now + Duration::from_millis(HANDSHAKE_MS),
-            liveness: Liveness::new(now),
+            liveness: Liveness::new(role, now),
             decoder: Decoder::default(),
             peer: None,
             table: IdMap::default(),
@@ -163,7 +163,7 @@ impl Session {
     pub fn begin(&mut self, now: Instant) {
         if !matches!(self.phase, Phase::Up) {
             self.handshake_deadline = now + Duration::from_millis(HANDSHAKE_MS);
-            self.liveness = Liveness::new(now);
+            self.liveness = Liveness::new(self.role, now);
         }
     }
 

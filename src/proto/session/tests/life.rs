@@ -96,6 +96,23 @@ fn any_frame_is_life() {
     assert!(gateway.is_up() && now > pair.now);
 }
 
+// proves that an idle tunnel costs one PING in 15 s: the gateway's, which is the client's sign of life
+#[test]
+fn of_a_quiet_tunnel_one_side_asks() {
+    let mut pair = Pair::up();
+    let up = pair.now;
+    for _ in 0..10 {
+        let [gateway, client] =
+            [GATEWAY, CLIENT].map(|end| pair.ends[end].poll_timeout().expect("a deadline"));
+        assert!(gateway < client, "the client need not ask");
+        pair.now = gateway;
+        pair.ends[GATEWAY].handle_timeout(gateway).expect("alive");
+        pair.drive();
+    }
+    let rounds = (pair.now - up).as_millis() as u64 / PING_IDLE_MS;
+    assert_eq!(rounds, 10, "one question each time");
+}
+
 // proves T28: a process that slept through its deadlines asks once more before it gives up
 #[test]
 fn a_deadline_that_is_seen_late_asks_again() {
