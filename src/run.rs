@@ -128,6 +128,7 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
         tls::Server::new(&identity, client_ca.as_deref(), credentials.as_deref()).map_err(Fault::Usage)
     });
     let tls = tls.transpose()?;
+    let is_secret = tls.is_some();
     let program = Program::start("gateway")?;
     let gateway = Gateway::start(
         program.event_loop.remote(),
@@ -144,6 +145,7 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
             access: program.access.clone(),
         },
     )?;
+    warn_of_plain(config.tunnel.ip().to_canonical().is_loopback(), is_secret);
     gateway.announce();
     let status = format!("clients at {}, HTTP proxy at {}", gateway.tunnel_addr(), gateway.http_addr());
     program.run(&status);
@@ -199,6 +201,8 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
         None => host_name(),
     };
     let program = Program::start("client")?;
+    let plain = gateways.iter().find(|gateway| gateway.tls.is_none() && !is_local(&gateway.target));
+    warn_of_plain(plain.is_none(), false);
     let names: Vec<String> = gateways.iter().map(|gateway| gateway.target.to_string()).collect();
     let status = format!("a client of {}", names.join(", "));
     let (replicas, streams_max, times) = (config.replicas, config.streams_max, config.times);
@@ -382,11 +386,46 @@ fn port_request(forward: &cli::Forward, rules: &Rules) -> Result<PortRequest, St
     Ok(PortRequest { network, port: *port, host: host.clone(), target_port: *target_port })
 }
 
+/// Says that a tunnel is not encrypted, where that leaves this machine. Said once, at the start: it may be meant, inside a network
+/// that is trusted.
+fn warn_of_plain(is_local: bool, tls: bool) {
+    if !is_local && !tls {
+        log::warn!(event = "start"; "a tunnel without TLS can be read on its way: see --tls-cert of the gateway, and wss://");
+    }
+}
+
+/// Whether it is on this machine, as far as its name says.
+fn is_local(target: &Target) -> bool {
+    match target.host() {
+        Host::Address(address) => address.to_canonical().is_loopback(),
+        Host::Name(name) => name.as_str() == "localhost",
+    }
+}
+
 /// This machine's name, as far as a client's name may hold it.
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim().parse::<cli::Name>() {
         Ok(name) => name.as_str().to_owned(),
         Err(_) => "client".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stays_on_this_machine_is_local() {
+        #[track_caller]
+        fn check(host: &str, want: bool) {
+            assert_eq!(is_local(&Target::new(host, 1).expect("a target")), want, "{host}");
+        }
+        for host in ["localhost", "127.0.0.1", "127.9.9.9", "::1"] {
+            check(host, true);
+        }
+        for host in ["localhost.example", "10.0.0.1", "192.0.2.1", "fd00::1"] {
+            check(host, false);
+        }
     }
 }

@@ -233,6 +233,26 @@ fn one_side_without_tls_is_no_tunnel() {
     open.stop();
 }
 
+// proves T10: what can be read on its way is said to be so, once, and only then
+#[test]
+fn a_tunnel_without_tls_beyond_this_machine_is_warned_of() {
+    let certs = Certs::new();
+    certs.issue("gw", &["localhost"]);
+    let password = PasswordFile::new("secret");
+    let start = |addr: &str, more: &[&str]| {
+        let listen = ["gateway", "--tunnel", addr, "--http", "127.0.0.1:0"];
+        let group = ["--group", "prod", "--password-file", password.path()];
+        let gateway = Program::start(&[&listen[..], &group, more].concat());
+        gateway.wait(&["event=ready"]);
+        let warned = gateway.lines(&["level=WARN", "event=start", "can be read on its way"]).len();
+        gateway.stop_but_for(&["can be read on its way"]);
+        warned
+    };
+    assert_eq!(start("0.0.0.0:0", &[]), 1);
+    assert_eq!(start("127.0.0.1:0", &[]), 0);
+    assert_eq!(start("0.0.0.0:0", &words(&certs.flags("gw"))), 0);
+}
+
 // proves S-62 over TLS (B1): whole both ways at once, and streams beside it are served
 #[test]
 fn a_bulk_transfer_over_tls_arrives_whole() {
