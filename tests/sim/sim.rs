@@ -129,6 +129,15 @@ fn seeds_without_a_finding() {
     assert!(whole * 2 > streams, "most streams ought to come to their end: {whole} of {streams}");
 }
 
+// A peer that makes us answer and reads nothing is bounded by more than the memory.
+#[test]
+fn a_flood_is_cut_off() {
+    for seed in 1..4 {
+        let asked = world::flood::run(seed).unwrap_or_else(|finding| panic!("flood: {finding}"));
+        assert!(asked > 1_000, "it is not cut off at once, either: {asked}");
+    }
+}
+
 #[test]
 fn a_seed_is_one_run() {
     let hashes: Vec<_> = (1..20).map(|seed| world::run(seed, false).trace).collect();

@@ -14,6 +14,7 @@
 //! | no stream, connection or timer is left, and no byte in a buffer | at rest, and after the stop |
 
 pub(crate) mod bytes;
+pub(crate) mod flood;
 mod people;
 mod plan;
 mod tap;
@@ -133,6 +134,32 @@ struct World {
 }
 
 type Held<T = ()> = Result<T, String>;
+
+/// A client of that gateway.
+fn client_config(gateway: SocketAddr, name: &str, replicas: usize) -> Held<client::Config> {
+    let allow = ["10.1.0.0/16".to_owned(), "target.test".to_owned()];
+    let forward = |network, port: SocketAddr, target_port| PortRequest {
+        network,
+        port: port.port(),
+        host: FORWARD_TARGET.to_string(),
+        target_port,
+    };
+    Ok(client::Config {
+        gateways: vec![client::Gateway {
+            target: Address::from_address(gateway.ip(), gateway.port()).map_err(|error| error.to_string())?,
+            tls: None,
+        }],
+        replicas: replicas,
+        times: Times::default(),
+        streams_max: STREAMS_MAX,
+        group: String::new(),
+        secret: None,
+        name: name.into(),
+        rules: Rules::parse(&allow, &[]).map_err(|error| error.to_string())?,
+        forwards: vec![forward(Network::Tcp, FORWARD, 9000), forward(Network::Udp, FORWARD_UDP, 9001)],
+        on_up: Box::new(|| rt::note("up", 0, 0)),
+    })
+}
 
 /// Runs one seed to its end.
 pub(crate) fn run(seed: u64, prints: bool) -> Outcome {
@@ -460,29 +487,7 @@ impl World {
 
     fn start_client(&mut self, which: usize) -> Held {
         let process = rt::spawn("client", Ipv4Addr::new(10, 2, 0, which as u8 + 1));
-        let allow = ["10.1.0.0/16".to_owned(), "target.test".to_owned()];
-        let forward = |network, port: SocketAddr, target_port| PortRequest {
-            network,
-            port: port.port(),
-            host: FORWARD_TARGET.to_string(),
-            target_port,
-        };
-        let config = client::Config {
-            gateways: vec![client::Gateway {
-                target: Address::from_address(TUNNEL.ip(), TUNNEL.port())
-                    .map_err(|error| error.to_string())?,
-                tls: None,
-            }],
-            replicas: self.plan.replicas,
-            times: Times::default(),
-            streams_max: STREAMS_MAX,
-            group: String::new(),
-            secret: None,
-            name: format!("client{which}"),
-            rules: Rules::parse(&allow, &[]).map_err(|error| error.to_string())?,
-            forwards: vec![forward(Network::Tcp, FORWARD, 9000), forward(Network::Udp, FORWARD_UDP, 9001)],
-            on_up: Box::new(|| rt::note("up", 0, 0)),
-        };
+        let config = client_config(TUNNEL, &format!("client{which}"), self.plan.replicas)?;
         client::start(process.clone(), config).map_err(|error| format!("a client: {error}"))?;
         self.clients[which].process = Some(process);
         Ok(())
