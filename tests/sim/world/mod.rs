@@ -149,7 +149,7 @@ fn client_config(gateway: SocketAddr, name: &str, replicas: usize) -> Held<clien
             target: Address::from_address(gateway.ip(), gateway.port()).map_err(|error| error.to_string())?,
             tls: None,
         }],
-        replicas: replicas,
+        replicas,
         times: Times::default(),
         streams_max: STREAMS_MAX,
         group: String::new(),
