@@ -9,7 +9,7 @@
 //! * There is no way to do without verification. A pin looks at the key alone, neither at names nor at dates; that the
 //!   gateway *has* this key is proved by the signature of the handshake, which is checked in every case.
 //! * What is refused says in words what to do about it.
-//! * [`Tls::binding`] is what both ends of one TLS connection know and nobody between them can bring about: the
+//! * [`binding`] is what both ends of one TLS connection know and nobody between them can bring about: the
 //!   exporter of TLS 1.3 (RFC 9266, RFC 8446 section 7.5). With TLS 1.2, where there is none to be had here, it is the
 //!   gateway's certificate (RFC 5929, section 4): somebody between shows another one, or lacks its key.
 

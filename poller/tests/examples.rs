@@ -8,35 +8,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
 
+use support::built::examples;
 use support::*;
-
-/// The directory of the examples, which are built first: a run of this file alone would find none, or old ones.
-fn examples() -> &'static PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let test = std::env::current_exe().expect("this program");
-        let profile = test.ancestors().nth(2).expect("PROFILE/deps/this");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--examples", "-p", "poller"]);
-        if cfg!(feature = "tls") {
-            cargo.args(["--features", "tls"]);
-        }
-        // What this package is says nothing of others: ring would be built again because of it.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-                cargo.env_remove(&name);
-            }
-        }
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().expect("cargo").success(), "the examples are built");
-        profile.join("examples")
-    })
-}
 
 /// A running example. Dropping it ends it, also when the test fails.
 struct Example {

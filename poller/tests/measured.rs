@@ -4,27 +4,10 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 
+use support::built::examples;
 use support::*;
-
-/// The directory of the examples, which are built first: a run of this file alone would find none, or old ones.
-fn examples() -> &'static PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let test = std::env::current_exe().expect("this program");
-        let profile = test.ancestors().nth(2).expect("PROFILE/deps/this");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "poller", "--example", "http", "--example", "rpc"]);
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().expect("cargo runs").success(), "the examples are built");
-        profile.join("examples")
-    })
-}
 
 /// A running example, which has no end of its own.
 struct Example {

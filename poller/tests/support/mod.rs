@@ -3,6 +3,7 @@
 //! Tests wait for events. `PATIENCE` only bounds how long a broken one hangs; a passing one never waits for it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod built;
 pub mod gate;
 pub mod logs;
 
