@@ -111,11 +111,11 @@ impl Owner<'_> {
         true
     }
 
-    /// Whether the peer has sent something that nobody wanted, and may send more.
+    /// Whether the peer has sent something that nobody wanted, and may send more, or is about to.
     fn is_sending(&mut self) -> bool {
         let unconsumed = !self.conn.busy.input.is_empty();
         self.conn.busy.lingered = 0;
-        self.lingers() && (unconsumed || self.conn.busy.lingered > 0)
+        self.lingers() && (unconsumed || self.conn.busy.lingered > 0 || self.conn.kept.awaits_tickets())
     }
 
     fn wait_until(&mut self, at: u64) {

@@ -59,6 +59,14 @@ impl Kept {
         }
     }
 
+    /// Whether the other end of the TLS is about to send what nobody asked for.
+    pub(crate) fn awaits_tickets(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.as_ref().is_some_and(|engine| engine.awaits_tickets());
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     pub(crate) fn has_tls(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_some();

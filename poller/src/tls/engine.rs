@@ -316,6 +316,18 @@ impl Engine {
         self.ended
     }
 
+    /// Whether a server is still going to send something unasked: the tickets that come behind its part of the handshake (RFC 8446,
+    /// section 4.6.1). One that sends none lets the answer be yes for ever.
+    pub(crate) fn awaits_tickets(&self) -> bool {
+        match &self.side {
+            Side::Client(conn) => {
+                conn.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+                    && conn.tls13_tickets_received() == 0
+            }
+            Side::Server(_) => false,
+        }
+    }
+
     /// The TCP stream has ended.
     ///
     /// # Errors

@@ -242,6 +242,51 @@ fn a_close_sends_what_was_sent_during_a_handshake() {
     assert_eq!((closed.reason, closed.unsent, closed.connected), (Reason::User, 0, true));
 }
 
+// proves L-23 with TLS: a server's tickets, which come unasked and late, do not reset the connection behind our last word
+#[test]
+fn a_close_waits_for_the_tickets_that_are_to_come() {
+    let event_loop = one_poll();
+    let (server, client) = configs();
+    let (stop, gate) = gate::gate();
+    let (addr, thread) = serve_one(&server, move |stream| {
+        let (conn, socket) = (&mut stream.conn, &mut stream.sock);
+        while !conn.wants_write() {
+            conn.read_tls(socket).expect("a hello");
+            conn.process_new_packets().expect("a good one");
+        }
+        while conn.wants_write() {
+            conn.write_tls(socket).expect("sent");
+        }
+        let mut sealed = Vec::new();
+        socket.read_to_end(&mut sealed).expect("its stream ends");
+        stop.wait();
+        let mut rest = &sealed[..];
+        while !rest.is_empty() {
+            conn.read_tls(&mut rest).expect("it is all there");
+            conn.process_new_packets().expect("the rest of the handshake and more");
+        }
+        assert!(conn.wants_write(), "the tickets");
+        while conn.wants_write() {
+            conn.write_tls(socket).expect("sent");
+        }
+        let mut all = Vec::new();
+        conn.reader().read_to_end(&mut all).expect("close_notify came");
+        all
+    });
+    let (handle, log) = dial(&event_loop, addr, dialing(Probe::new(|_, _| Ok(())), &client, "localhost"));
+    handle.send(Bytes::from_static(b"last words")).expect("taken");
+    handle.close();
+    gate.reached();
+    let (echo_addr, _echo_log) = Probe::echo().serve(&event_loop);
+    ask(&mut connect(echo_addr), b"barrier");
+    log.expect(&[At::Prepare, At::Connect]);
+    assert!(log.rest().is_empty(), "it waits for the server");
+    gate.open();
+    assert_eq!(thread.join().expect("served"), b"last words");
+    let closed = log.closed();
+    assert_eq!((closed.reason, closed.unsent), (Reason::User, 0));
+}
+
 #[test]
 fn a_dial_to_the_wrong_name_or_to_nobody_says_so() {
     let event_loop = one_poll();
