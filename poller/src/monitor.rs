@@ -15,6 +15,10 @@
 //!   whether its thread sleeps (`/proc/self/task/TID/stat`); a thread that runs, or waits for a core, gets ten
 //!   milliseconds. Elsewhere the number alone must do.
 //! * **One look is enough for a hinted origin** whose thread sleeps, two are needed for others.
+//! * **While many block, the monitor yields its core instead of sleeping**, and looks at hinted callbacks each time it
+//!   gets it back. On a busy core that is when the leader blocks, at no cost before; a timer would leave the core idle
+//!   until it fires. A yield that comes back at once says that the core is free, or is another one than the leader's: a
+//!   quarter of the time may go by like that, then the timer is used.
 //! * **The thread is a patient one**: a low priority and little timer slack. On a busy core a tick then takes nothing
 //!   from the leader: the monitor waits for the core, and gets it exactly when the leader blocks. It must not start
 //!   threads, which would inherit both; each worker that takes a lead sees to it that another one stands by.
@@ -78,6 +82,8 @@ impl Monitor {
             polls: polls.into_iter().map(Watched::new).collect(),
             states: States::default(),
             pace: Pace::default(),
+            looked: Instant::now(),
+            spare: Spare::default(),
         };
         let thread = thread::Builder::new().name(name).spawn(move || {
             be_patient();
@@ -120,6 +126,9 @@ struct Rounds {
     polls: Vec<Watched>,
     states: States,
     pace: Pace,
+    /// When callbacks that are not hinted were looked at.
+    looked: Instant,
+    spare: Spare,
 }
 
 impl Rounds {
@@ -128,11 +137,19 @@ impl Rounds {
         while !self.watch.stopping.load(Ordering::SeqCst) {
             let now = Instant::now();
             self.pace.pass(now - last);
+            self.spare.earn(now - last);
             last = now;
-            let mut idle = true;
+            // Two looks at one that is not hinted are a tick apart, however often the others are looked at.
+            let all = !self.pace.is_quick() || now - self.looked >= self.pace.tick();
+            if all {
+                self.looked = now;
+            }
+            let mut idle = all;
             for poll in &mut self.polls {
-                idle &= poll.is_idle();
-                if poll.look(now, &mut self.states) {
+                if all {
+                    idle &= poll.is_idle();
+                }
+                if poll.look(now, all, &mut self.states) {
                     self.pace.count();
                 }
             }
@@ -140,10 +157,21 @@ impl Rounds {
                 self.park();
                 // The pause tells nothing about how often callbacks block.
                 last = Instant::now();
-            } else {
+            } else if !(self.pace.is_quick() && self.give_way(now)) {
                 park_timeout(self.pace.tick());
             }
         }
+    }
+
+    /// Gives the core to any thread that wants it, at the end of a round. Says whether that is better than to sleep.
+    fn give_way(&mut self, began: Instant) -> bool {
+        thread::yield_now();
+        // A standby worker that was called may have had it before that.
+        let round = began.elapsed();
+        if round < Duration::from_micros(limits::ROUND_US) {
+            self.spare.spend(round);
+        }
+        !self.spare.is_used_up()
     }
 
     fn park(&mut self) {
@@ -178,12 +206,15 @@ impl Watched {
         std::mem::replace(&mut self.waits, waits) == waits && self.poll.is_waiting()
     }
 
-    /// Says whether a standby worker was called.
-    fn look(&mut self, now: Instant, states: &mut States) -> bool {
+    /// Looks at the callback under way, if it is hinted or `all` are looked at. Says whether a standby worker was called.
+    fn look(&mut self, now: Instant, all: bool, states: &mut States) -> bool {
         let Some(run) = self.poll.lead.look() else {
             self.run = Run::NONE;
             return false;
         };
+        if !all && !run.is_hinted() {
+            return false;
+        }
         let again = run == self.run;
         if !again {
             self.run = run;
@@ -205,6 +236,24 @@ impl Watched {
             Call::Ask => self.poll.workers.call(Work::Lead(self.poll.clone())).is_ok(),
             Call::Asked => false,
         }
+    }
+}
+
+/// Time of a core that may be spent yielding to nobody: one part in `YIELD_PARTS` of all time, and not much at once.
+#[derive(Default)]
+struct Spare(Duration);
+
+impl Spare {
+    fn earn(&mut self, time: Duration) {
+        self.0 = (self.0 + time / limits::YIELD_PARTS).min(Duration::from_micros(limits::YIELD_SPARE_US));
+    }
+
+    fn spend(&mut self, time: Duration) {
+        self.0 = self.0.saturating_sub(time);
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.0.is_zero()
     }
 }
 
@@ -231,6 +280,11 @@ impl Pace {
         // Infinite while nothing blocks.
         Duration::from_micros(micros.min(limits::TICK_MAX_US as f64) as u64)
             .max(Duration::from_micros(limits::TICK_MIN_US))
+    }
+
+    /// Whether a timer would be too slow.
+    fn is_quick(&self) -> bool {
+        self.tick() <= Duration::from_micros(limits::TICK_YIELD_US)
     }
 }
 
@@ -325,19 +379,36 @@ mod tests {
     }
 
     #[test]
+    fn a_quarter_of_the_time_may_be_yielded_to_nobody() {
+        let us = Duration::from_micros;
+        let mut spare = Spare::default();
+        assert!(spare.is_used_up());
+        spare.earn(us(400));
+        spare.spend(us(99));
+        assert!(!spare.is_used_up());
+        spare.spend(us(2));
+        assert!(spare.is_used_up());
+        spare.earn(Duration::from_secs(60));
+        assert_eq!(spare.0, us(limits::YIELD_SPARE_US));
+    }
+
+    #[test]
     fn ticks_come_as_often_as_it_pays() {
         let mut pace = Pace::default();
         assert_eq!(pace.tick(), Duration::from_micros(limits::TICK_MAX_US));
+        assert!(!pace.is_quick());
         for _ in 0..20 {
             pace.count();
         }
         // 20 in a tenth of a second: sqrt(10 µs / (1.5 * 200 / s)) = 182 µs
         assert_eq!(pace.tick(), Duration::from_micros(182));
+        assert!(pace.is_quick());
         for _ in 0..10_000 {
             pace.count();
         }
         assert_eq!(pace.tick(), Duration::from_micros(limits::TICK_MIN_US));
         pace.pass(Duration::from_secs(2));
         assert_eq!(pace.tick(), Duration::from_micros(limits::TICK_MAX_US));
+        assert!(!pace.is_quick());
     }
 }
