@@ -1,8 +1,7 @@
 //! The chain itself: what holds at all times, and the few moves that everything else is made of.
 
 use crate::limits::{
-    COMPACT_RATIO_MIN, GROWTH_RATIO_MAX, KEEP_RATIO_MAX, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX,
-    WRITE_NODE_BYTES_MIN,
+    COMPACT_RATIO_MIN, GROWTH_RATIO_MAX, NODE_BYTES_MIN, NODE_POOLED_BYTES_MAX, WRITE_NODE_BYTES_MIN,
 };
 use crate::piece::Piece;
 use crate::{Node, pool};
@@ -286,13 +285,25 @@ impl LinkBuffer {
         assert!(self.len <= isize::MAX as usize, "a buffer's length fits an isize");
     }
 
-    /// As `take_lent` where the buffer holds nothing but a lent node, of which everything was read.
+    /// Takes the lent node out where the buffer holds nothing else, with what is unread in it.
     #[inline]
-    pub(crate) fn take_only_lent(&mut self) -> Option<Node> {
-        let only = |first: &mut Box<Piece>| {
-            first.lent && first.is_empty() && first.rest.is_empty() && first.reserved == 0
-        };
-        let mut piece = self.first.take_if(only)?;
+    pub(crate) fn pop_only_lent(&mut self) -> Option<Box<Piece>> {
+        self.first.take_if(|first| first.lent && first.rest.is_empty() && first.reserved == 0)
+    }
+
+    /// As `move_unread` for the piece of `pop_only_lent`: the length stays.
+    #[inline]
+    pub(crate) fn keep_only_unread(&mut self, mut piece: Box<Piece>) -> Option<Node> {
+        if !piece.is_empty() {
+            if piece.stays_with_unread() {
+                piece.lent = false;
+                self.first = Some(piece);
+                return None;
+            }
+            let mut small = pool::take(piece.len());
+            small.put_all(piece.readable());
+            self.first = Some(small);
+        }
         piece.reset();
         Some(Node::from_piece(piece))
     }
@@ -306,6 +317,9 @@ impl LinkBuffer {
             self.settle();
             return None;
         }
+        if let Some(piece) = self.pop_only_lent() {
+            return self.keep_only_unread(piece);
+        }
         let mut piece = self.pop_back()?;
         if !piece.is_empty() {
             return self.move_unread(piece);
@@ -315,22 +329,17 @@ impl LinkBuffer {
         Some(Node::from_piece(piece))
     }
 
-    /// Keeps what is unread of a node that was lent: in it, or elsewhere.
+    /// Keeps what is unread of a node that was lent behind others: in it, or elsewhere.
     fn move_unread(&mut self, mut piece: Box<Piece>) -> Option<Node> {
         self.len -= piece.len();
-        if piece.len() >= piece.capacity().div_ceil(KEEP_RATIO_MAX) {
-            // Moving the bytes would cost more than it gives back.
+        if piece.stays_with_unread() {
             piece.lent = false;
             self.push(piece);
             return None;
         }
-        if self.first.is_none() {
-            self.pack_small(piece.readable());
-        } else {
-            // No larger a node than what is unread in all: it may stay for long.
-            let node_len_max = 1 << (self.len + piece.len()).ilog2();
-            self.pack_on(piece.readable(), node_len_max);
-        }
+        // No larger a node than what is unread in all: it may stay for long.
+        let node_len_max = 1 << (self.len + piece.len()).ilog2();
+        self.pack_on(piece.readable(), node_len_max);
         piece.reset();
         Some(Node::from_piece(piece))
     }

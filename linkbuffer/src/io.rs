@@ -8,7 +8,7 @@
 
 use crate::limits::{ALONG_BYTES_MAX, ALONG_RATIO_MIN};
 use crate::piece::Piece;
-use crate::{LinkBuffer, Node, Short};
+use crate::{LinkBuffer, Node, Short, pool};
 use std::io::IoSlice;
 
 impl LinkBuffer {
@@ -100,14 +100,13 @@ impl LinkBuffer {
     /// Moves what is readable into the front of `node`, where it is little beside the node and all there is.
     fn take_along(&mut self, node: &mut Piece) {
         let most = ALONG_BYTES_MAX.min(node.capacity() / ALONG_RATIO_MIN);
-        if let Some(first) = &self.first
-            && first.rest.is_empty()
-            && !first.lent
-            && first.reserved == 0
-            && first.len() <= most
-        {
-            node.fill(first.readable());
-            self.clear();
+        let is_little = |first: &mut Box<Piece>| {
+            first.rest.is_empty() && !first.lent && first.reserved == 0 && first.len() <= most
+        };
+        if let Some(first) = self.first.take_if(is_little) {
+            node.put_all(first.readable());
+            pool::give(first);
+            self.len = 0;
         }
     }
 
@@ -243,12 +242,20 @@ impl LinkBuffer {
     #[doc(alias = "Release")]
     #[inline]
     pub fn reclaim(&mut self) -> Option<Node> {
-        let mut node = self.take_only_lent();
-        if self.first.is_some() {
-            node = self.take_lent();
-            self.shrink_first();
-        }
+        let node = match self.pop_only_lent() {
+            Some(lent) => self.keep_only_unread(lent),
+            None => self.reclaim_behind(),
+        };
         self.check();
+        node
+    }
+
+    /// As `reclaim`, where something lies before the lent node or nothing is lent.
+    #[inline]
+    fn reclaim_behind(&mut self) -> Option<Node> {
+        self.first.as_ref()?;
+        let node = self.take_lent();
+        self.shrink_first();
         node
     }
 }

@@ -164,6 +164,12 @@ impl Piece {
         held > self.len().max(NODE_BYTES_MIN) * KEEP_RATIO_MAX && !self.may_share(self.len())
     }
 
+    /// Whether a lent node stays with what is unread of it: moving that would cost more than it gives back.
+    #[inline]
+    pub(crate) fn stays_with_unread(&self) -> bool {
+        self.len() >= self.capacity().div_ceil(KEEP_RATIO_MAX)
+    }
+
     /// How many bytes can be written behind the readable ones; none into shared memory.
     #[inline]
     pub(crate) fn room(&self) -> usize {
