@@ -56,23 +56,31 @@ fn position_pair(bytes: &[u8], first: u8, last: u8, gap: usize) -> Option<usize>
 
 /// Whether `byte` stands in `block`.
 #[inline]
-fn holds<const N: usize>(block: &[u8; N], byte: u8) -> bool {
+fn holds(block: &[u8; LANES], byte: u8) -> bool {
     block.iter().fold(false, |found, &here| found | (here == byte))
 }
 
-/// Where `byte` first stands in `bytes`: as `position_pair`, with half of the comparisons.
+/// Where `byte` first stands in `bytes`: as `position_pair`, with half of the comparisons. What seldom happens is a function of
+/// its own, so that this one, which every line calls, saves no registers.
 fn position(bytes: &[u8], byte: u8) -> Option<usize> {
     let mut start = 0;
-    for block in bytes.as_chunks::<LANES>().0 {
+    for block in bytes.as_chunks().0 {
         if start == NEAR {
             return position_far(bytes, byte);
         }
         if holds(block, byte) {
-            break;
+            return position_in_block(block, byte).map(|at| start + at);
         }
         start += LANES;
     }
-    position_from(bytes, byte, start)
+    position_end(bytes, byte)
+}
+
+/// As `position`, by words.
+#[inline]
+fn position_in_block(block: &[u8; LANES], byte: u8) -> Option<usize> {
+    let mut words = block.as_chunks().0.iter().enumerate();
+    words.find_map(|(index, word)| position_in_word(word, word, byte, byte).map(|at| 8 * index + at))
 }
 
 /// As `position`, where the first `NEAR` bytes are others: by `memchr`, which lines are too short for.
@@ -81,9 +89,10 @@ fn position_far(bytes: &[u8], byte: u8) -> Option<usize> {
     memchr::memchr(byte, &bytes[NEAR..]).map(|at| NEAR + at)
 }
 
-/// As `position`, where the first `start` bytes are others.
-#[inline]
-fn position_from(bytes: &[u8], byte: u8, mut start: usize) -> Option<usize> {
+/// As `position`, where no whole block holds it.
+#[inline(never)]
+fn position_end(bytes: &[u8], byte: u8) -> Option<usize> {
+    let mut start = bytes.len() / LANES * LANES;
     for word in bytes[start..].as_chunks().0 {
         if let Some(at) = position_in_word(word, word, byte, byte) {
             return Some(start + at);
