@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use linkbuffer::Node;
 
-use crate::busy::Deadlines;
+use crate::busy::{Deadlines, Scratch};
 use crate::close::Closed;
 use crate::flags::Flags;
+use crate::job::Job;
 use crate::kept::Phase;
 use crate::limits;
 use crate::operator::{Owner, Turn, report_panic};
@@ -35,7 +36,7 @@ const LINGER: Duration =
 
 impl Owner<'_> {
     /// A close was asked for: waits for unsent output, then for the peer to stop, or cleans up.
-    pub(crate) fn close(&mut self, close: Close) -> Turn {
+    pub(crate) fn close(&mut self, close: Close, scratch: &mut Scratch) -> Turn {
         let begins = self.conn.kept.phase.has_limits();
         if begins && !close.abort {
             // Also what an `on_connect` that failed has written to say so (L-23).
@@ -48,7 +49,7 @@ impl Owner<'_> {
         let close = self.shared.state.closing().unwrap_or(close);
         let stands = !self.conn.kept.phase.is_early() || self.is_given_up();
         if stands && (close.abort || !self.waits(begins, close.closer)) {
-            self.clean_up(close);
+            self.clean_up(close, scratch);
             return Turn::Closed;
         }
         self.conn.busy.deadlines.user = NEVER;
@@ -153,7 +154,7 @@ impl Owner<'_> {
     }
 
     /// The end, once: descriptor, callbacks, buffers, slot.
-    fn clean_up(&mut self, close: Close) {
+    fn clean_up(&mut self, close: Close, scratch: &mut Scratch) {
         let shared = self.shared;
         let (kept, busy) = (&mut *self.conn.kept, &mut *self.conn.busy);
         let connected = kept.flags.has(Flags::CONNECTED);
@@ -223,6 +224,10 @@ impl Owner<'_> {
         contained("drop of the context", &mut || drop(context.take()));
         shared.state.finish();
         waiters.iter().for_each(crate::Handle::wake);
-        shared.service.leave(kept.token());
+        // For the leader, which is this thread unless the lead was lost: nobody has to be woken for it.
+        if let Some(token) = kept.token() {
+            scratch.jobs.push(Job::Retire(token));
+        }
+        shared.service.leave();
     }
 }

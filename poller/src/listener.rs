@@ -244,7 +244,7 @@ impl ListenerShared {
             Err(reject) => {
                 let peer = peer.map_or("a Unix socket".into(), |peer| peer.to_string());
                 log::debug!(event = "refuse", peer:% = peer; "{}", reject.0);
-                service.leave(None);
+                service.leave();
             }
         }
         Accepted::One

@@ -107,7 +107,7 @@ impl Shared {
         let mut owner = Owner { shared: self, conn, context };
         let turn = match catch_unwind(AssertUnwindSafe(|| owner.turn(news, scratch))) {
             Ok(turn) => turn,
-            Err(panic) => owner.end_at_once(panic.as_ref()),
+            Err(panic) => owner.end_at_once(panic.as_ref(), scratch),
         };
         if busy.is_spent(&mut kept.flags) {
             scratch.take_back(busy);
@@ -126,7 +126,7 @@ impl Owner<'_> {
             self.conn.look_at_limits(None);
         }
         if let Some(close) = self.shared.state.closing() {
-            return self.close(close);
+            return self.close(close, scratch);
         }
         self.conn.arm();
         match budget_used {
@@ -139,11 +139,11 @@ impl Owner<'_> {
     /// Callbacks contain their own panics. What else is not ours is called rarely, as the `Display` of a handler's error: such
     /// a panic ends the connection too.
     #[cold]
-    fn end_at_once(&mut self, panic: &(dyn Any + Send)) -> Turn {
+    fn end_at_once(&mut self, panic: &(dyn Any + Send), scratch: &mut Scratch) -> Turn {
         report_panic(self.shared, "what a callback left", panic);
         self.shared.state.close_as_owner(Closer::Panic, true);
         match self.shared.state.closing() {
-            Some(close) if self.conn.kept.phase != Phase::Closed => self.close(close),
+            Some(close) if self.conn.kept.phase != Phase::Closed => self.close(close, scratch),
             _ => Turn::Closed,
         }
     }

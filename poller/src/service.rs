@@ -12,7 +12,6 @@ use crate::listener::ListenerShared;
 use crate::poll::PollShared;
 use crate::socket::Registration;
 use crate::sync::Mutex;
-use crate::token::Token;
 
 /// A handler, where it runs, and who counts its connections.
 pub(crate) struct Service {
@@ -50,12 +49,12 @@ impl Service {
     }
 
     /// A connection has gone, with whatever it had.
-    pub(crate) fn leave(&self, token: Option<Token>) {
+    pub(crate) fn leave(&self) {
         self.let_go();
         if let Some(quota) = &self.quota {
             quota.leave();
         }
-        self.poll.retire(token);
+        self.poll.leave();
     }
 }
 
