@@ -152,9 +152,13 @@ impl Scratch {
         drop(busy.output.reclaim());
     }
 
-    /// Takes back what a connection has no use for any more.
-    pub(crate) fn take_back(&mut self, busy: Box<Busy>) {
-        self.busy = Some(busy);
+    /// Takes back what a connection has no use for any more. One is enough: that which was made for a connection of its own
+    /// goes, and leaves what was lent to it.
+    pub(crate) fn take_back(&mut self, mut busy: Box<Busy>) {
+        match self.busy {
+            None => self.busy = Some(busy),
+            Some(_) => self.reclaim_all(&mut busy),
+        }
     }
 
     /// Gives `input` the thread's read buffer, unless it has it already.

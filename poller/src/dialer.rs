@@ -249,7 +249,7 @@ pub(crate) fn dial<H: Handler>(
     // While there are more, who the peer is stands beside them.
     let peer = dialing.peer().filter(|_| !more);
     let (callbacks, hint) = (handler.clone(), poll.dialed.hint::<H>());
-    let dialing = more.then_some(dialing);
+    let dialing = more.then(|| Box::new(dialing));
     let service = Arc::new(Service {
         poll: poll.clone(),
         callbacks,
@@ -276,4 +276,51 @@ pub(crate) fn dial<H: Handler>(
     }
     poll.push(Job::Open(shared.clone()));
     Ok(Handle::new(shared))
+}
+
+#[cfg(all(test, not(any(poller_loom, poller_shuttle))))]
+mod tests {
+    use std::net::TcpListener;
+
+    use crossbeam_channel::{Sender, bounded};
+
+    use super::*;
+    use crate::{Connection, EventLoop, Reject};
+
+    struct Dialer(Sender<()>);
+
+    impl Handler for Dialer {
+        type Context = ();
+
+        fn on_prepare(&self, _: &mut Prepare<'_>) -> Result<(), Reject> {
+            Ok(())
+        }
+
+        fn on_connect(&self, _: &mut (), _: &mut Connection<'_>) -> crate::Result {
+            self.0.send(())?;
+            Ok(())
+        }
+
+        fn on_request(&self, _: &mut (), _: &mut Connection<'_>) -> crate::Result {
+            Ok(())
+        }
+    }
+
+    // proves L-27 of a dialed connection: its dial leaves nothing behind while its limit has not passed
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no sockets")]
+    fn a_dial_that_is_over_keeps_nothing() {
+        let event_loop = EventLoop::new().expect("an event loop");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("its address");
+        let (connected, told) = bounded(1);
+        let handle = event_loop.dial(addr, Duration::from_secs(3600), Dialer(connected)).expect("begun");
+        told.recv().expect("on_connect ran");
+        // The lock is free when that turn is over.
+        let core = handle.shared().core.lock();
+        assert!(core.busy.is_none(), "it is as small as an accepted one");
+        drop(core);
+        let service = size_of::<Service>();
+        assert!(service <= 128, "each dial has a service of its own, of {service} bytes");
+    }
 }

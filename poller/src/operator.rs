@@ -336,13 +336,13 @@ impl Owner<'_> {
             };
             match verdict {
                 Ok(None) => {
-                    self.conn.busy.deadlines.connect = self.conn.kept.connected(&self.shared.poll().clock);
+                    self.stands();
                     return true;
                 }
                 // It was connected and has been reset since: what the peer said before that is handed over first.
                 Ok(Some(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => {
                     self.conn.break_off(Fault::from(&error));
-                    self.conn.busy.deadlines.connect = self.conn.kept.connected(&self.shared.poll().clock);
+                    self.stands();
                     return true;
                 }
                 Ok(Some(error)) | Err(error) => {
@@ -361,6 +361,15 @@ impl Owner<'_> {
             }
         }
         false
+    }
+
+    /// A dial is over, and with it its limit: what was armed for it would keep memory with an idle connection.
+    fn stands(&mut self) {
+        let poll = self.shared.poll();
+        self.conn.busy.deadlines.connect = self.conn.kept.connected(&poll.clock);
+        if let Some(armed) = self.conn.busy.deadlines.armed.take() {
+            poll.disarm(armed);
+        }
     }
 
     /// Goes on to the next address of a dial, if there is one. That no later one could be tried is what the dial came to.

@@ -24,7 +24,7 @@ pub(crate) struct Service {
     /// This end of all its connections, where that is known without asking the system each time.
     pub(crate) local: Option<SocketAddr>,
     /// That of a dial that began with several addresses.
-    pub(crate) dialing: Option<Dialing>,
+    pub(crate) dialing: Option<Box<Dialing>>,
     /// That of a connection that was adopted; in it what is held for as long as its socket is here.
     pub(crate) adopted: Option<Mutex<Option<Registration>>>,
 }
