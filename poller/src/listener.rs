@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::Socket;
 
 use crate::busy::Scratch;
@@ -195,31 +197,32 @@ impl ListenerShared {
     fn accept(&self, scratch: &mut Scratch) -> Accepted {
         let accepted = match self.socket.lock().socket() {
             None => return Accepted::Closed,
-            Some(socket) => socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC),
+            Some(socket) => acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC),
         };
         match accepted {
-            Ok((socket, peer)) => self.welcome(socket, peer.as_socket(), scratch),
-            Err(error) => match error.raw_os_error() {
-                _ if error.kind() == io::ErrorKind::WouldBlock => Accepted::Drained,
-                // The peer left before it was accepted, or its network did, or a signal came: the next one may do.
-                Some(
-                    libc::ECONNABORTED
-                    | libc::EINTR
-                    | libc::EPERM
-                    | libc::EPROTO
-                    | libc::ENOPROTOOPT
-                    | libc::EOPNOTSUPP
-                    | libc::ENETDOWN
-                    | libc::ENETUNREACH
-                    | libc::EHOSTUNREACH
-                    | libc::ETIMEDOUT,
-                ) => Accepted::One,
-                // Out of descriptors or memory, or something that trying again at once does not mend.
-                _ => {
-                    self.warn("descriptors", &error.to_string());
-                    Accepted::Exhausted
-                }
-            },
+            Ok((socket, peer)) => {
+                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                self.welcome(socket.into(), peer, scratch)
+            }
+            Err(Errno::AGAIN) => Accepted::Drained,
+            // The peer left before it was accepted, or its network did, or a signal came: the next one may do.
+            Err(
+                Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::PERM
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::HOSTUNREACH
+                | Errno::TIMEDOUT,
+            ) => Accepted::One,
+            // Out of descriptors or memory, or something that trying again at once does not mend.
+            Err(error) => {
+                self.warn("descriptors", &io::Error::from(error).to_string());
+                Accepted::Exhausted
+            }
         }
     }
 
