@@ -9,6 +9,7 @@
 //! per thread goes from connection to connection.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 
 use linkbuffer::{LinkBuffer, Node};
 
@@ -131,7 +132,7 @@ pub(crate) struct Scratch {
     busy: Option<Box<Busy>>,
     datagram: Vec<u8>,
     /// What the work that runs on this thread leaves for the leader, which is this thread again unless the lead was lost.
-    pub(crate) jobs: Vec<Job>,
+    pub(crate) jobs: VecDeque<Job>,
 }
 
 impl Scratch {

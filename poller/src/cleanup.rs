@@ -195,7 +195,10 @@ impl Owner<'_> {
         // A lent node stays, so the thread keeps its read buffer.
         busy.input.clear();
         busy.drop_unsent();
-        busy.rest();
+        // Everything but bytes is marked.
+        if kept.flags.has(Flags::KEEPS) {
+            busy.rest();
+        }
         let contained = |name, callback: &mut dyn FnMut()| {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
                 report_panic(shared, name, panic.as_ref());
@@ -209,24 +212,27 @@ impl Owner<'_> {
         {
             contained("on_disconnect", &mut || handler.disconnect(context, &info));
         }
-        let (callbacks, waiters) = shared.end_outbox(&info);
-        for callback in callbacks.into_iter().rev() {
-            let mut callback = Some(callback);
-            contained("close callback", &mut || {
-                if let Some(callback) = callback.take() {
-                    callback(&info);
-                }
-            });
+        let mut waiters = None;
+        if let Some((callbacks, waiting)) = shared.end_outbox(&info) {
+            waiters = Some(waiting);
+            for callback in callbacks.into_iter().rev() {
+                let mut callback = Some(callback);
+                contained("close callback", &mut || {
+                    if let Some(callback) = callback.take() {
+                        callback(&info);
+                    }
+                });
+            }
         }
         if let Some(context) = &mut context {
             contained("on_close", &mut || handler.close(context, &info));
         }
         contained("drop of the context", &mut || drop(context.take()));
         shared.state.finish();
-        waiters.iter().for_each(crate::Handle::wake);
+        waiters.iter().flatten().for_each(crate::Handle::wake);
         // For the leader, which is this thread unless the lead was lost: nobody has to be woken for it.
         if let Some(token) = kept.token() {
-            scratch.jobs.push(Job::Retire(token));
+            scratch.jobs.push_back(Job::Retire(token));
         }
         shared.service.leave();
     }

@@ -244,11 +244,15 @@ impl Shared {
 
     /// After a flush: tells the handles how much output is left, and wakes those that wait for room if there is
     /// some. Nobody waits for a connection that had all its output taken, so that costs nothing.
+    #[inline]
     pub(crate) fn tell_unsent(&self, kept: &mut Kept, busy: &Busy) {
         let unsent = busy.unsent();
-        if unsent == 0 && !kept.flags.has(Flags::UNSENT_TOLD) {
-            return;
+        if unsent > 0 || kept.flags.has(Flags::UNSENT_TOLD) {
+            self.tell(kept, unsent);
         }
+    }
+
+    fn tell(&self, kept: &mut Kept, unsent: usize) {
         kept.flags.put(Flags::UNSENT_TOLD, unsent > 0);
         let mut waiters = None;
         {
@@ -313,16 +317,16 @@ impl Shared {
     }
 
     /// The end: sends are refused from here on, and callbacks run at once. Gives out those that were added, and the handles
-    /// that wait for room.
-    pub(crate) fn end_outbox(self: &Arc<Shared>, info: &Closed) -> (Vec<CloseCallback>, Vec<Handle>) {
+    /// that wait for room; `None` when nobody can have added any.
+    pub(crate) fn end_outbox(self: &Arc<Shared>, info: &Closed) -> Option<(Vec<CloseCallback>, Vec<Handle>)> {
         let mut slot = self.outbox.lock();
         // The owner and the poll's table have it. Where nobody else does, nobody can get it, nor left anything.
         if slot.is_none() && Arc::strong_count(self) <= 2 {
-            return Default::default();
+            return None;
         }
         let outbox = slot.take().unwrap_or_default();
         *slot = Some(Box::new(Outbox { closed: Some(Arc::new(info.clone())), ..Outbox::default() }));
-        (outbox.callbacks, outbox.waiters.map_or(Vec::new(), |waiters| waiters.into_all()))
+        Some((outbox.callbacks, outbox.waiters.map_or(Vec::new(), |waiters| waiters.into_all())))
     }
 }
 

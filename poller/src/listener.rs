@@ -240,7 +240,7 @@ impl ListenerShared {
                 let prepared = (socket, peer, wishes);
                 let shared = Shared::create(id, prepared, service.clone(), context, Phase::Connecting);
                 match Arc::ptr_eq(&service.poll, self.poll()) {
-                    true => scratch.jobs.push(Job::First(shared)),
+                    true => scratch.jobs.push_back(Job::First(shared)),
                     false => service.poll.push(Job::First(shared)),
                 }
             }

@@ -83,7 +83,7 @@ impl Shared {
             // What comes from now on makes an event when it is registered.
             Turn::Rest | Turn::Closing(_) | Turn::Redial => {}
         }
-        scratch.jobs.push(Job::Open(self.clone()));
+        scratch.jobs.push_back(Job::Open(self.clone()));
     }
 }
 
@@ -398,6 +398,14 @@ impl Owner<'_> {
     }
 
     pub(crate) fn flush(&mut self) {
+        // Nothing to send, no end of the stream, and nobody to tell.
+        let flags = self.conn.kept.flags;
+        if self.conn.busy.unsent() == 0
+            && self.conn.busy.broken.is_none()
+            && !flags.has(Flags::END_ASKED.with(Flags::UNSENT_TOLD))
+        {
+            return;
+        }
         // An abort sends nothing more.
         if self.shared.state.closing().is_some_and(|close| close.abort) {
             return;

@@ -310,8 +310,10 @@ pub(crate) fn lead(poll: &Arc<PollShared>, mut lead: Box<Lead>, scratch: &mut Sc
             None => return scratch.jobs.drain(..).for_each(|job| poll.push(job)),
         }
         if !scratch.jobs.is_empty() {
-            // Few: an iterator that reserves costs more than it saves.
-            scratch.jobs.drain(..).for_each(|job| lead.jobs.push_back(job));
+            match lead.jobs.is_empty() {
+                true => std::mem::swap(&mut lead.jobs, &mut scratch.jobs),
+                false => lead.jobs.append(&mut scratch.jobs),
+            }
         }
     }
 }
