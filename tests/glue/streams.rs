@@ -74,6 +74,30 @@ fn the_target_of_a_user_who_resets_sees_a_reset() {
     assert_eq!((value(&line, "end"), value(&line, "why"), value(&line, "up")), ("CD", "rst", "4"));
 }
 
+// proves S-09: nor is what a user had said before the target's answer, when it breaks off, an empty stream that ended in order
+#[test]
+fn a_user_who_resets_while_the_target_is_reached_resets_the_stream() {
+    let world = World::new();
+    let mut client = Puppet::new(&world, 1, 1);
+    let port = listen().1.port();
+    let request = PortRequest { network: Network::Tcp, port, host: "127.0.0.1".into(), target_port: 1 };
+    client.session.request_port(request).unwrap();
+    assert_eq!(client.next(), Event::PortOpened { network: Network::Tcp, port, actual: port });
+    let doors: [(SocketAddr, &[u8]); 3] = [
+        (world.gateway.http_addr(), b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\nearly words"),
+        (world.gateway.socks_addr().unwrap(), b"\x05\x01\x00\x05\x01\x00\x03\x01a\x00\x01early words"),
+        (([127, 0, 0, 1], port).into(), b"early words"),
+    ];
+    for (door, words) in doors {
+        let mut user = dial(door);
+        user.write_all(words).unwrap();
+        let Event::Opened(id, _) = client.next() else { panic!("a stream is asked for") };
+        reset(user);
+        assert_eq!(client.next(), Event::Reset(id, ResetCode::Reset), "{door}");
+        assert_eq!(client.next(), Event::Closed(id));
+    }
+}
+
 // proves S-05, S-58: who writes to a user that has gone finds a user's reset, not a fault of ours
 #[test]
 fn a_send_that_fails_is_the_users_reset() {

@@ -239,8 +239,8 @@ impl Handler for Dial {
         let opened = reaching.opened(addr);
         reaching.stream.watch(Watcher::Connection(conn.handle()));
         if reaching.stream.exchange(|session, id| session.accept(id, opened)).is_err() {
-            // The user left before the target was reached.
-            conn.close();
+            // The user left before the target was reached, and perhaps in the middle of a word.
+            conn.abort();
             return Ok(());
         }
         log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id), dst:% = reaching.target, ip:% = addr; "established");

@@ -1,7 +1,7 @@
 //! A forwarded TCP port: each connection is a stream to the port's target.
 
 use super::Way;
-use crate::gateway::ingress::{Joined, Journey, closed_end, opened};
+use crate::gateway::ingress::{Joined, Journey, closed_end, opened, unanswered};
 use crate::proto::frame::Network;
 use crate::record::{Ingress, Phase, Proto};
 use crate::relay::Relay;
@@ -88,6 +88,9 @@ impl Handler for Tcp {
     fn on_close(&self, cx: &mut User, info: &Closed) {
         if let Stage::Relaying(joined) = &mut cx.stage {
             return joined.closed(&self.0.gate, &info.reason);
+        }
+        if let Stage::Opening(stream) = &cx.stage {
+            stream.reset(unanswered(&info.reason));
         }
         if let Some(journey) = cx.journey.take() {
             journey.end(&self.0.gate, None, (0, 0), closed_end(&info.reason, Phase::Connect));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use linkbuffer::LinkBuffer;
 
-use super::{Gate, Joined, Journey, Verdict, broken_end, closed_end, opened};
+use super::{Gate, Joined, Journey, Verdict, broken_end, closed_end, opened, unanswered};
 use crate::limits::{LINGER_MS, RELAY_CREDIT_BYTES, RELAY_OUTPUT_BYTES};
 use crate::proto::frame::{Network, OpenRequest, ResetCode};
 use crate::proto::http::{
@@ -143,6 +143,9 @@ impl Handler for Http {
                         (Event::Done(record), _) => {
                             let end = closed_end(&info.reason, phase_of(record.end));
                             self.done(cx, &record, Some(end));
+                        }
+                        (Event::CloseUpstream { abort: true }, Stage::Opening(stream)) => {
+                            stream.reset(unanswered(&info.reason));
                         }
                         // The target is not to take for whole what was cut short.
                         (Event::CloseUpstream { abort: true }, Stage::Exchanging(upstream)) => {

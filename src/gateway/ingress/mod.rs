@@ -225,5 +225,16 @@ pub(crate) fn closed_end(reason: &rt::Reason, phase: Phase) -> End {
     }
 }
 
+/// How a stream is broken off whose user went before its target had answered. What the user had said by then was not all, and the
+/// target may have been reached meanwhile: it is not to see a stream that ended in order.
+pub(crate) fn unanswered(reason: &rt::Reason) -> ResetCode {
+    match reason {
+        rt::Reason::Shutdown => ResetCode::Stopping,
+        rt::Reason::Timeout(_) => ResetCode::Timeout,
+        rt::Reason::Handler(_) | rt::Reason::Panic => ResetCode::Internal,
+        _ => ResetCode::Reset,
+    }
+}
+
 /// What every ingress handler holds.
 pub(crate) type Gate = Arc<Shared>;

@@ -8,7 +8,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Gate, Joined, Journey, Verdict, closed_end, opened};
+use super::{Gate, Joined, Journey, Verdict, closed_end, opened, unanswered};
 use crate::limits::{LINGER_MS, SOCKS5_HANDSHAKE_MS};
 use crate::proto::credentials::{Login, Proven};
 use crate::proto::frame::{Network, OpenRequest};
@@ -88,7 +88,10 @@ impl Handler for Socks {
     fn on_close(&self, cx: &mut User, info: &Closed) {
         let phase = match &mut cx.stage {
             Stage::Handshake => Phase::Request,
-            Stage::Opening(_) => Phase::Connect,
+            Stage::Opening(stream) => {
+                stream.reset(unanswered(&info.reason));
+                Phase::Connect
+            }
             Stage::Relaying(joined) => return joined.closed(&self.0, &info.reason),
             // Its line was written when the last reply was.
             Stage::Lingering => return,
