@@ -7,11 +7,12 @@
 //!                 Later                           Yes, No         Later
 //! ```
 //! * A password that was verified is remembered, right or wrong, under an HMAC with a key of this process alone. So a request
-//!   pays for it once, and memory shows no passwords to anybody who reads it later.
+//!   pays for it once, and memory shows no passwords to anybody who reads it later. One that the gateway has as such is compared
+//!   at once, and remembered only when it was wrong.
 //! * The same login that comes again while it is looked at waits with the first.
-//! * An address has [`AUTH_FAILURES_MAX`] wrong passwords in [`AUTH_FAILURES_MS`]. Beyond that not even the right one helps: whoever
-//!   guesses would know it by that. A wrong one that is only said again is no guess.
-//! * Passwords that the gateway has as such are compared at once, and none of this concerns them.
+//! * An address has [`AUTH_FAILURES_MAX`] wrong passwords in [`AUTH_FAILURES_MS`], whatever they are held against. Beyond that not
+//!   even the right one helps: whoever guesses would know it by that. A wrong one that is only said again is no guess.
+//! * Threads begin when there is something to verify, and end when there is nothing left.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -19,7 +20,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use parking_lot::Mutex;
 use sha2::Sha256;
@@ -38,8 +38,6 @@ pub struct Logins {
     /// What logins are remembered under.
     key: [u8; 32],
     shared: Arc<Mutex<Shared>>,
-    /// `None` where nothing takes computing. The threads end with it.
-    queue: Option<Sender<Job>>,
 }
 
 /// A login, as it is remembered.
@@ -58,6 +56,10 @@ type Then = Box<dyn FnOnce(Proven) + Send>;
 struct Shared {
     right: Memory,
     wrong: Memory,
+    /// What waits for a thread. Invariant: at most VERIFY_QUEUE_LEN_MAX, and none without a thread.
+    queue: VecDeque<Job>,
+    /// Invariant: at most VERIFY_THREADS_MAX.
+    threads: usize,
     /// Who waits for what is looked at. Invariant: as many as wait in the queue and are looked at, and each list is at most
     /// VERIFY_WAITING_MAX long.
     waiting: HashMap<Tag, Vec<Then>>,
@@ -72,9 +74,10 @@ struct Memory {
 }
 
 impl Memory {
-    fn insert(&mut self, tag: Tag) {
+    /// Says whether that is news.
+    fn insert(&mut self, tag: Tag) -> bool {
         if !self.known.insert(tag) {
-            return;
+            return false;
         }
         self.order.push_back(tag);
         if self.order.len() > VERIFIED_LEN_MAX
@@ -82,6 +85,7 @@ impl Memory {
         {
             self.known.remove(&oldest);
         }
+        true
     }
 }
 
@@ -141,7 +145,9 @@ impl Failures {
     }
 
     fn is_full(&mut self, address: IpAddr, now: Instant) -> bool {
-        self.minute(address, now).count >= AUTH_FAILURES_MAX
+        // Who has not failed takes no place.
+        let is_counted = self.addresses.contains_key(&address) || self.addresses.len() >= AUTH_ADDRESSES_MAX;
+        is_counted && self.minute(address, now).count >= AUTH_FAILURES_MAX
     }
 
     /// Whether it is to be said that there were too many: once a minute.
@@ -163,22 +169,9 @@ impl Logins {
     /// For these credentials.
     ///
     /// # Errors
-    /// When the system gives no random numbers or no threads.
+    /// When the system gives no random numbers.
     pub fn new(credentials: Arc<Credentials>) -> io::Result<Logins> {
-        let shared = Arc::new(Mutex::new(Shared::default()));
-        let queue = match credentials.has_keys() {
-            true => {
-                let (sender, receiver) = bounded::<Job>(VERIFY_QUEUE_LEN_MAX);
-                for _ in 0..VERIFY_THREADS_MAX {
-                    let (shared, jobs) = (shared.clone(), receiver.clone());
-                    let thread = std::thread::Builder::new().name("verifier".into());
-                    thread.spawn(move || work(&shared, &jobs))?;
-                }
-                Some(sender)
-            }
-            false => None,
-        };
-        Ok(Logins { credentials, key: rt::nonce()?, shared, queue })
+        Ok(Logins { credentials, key: rt::nonce()?, shared: Arc::default() })
     }
 
     /// Whether users are asked at all.
@@ -193,13 +186,12 @@ impl Logins {
         login: Login,
         then: impl FnOnce(Proven) + Send + 'static,
     ) -> Option<Proven> {
-        let (question, queue) = match (self.credentials.check(&login), &self.queue) {
-            (Check::Known(true), _) => return Some(Proven::Yes),
-            (Check::Known(false), _) | (Check::Ask(_), None) => return Some(Proven::No),
-            (Check::Ask(question), Some(queue)) => (question, queue),
+        let (now, from) = (rt::now(), whole(from.unwrap_or(IpAddr::from([0; 4]))));
+        let question = match self.credentials.check(&login) {
+            Check::Known(is_right) => return Some(self.known(is_right, from, &login, now)),
+            Check::Ask(question) => question,
         };
-        let (tag, now) = (self.tag(&login), rt::now());
-        let from = whole(from.unwrap_or(IpAddr::from([0; 4])));
+        let tag = self.tag(&login);
         let shared = &mut *self.shared.lock();
         if shared.failures.is_full(from, now) {
             return Some(Proven::Later);
@@ -217,14 +209,47 @@ impl Logins {
             waiting.push(Box::new(then));
             return None;
         }
-        // Nobody but this thread sees the queue's room taken before the waiter is there: the lock is held.
-        if queue.try_send(Job { tag, login, question, from }).is_err() {
+        // The lock is held: no thread takes it before its waiter is there.
+        if shared.queue.len() >= VERIFY_QUEUE_LEN_MAX || !self.has_thread(shared) {
             log::debug!(event = "limit_hit", limit = "verify_queue", cli:% = from; "too many passwords wait to be verified");
             return Some(Proven::Later);
         }
+        shared.queue.push_back(Job { tag, login, question, from });
         shared.failures.charge(from, now);
         shared.waiting.insert(tag, vec![Box::new(then)]);
         None
+    }
+
+    /// What is said of a login that took no computing.
+    fn known(&self, is_right: bool, from: IpAddr, login: &Login, now: Instant) -> Proven {
+        let tag = (!is_right).then(|| self.tag(login));
+        let is_news = {
+            let Shared { failures, wrong, .. } = &mut *self.shared.lock();
+            if failures.is_full(from, now) {
+                return Proven::Later;
+            }
+            tag.is_some_and(|tag| {
+                wrong.insert(tag) && failures.charge(from, now) && failures.is_news(from, now)
+            })
+        };
+        if is_news {
+            say_too_many(from);
+        }
+        if is_right { Proven::Yes } else { Proven::No }
+    }
+
+    /// Whether there is somebody for another job: a new thread, while there may be one.
+    fn has_thread(&self, shared: &mut Shared) -> bool {
+        if shared.threads < VERIFY_THREADS_MAX {
+            let verifier = Verifier { shared: self.shared.clone(), in_count: true };
+            match rt::spawn_thread("verifier", move || verifier.work()) {
+                Ok(()) => shared.threads += 1,
+                Err(error) => {
+                    log::debug!(event = "limit_hit", limit = "threads"; "no thread to verify passwords: {error}");
+                }
+            }
+        }
+        shared.threads > 0
     }
 
     fn tag(&self, login: &Login) -> Tag {
@@ -236,27 +261,62 @@ impl Logins {
     }
 }
 
-/// A verifier thread.
-fn work(shared: &Mutex<Shared>, jobs: &Receiver<Job>) {
-    while let Ok(Job { tag, login, question, from }) = jobs.recv() {
-        let is_right = question.answer(&derive(&login.password, &question.recipe));
+fn say_too_many(from: IpAddr) {
+    log::warn!(event = "limit_hit", limit = "auth_failures", cli:% = from;
+        "{AUTH_FAILURES_MAX} wrong passwords in a minute: no more are looked at");
+}
+
+/// A verifier thread, which is counted while it may take a job.
+struct Verifier {
+    shared: Arc<Mutex<Shared>>,
+    in_count: bool,
+}
+
+impl Verifier {
+    /// Verifies until nothing waits.
+    fn work(mut self) {
+        while let Some(job) = self.next() {
+            let is_right = job.question.answer(&derive(&job.login.password, &job.question.recipe));
+            self.answer(&job, is_right);
+        }
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        let shared = &mut *self.shared.lock();
+        let job = shared.queue.pop_front();
+        if job.is_none() {
+            shared.threads -= 1;
+            self.in_count = false;
+        }
+        job
+    }
+
+    fn answer(&self, Job { tag, from, .. }: &Job, is_right: bool) {
         let (waiting, is_news) = {
-            let shared = &mut *shared.lock();
+            let shared = &mut *self.shared.lock();
             let now = rt::now();
             if is_right {
-                shared.failures.refund(from, now);
-                shared.right.insert(tag);
+                shared.failures.refund(*from, now);
+                shared.right.insert(*tag);
             } else {
-                shared.wrong.insert(tag);
+                shared.wrong.insert(*tag);
             }
-            (shared.waiting.remove(&tag), !is_right && shared.failures.is_news(from, now))
+            (shared.waiting.remove(tag), !is_right && shared.failures.is_news(*from, now))
         };
         if is_news {
-            log::warn!(event = "limit_hit", limit = "auth_failures", cli:% = from;
-                "{AUTH_FAILURES_MAX} wrong passwords in a minute: no more are looked at");
+            say_too_many(*from);
         }
         let proven = if is_right { Proven::Yes } else { Proven::No };
         waiting.into_iter().flatten().for_each(|then| then(proven));
+    }
+}
+
+/// One that ended by a panic of somebody whom it answered is counted out as well.
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        if self.in_count {
+            self.shared.lock().threads -= 1;
+        }
     }
 }
 

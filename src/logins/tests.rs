@@ -41,7 +41,7 @@ fn what_was_found_out_is_remembered() {
     // Nobody by that name costs the same, and the split between name and password counts.
     assert_eq!(ask(&logins, 1, "dev", "right"), (false, Proven::No));
     assert_eq!(ask(&logins, 1, "pro", "dright"), (false, Proven::No));
-    // Passwords that are there as such are compared at once, right or wrong, however often.
+    // Passwords that are there as such are compared at once, right or wrong, however often they are said.
     for _ in 0..2 * AUTH_FAILURES_MAX {
         assert_eq!(ask(&logins, 1, "plain", "wrong"), (true, Proven::No));
     }
@@ -110,16 +110,59 @@ fn memory_forgets_the_oldest() {
     assert!(!memory.known.contains(&tag(0)) && memory.known.contains(&tag(1)));
 }
 
+// proves T9: also of passwords that are compared at once
+#[test]
+fn plain_passwords_are_under_the_same_budget() {
+    let logins = logins();
+    for n in 0..AUTH_FAILURES_MAX {
+        assert_eq!(ask(&logins, 1, "plain", "right"), (true, Proven::Yes));
+        // Half of them are held against a key.
+        let user = if n % 2 == 0 { "plain" } else { "prod" };
+        assert_eq!(ask(&logins, 1, user, &format!("guess {n}")).1, Proven::No);
+        assert_eq!(
+            ask(&logins, 1, user, &format!("guess {n}")).1,
+            match n + 1 {
+                AUTH_FAILURES_MAX => Proven::Later,
+                _ => Proven::No,
+            }
+        );
+    }
+    assert_eq!(ask(&logins, 1, "plain", "right"), (true, Proven::Later));
+    assert_eq!(ask(&logins, 1, "prod", "right"), (true, Proven::Later));
+    assert_eq!(ask(&logins, 2, "plain", "right"), (true, Proven::Yes), "another address has its own");
+    assert_eq!(logins.shared.lock().failures.addresses.len(), 1, "who has not failed takes no place");
+}
+
+#[test]
+fn threads_are_there_while_something_waits() {
+    let logins = logins();
+    assert_eq!(logins.shared.lock().threads, 0);
+    for n in 0..3 {
+        assert_eq!(ask(&logins, n, "prod", &format!("guess {n}")), (false, Proven::No));
+    }
+    // Who is told may be in the middle of anything, and its panic is its own.
+    let panics = |_| std::panic::resume_unwind(Box::new("of somebody who was told"));
+    assert_eq!(logins.check(None, login("prod", "another"), panics), None);
+    let begun = Instant::now();
+    while logins.shared.lock().threads > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "they never end");
+        std::thread::yield_now();
+    }
+    assert_eq!(ask(&logins, 9, "prod", "right"), (false, Proven::Yes));
+}
+
 /// One whose threads do nothing, so that what waits stays where it is.
-fn stuck() -> (Logins, Receiver<Job>) {
-    let (sender, receiver) = bounded(VERIFY_QUEUE_LEN_MAX);
-    (Logins { queue: Some(sender), ..logins() }, receiver)
+fn stuck() -> Logins {
+    let logins = logins();
+    logins.shared.lock().threads = VERIFY_THREADS_MAX;
+    logins
 }
 
 // proves T9, T19: what waits is bounded, and the same login waits once
 #[test]
 fn what_waits_is_bounded() {
-    let (logins, jobs) = stuck();
+    let logins = stuck();
+    let jobs = || logins.shared.lock().queue.len();
     let ask = |from: u32, password: &str| {
         logins.check(Some(IpAddr::from(from.to_be_bytes())), login("prod", password), |_| ())
     };
@@ -127,15 +170,15 @@ fn what_waits_is_bounded() {
         assert_eq!(ask(n, &n.to_string()), None);
     }
     assert_eq!(ask(1 << 20, "one more"), Some(Proven::Later));
-    assert_eq!(jobs.len(), VERIFY_QUEUE_LEN_MAX);
+    assert_eq!(jobs(), VERIFY_QUEUE_LEN_MAX);
     // With the first of its kind.
     for _ in 1..VERIFY_WAITING_MAX {
         assert_eq!(ask(1 << 20, "0"), None);
     }
     assert_eq!(ask(1 << 20, "0"), Some(Proven::Later));
-    assert_eq!(jobs.len(), VERIFY_QUEUE_LEN_MAX);
+    assert_eq!(jobs(), VERIFY_QUEUE_LEN_MAX);
     // Attempts at the same time are charged before it is known how they end.
-    assert_eq!(jobs.try_iter().count(), VERIFY_QUEUE_LEN_MAX);
+    assert_eq!(std::mem::take(&mut logins.shared.lock().queue).len(), VERIFY_QUEUE_LEN_MAX);
     let some = (0..20).filter(|n| ask(7, &format!("parallel {n}")).is_none()).count();
     assert_eq!(some, AUTH_FAILURES_MAX as usize - 1, "one was charged above");
 }

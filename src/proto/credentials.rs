@@ -313,11 +313,6 @@ impl Credentials {
         self.groups.is_empty() && self.users.is_empty() && self.clients.is_empty()
     }
 
-    /// Whether a login may take computing.
-    pub fn has_keys(&self) -> bool {
-        !self.users.is_empty() || !self.clients.is_empty()
-    }
-
     /// Whether this password is that group's. Never true for an open gateway.
     ///
     /// A group that does not exist is compared as well, with a digest that no password has a

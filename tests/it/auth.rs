@@ -83,6 +83,34 @@ fn users_of_socks_name_the_group_and_its_password() {
     gateway.stop();
 }
 
+// proves T9: ten wrong passwords a minute, and then none is looked at, also where the gateway has the password itself
+#[test]
+fn an_address_that_guesses_the_groups_password_has_to_wait() {
+    let password = PasswordFile::new("secret");
+    let gateway = support::gateway(&group("prod", &password));
+    let right = basic("prod", "secret");
+    let get = |credentials: &str| {
+        let mut wire = Wire::connect(gateway.addr("http"));
+        wire.send(format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: {credentials}\r\n\r\n"));
+        wire.response("GET")
+    };
+    for n in 0..9 {
+        assert_eq!(get(&basic("prod", &format!("guess {n}"))).code, 407);
+        // Who is in is let in meanwhile, here to where nobody serves.
+        assert_eq!(get(&right).code, 503);
+    }
+    // SOCKS5 is no way around.
+    assert_eq!(Wire::connect(gateway.addr("socks")).socks(Some(("dev", "guess")), "a", 1), 0xff);
+    let answer = get(&right);
+    assert_eq!((answer.code, answer.field("retry-after")), (429, Some("60")));
+    assert_eq!(Wire::connect(gateway.addr("socks")).socks(Some(("prod", "secret")), "a", 1), 0xff);
+    gateway.wait(&["event=access", "end=PA", "why=auth_later", "code=429"]);
+    gateway.wait(&["event=access", "end=PA", "why=auth_later", "proto=socks5"]);
+    gateway.wait(&["level=WARN", "event=limit_hit", "limit=auth_failures", "cli=127.0.0.1"]);
+    assert_eq!(gateway.lines(&["level=WARN"]).len(), 1, "it is said once");
+    gateway.stop_but_for(&["limit=auth_failures"]);
+}
+
 #[test]
 fn two_clients_of_a_group_share_its_users() {
     let password = PasswordFile::new("secret");

@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use simulated::proto::credentials::Proven;
 use world::Outcome;
 
 /// Seeds of the short form.
@@ -135,6 +136,18 @@ fn a_flood_is_cut_off() {
     for seed in 1..4 {
         let asked = world::flood::run(seed).unwrap_or_else(|finding| panic!("flood: {finding}"));
         assert!(asked > 1_000, "it is not cut off at once, either: {asked}");
+    }
+}
+
+// Passwords are looked at beside the event loop, by threads that are tasks here: a login that has to be computed is answered in
+// simulated time.
+#[test]
+fn keys_are_verified_in_the_simulated_world() {
+    for seed in 1..10 {
+        let answers = world::logins::run(seed);
+        assert_eq!(answers.iter().map(|(proven, _)| *proven).collect::<Vec<_>>(), [Proven::Yes, Proven::No]);
+        assert!(answers.iter().all(|(_, at)| *at > 0), "it takes a while: {answers:?}");
+        assert_eq!(world::logins::run(seed), answers, "a seed is one run");
     }
 }
 

@@ -15,6 +15,7 @@
 
 pub(crate) mod bytes;
 pub(crate) mod flood;
+pub(crate) mod logins;
 mod people;
 mod plan;
 mod tap;
