@@ -18,6 +18,7 @@ use crate::client;
 use crate::gateway::{self, Gateway};
 use crate::limits::{FIRST_TUNNEL_MS, KEYS_BYTES_MAX, STOP_GRACE_MS, STREAMS_MAX};
 use crate::logfmt::{Stamp, printable};
+use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::{Credentials, Secret};
 use crate::proto::derive::{Derived, Recipe, derive};
 use crate::proto::frame::{Network, PortRequest};
@@ -49,6 +50,8 @@ impl From<io::Error> for Fault {
 struct Program {
     event_loop: EventLoop,
     access: AccessLog,
+    /// What all tunnels of this process may be allowed to send: one budget, also where it is both gateway and client.
+    windows: Arc<WindowBudget>,
     signals: Receiver<signals::Signal>,
     /// Kept to the end: without it, signals would be taken and ignored.
     _watch: signals::Watch,
@@ -67,7 +70,7 @@ impl Program {
         if let Err(error) = raised {
             log::warn!(event = "start", nofile = nofile.as_str(); "the limit of descriptors cannot be raised: {error}");
         }
-        Ok(Program { event_loop, access, signals, _watch: watch })
+        Ok(Program { event_loop, access, windows: Arc::default(), signals, _watch: watch })
     }
 
     /// Works until a signal, then stops gracefully.
@@ -143,6 +146,7 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
             streams_max: config.streams_max,
             times: config.times,
             access: program.access.clone(),
+            windows: program.windows.clone(),
         },
     )?;
     warn_of_plain(config.tunnel.ip().to_canonical().is_loopback(), is_secret);
@@ -219,6 +223,7 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
             forwards,
             streams_max,
             times,
+            windows: program.windows.clone(),
             on_up,
         },
     )?;
@@ -307,6 +312,7 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
             streams_max: STREAMS_MAX,
             times: Times::default(),
             access: program.access.clone(),
+            windows: program.windows.clone(),
         },
     )?;
     let serve = serve::start(&remote, config.serve)?;
@@ -326,6 +332,7 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
             forwards: Vec::new(),
             streams_max: STREAMS_MAX,
             times: Times::default(),
+            windows: program.windows.clone(),
             // Only the first time is waited for.
             on_up: Box::new(move || {
                 up.try_send(()).ok();

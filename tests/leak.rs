@@ -64,6 +64,7 @@ fn run(busy: Busy) {
         group: String::new(),
         times: Times::default(),
         access: access.clone(),
+        windows: Arc::default(),
         tls: None,
         streams_max: STREAMS_MAX,
     };
@@ -91,6 +92,7 @@ fn run(busy: Busy) {
         forwards: vec![forward(Network::Tcp, tcp, serve.port()), forward(Network::Udp, udp, silent_port)],
         streams_max: STREAMS_MAX,
         times: Times::default(),
+        windows: Arc::default(),
         on_up: Box::new(move || {
             // Only the first time is waited for.
             up.try_send(()).ok();
@@ -109,6 +111,7 @@ fn run(busy: Busy) {
         forwards: Vec::new(),
         streams_max: STREAMS_MAX,
         times: Times::default(),
+        windows: Arc::default(),
         on_up: Box::new(|| ()),
     };
     client::start(remote, config).expect("there are random numbers");

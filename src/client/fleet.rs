@@ -18,7 +18,6 @@ use super::{Config, Gateway};
 use crate::limits::{
     GATEWAY_CONNECT_TIMEOUT_MS, GATEWAYS_MAX, PORT_RETRY_MAX_MS, PORT_RETRY_MS, TARGET_LOOKUP_THREADS_MAX,
 };
-use crate::proto::budget::WindowBudget;
 use crate::proto::derive::{Recipe, derive};
 use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Peer, Session};
@@ -32,8 +31,6 @@ struct Fleet {
     remote: Remote,
     config: Config,
     ways: Arc<Ways>,
-    /// What all gateways together may be allowed to send.
-    windows: Arc<WindowBudget>,
     /// The keys that were derived of the secret.
     keys: Mutex<Keyring<Weak<Tunnel>>>,
     /// Looks up gateways.
@@ -78,7 +75,6 @@ pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
         }),
         // Not behind names of targets nor one behind another, and asked for anew each time: a gateway may have moved.
         resolver: Resolver::system_uncached(remote.clone(), GATEWAYS_MAX),
-        windows: Arc::default(),
         keys: Mutex::default(),
         state: Mutex::new(state),
         said: (0..gateways).map(|_| AtomicU8::new(SAID_NOTHING)).collect(),
@@ -293,7 +289,7 @@ impl Side for ClientSide {
             generation,
             nonce: rt::nonce()?,
         };
-        let mut session = Session::client(config, rt::now()).with_budget(self.fleet.windows.clone());
+        let mut session = Session::client(config, rt::now()).with_budget(self.fleet.config.windows.clone());
         session.limit_streams(self.fleet.config.streams_max);
         let ws = WebSocket::client(&self.gateway().target.to_string(), TUNNEL_PATH, rt::nonce()?);
         Ok((ws, Tunnel::new(session, format!("g{number}"))))

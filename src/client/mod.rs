@@ -15,8 +15,10 @@ mod slots;
 mod upstream;
 
 use std::io;
+use std::sync::Arc;
 
 use crate::limits::{GATEWAYS_MAX, REPLICAS_MAX};
+use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Secret;
 use crate::proto::frame::PortRequest;
 use crate::proto::target::{Rules, Target};
@@ -44,6 +46,8 @@ pub struct Config {
     pub streams_max: usize,
     /// How long targets are waited for.
     pub times: Times,
+    /// What all tunnels of this process may be allowed to send.
+    pub windows: Arc<WindowBudget>,
     /// Called each time that a tunnel is up.
     pub on_up: Box<dyn Fn() + Send + Sync>,
 }

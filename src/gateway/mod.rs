@@ -56,6 +56,8 @@ pub struct Config {
     pub times: Times,
     /// Where access lines go.
     pub access: AccessLog,
+    /// What all tunnels of this process may be allowed to send.
+    pub windows: Arc<WindowBudget>,
 }
 
 /// A running gateway. Its connections end with the event loop that it runs on.
@@ -85,7 +87,7 @@ pub struct Shared {
     forwards: Forwards,
     sessions: AtomicU64,
     refusals: Refusals,
-    /// What all clients together may be allowed to send.
+    /// What all tunnels of this process may be allowed to send.
     windows: Arc<WindowBudget>,
     strangers: Strangers,
     stats: Stats,
@@ -115,7 +117,7 @@ impl Gateway {
             access: config.access,
             sessions: AtomicU64::new(1),
             refusals: Refusals::default(),
-            windows: Arc::default(),
+            windows: config.windows,
             strangers: Strangers::default(),
             stats: Stats::default(),
             seed: rt::random()?,

@@ -64,6 +64,7 @@ fn gateway(members: &[&Member]) -> (EventLoop, Gateway) {
         group: GROUP.into(),
         times: Times::default(),
         access: AccessLog::start(Box::new(io::sink()), Stamp::Time).expect("there are threads"),
+        windows: Arc::default(),
         tls: None,
         streams_max: STREAMS_MAX,
     };

@@ -116,6 +116,7 @@ fn client(event_loop: &EventLoop, gateways: &[&Gateway], replicas: usize, ports:
         forwards: ports.iter().map(forward).collect(),
         streams_max: STREAMS_MAX,
         times: Times::default(),
+        windows: Arc::default(),
         on_up: Box::new(|| ()),
     };
     client::start(event_loop.remote(), config).unwrap();
@@ -142,6 +143,7 @@ fn a_client_wants_a_gateway_and_a_tunnel_and_not_too_many() {
             forwards: Vec::new(),
             streams_max: STREAMS_MAX,
             times: Times::default(),
+            windows: Arc::default(),
             on_up: Box::new(|| ()),
         };
         assert_eq!(client::start(event_loop.remote(), config).is_ok(), starts, "{count}, {replicas}");

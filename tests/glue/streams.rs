@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use anyproxy::limits::UDP_EARLY_MAX;
+use anyproxy::limits::{UDP_EARLY_MAX, WINDOW_INITIAL_BYTES};
 use anyproxy::proto::frame::{Network, Opened, PortRequest, RefuseCode, ResetCode};
 use anyproxy::proto::session::Event;
 use poller::EventLoop;
@@ -96,6 +96,25 @@ fn a_user_who_resets_while_the_target_is_reached_resets_the_stream() {
         assert_eq!(client.next(), Event::Reset(id, ResetCode::Reset), "{door}");
         assert_eq!(client.next(), Event::Closed(id));
     }
+}
+
+// proves T16: the sum of the windows has a limit for the process, also one that is gateway and client at once
+#[test]
+fn both_ends_in_one_process_share_its_budget_of_windows() {
+    let world = World::new();
+    let clients = event_loop();
+    world.client(&clients, Vec::new());
+    let (listener, addr) = listen();
+    assert_eq!(world.windows.used(), 0);
+    let users = [world.connected(addr), world.connected(addr)];
+    let targets = [accept(&listener), accept(&listener)];
+    assert_eq!(
+        world.windows.used(),
+        4 * u64::from(WINDOW_INITIAL_BYTES),
+        "a first window for each end of each"
+    );
+    drop((users, targets));
+    until("all of it back", || world.windows.used() == 0);
 }
 
 // proves S-05, S-58: who writes to a user that has gone finds a user's reset, not a fault of ours

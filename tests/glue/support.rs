@@ -10,6 +10,7 @@ use anyproxy::client;
 use anyproxy::gateway::{self, Gateway};
 use anyproxy::limits::STREAMS_MAX;
 use anyproxy::logfmt::Stamp;
+use anyproxy::proto::budget::WindowBudget;
 use anyproxy::proto::credentials::{Credentials, Secret};
 use anyproxy::proto::frame::{Frame, PortRequest};
 use anyproxy::proto::session::{ClientConfig, Event, Session};
@@ -74,6 +75,7 @@ pub(crate) struct World {
     pub(crate) gateway: Gateway,
     pub(crate) lines: Lines,
     pub(crate) secret: Option<Secret>,
+    pub(crate) windows: Arc<WindowBudget>,
 }
 
 pub(crate) fn localhost() -> SocketAddr {
@@ -102,7 +104,7 @@ impl World {
         clients.insert(GROUP, secret.clone()).unwrap();
         let clients = Arc::new(clients);
         let users = if ask { clients.clone() } else { Arc::new(Credentials::new()) };
-        let lines = Lines::default();
+        let (lines, windows) = (Lines::default(), Arc::<WindowBudget>::default());
         let gateway_loop = EventLoop::builder().polls(1).build().unwrap();
         let config = gateway::Config {
             tunnel: localhost(),
@@ -115,9 +117,10 @@ impl World {
             access: AccessLog::start(Box::new(lines.clone()), Stamp::Time).unwrap(),
             tls,
             streams_max: STREAMS_MAX,
+            windows: windows.clone(),
         };
         let gateway = Gateway::start(gateway_loop.remote(), config).unwrap();
-        World { gateway_loop, gateway, lines, secret: Some(secret) }
+        World { gateway_loop, gateway, lines, secret: Some(secret), windows }
     }
 
     /// A client that reaches everything on this machine.
@@ -145,6 +148,7 @@ impl World {
             forwards,
             streams_max: STREAMS_MAX,
             times: Times::default(),
+            windows: self.windows.clone(),
             on_up: Box::new(|| ()),
         };
         client::start(event_loop.remote(), config).unwrap();

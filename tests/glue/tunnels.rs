@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyproxy::client;
@@ -43,6 +44,7 @@ fn a_client_that_waits_for_its_upgrade_rests() {
         forwards: Vec::new(),
         streams_max: STREAMS_MAX,
         times: Times::default(),
+        windows: Arc::default(),
         on_up: Box::new(|| ()),
     };
     client::start(event_loop.remote(), config).unwrap();

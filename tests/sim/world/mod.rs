@@ -158,6 +158,7 @@ fn client_config(gateway: SocketAddr, name: &str, replicas: usize) -> Held<clien
         name: name.into(),
         rules: Rules::parse(&allow, &[]).map_err(|error| error.to_string())?,
         forwards: vec![forward(Network::Tcp, FORWARD, 9000), forward(Network::Udp, FORWARD_UDP, 9001)],
+        windows: Arc::default(),
         on_up: Box::new(|| rt::note("up", 0, 0)),
     })
 }
@@ -479,6 +480,7 @@ impl World {
             streams_max: STREAMS_MAX,
             times: Times::default(),
             access: self.access.clone(),
+            windows: Arc::default(),
         };
         self.running =
             Some(Gateway::start(process.clone(), config).map_err(|error| format!("the gateway: {error}"))?);
