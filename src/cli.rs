@@ -234,7 +234,7 @@ struct RawGateway {
     socks: Option<SocketAddr>,
     #[command(flatten)]
     group: RawGroup,
-    /// The file of keys that anyproxy passwd makes, readable by its owner alone
+    /// The file of keys that anyproxy passwd makes, readable by its owner alone; read again at SIGHUP
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
     #[command(flatten)]

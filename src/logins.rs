@@ -12,6 +12,7 @@
 //! * The same login that comes again while it is looked at waits with the first.
 //! * An address has [`AUTH_FAILURES_MAX`] wrong passwords in [`AUTH_FAILURES_MS`], whatever they are held against. Beyond that not
 //!   even the right one helps: whoever guesses would know it by that. A wrong one that is only said again is no guess.
+//! * Keys may be replaced at any time ([`Logins::renew`]): every answer is by those that are there when it is given.
 //! * Threads begin when there is something to verify, and end when there is nothing left.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -34,7 +35,6 @@ use crate::rt;
 
 /// Answers for the logins of a gateway.
 pub struct Logins {
-    credentials: Arc<Credentials>,
     /// What logins are remembered under.
     key: [u8; 32],
     shared: Arc<Mutex<Shared>>,
@@ -54,6 +54,8 @@ type Then = Box<dyn FnOnce(Proven) + Send>;
 
 #[derive(Default)]
 struct Shared {
+    /// What logins are held against now.
+    credentials: Arc<Credentials>,
     right: Memory,
     wrong: Memory,
     /// What waits for a thread. Invariant: at most VERIFY_QUEUE_LEN_MAX, and none without a thread.
@@ -171,12 +173,20 @@ impl Logins {
     /// # Errors
     /// When the system gives no random numbers.
     pub fn new(credentials: Arc<Credentials>) -> io::Result<Logins> {
-        Ok(Logins { credentials, key: rt::nonce()?, shared: Arc::default() })
+        let shared = Shared { credentials, ..Shared::default() };
+        Ok(Logins { key: rt::nonce()?, shared: Arc::new(Mutex::new(shared)) })
     }
 
     /// Whether users are asked at all.
     pub fn asks(&self) -> bool {
-        !self.credentials.is_open()
+        !self.shared.lock().credentials.is_open()
+    }
+
+    /// Holds logins against these from now on, also those that are being looked at. What was found out before is forgotten.
+    pub fn renew(&self, credentials: Arc<Credentials>) {
+        let shared = &mut *self.shared.lock();
+        shared.credentials = credentials;
+        (shared.right, shared.wrong) = Default::default();
     }
 
     /// Whether this login is right, if that is known already; otherwise `then` is told, on another thread.
@@ -187,7 +197,9 @@ impl Logins {
         then: impl FnOnce(Proven) + Send + 'static,
     ) -> Option<Proven> {
         let (now, from) = (rt::now(), whole(from.unwrap_or(IpAddr::from([0; 4]))));
-        let question = match self.credentials.check(&login) {
+        // Not under the lock: it takes a microsecond or two.
+        let credentials = self.shared.lock().credentials.clone();
+        let question = match credentials.check(&login) {
             Check::Known(is_right) => return Some(self.known(is_right, from, &login, now)),
             Check::Ask(question) => question,
         };
@@ -275,9 +287,9 @@ struct Verifier {
 impl Verifier {
     /// Verifies until nothing waits.
     fn work(mut self) {
-        while let Some(job) = self.next() {
-            let is_right = job.question.answer(&derive(&job.login.password, &job.question.recipe));
-            self.answer(&job, is_right);
+        while let Some(mut job) = self.next() {
+            // Once, unless the key was replaced meanwhile.
+            while !self.answer(&mut job) {}
         }
     }
 
@@ -291,23 +303,34 @@ impl Verifier {
         job
     }
 
-    fn answer(&self, Job { tag, from, .. }: &Job, is_right: bool) {
-        let (waiting, is_news) = {
+    /// False when the question is another one by now.
+    fn answer(&self, Job { tag, login, question, from }: &mut Job) -> bool {
+        let keys = derive(&login.password, &question.recipe);
+        let (waiting, is_right, is_news) = {
             let shared = &mut *self.shared.lock();
             let now = rt::now();
+            let is_right = match shared.credentials.check(login) {
+                Check::Known(is_right) => is_right,
+                Check::Ask(current) if current.recipe == question.recipe => current.answer(&keys),
+                Check::Ask(current) => {
+                    *question = current;
+                    return false;
+                }
+            };
             if is_right {
                 shared.failures.refund(*from, now);
                 shared.right.insert(*tag);
             } else {
                 shared.wrong.insert(*tag);
             }
-            (shared.waiting.remove(tag), !is_right && shared.failures.is_news(*from, now))
+            (shared.waiting.remove(tag), is_right, !is_right && shared.failures.is_news(*from, now))
         };
         if is_news {
             say_too_many(*from);
         }
         let proven = if is_right { Proven::Yes } else { Proven::No };
         waiting.into_iter().flatten().for_each(|then| then(proven));
+        true
     }
 }
 

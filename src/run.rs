@@ -2,7 +2,11 @@
 //!
 //! ```text
 //!   bind every listener ──▶ ready ──▶ wait for a signal ──▶ stopping ──▶ grace ──▶ flush the access log ──▶ exit 0
+//!                             ▲             │ SIGHUP (gateway)
+//!                             └── reload ◀──┘
 //! ```
+
+mod files;
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,19 +14,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{bounded, select};
 
 use crate::access::AccessLog;
 use crate::cli;
 use crate::client;
 use crate::gateway::{self, Gateway};
-use crate::limits::{FIRST_TUNNEL_MS, KEYS_BYTES_MAX, STOP_GRACE_MS, STREAMS_MAX};
+use crate::limits::{FIRST_TUNNEL_MS, STOP_GRACE_MS, STREAMS_MAX};
 use crate::logfmt::{Stamp, printable};
 use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::{Credentials, Secret};
 use crate::proto::derive::{Derived, Recipe, derive};
 use crate::proto::frame::{Network, PortRequest};
-use crate::proto::keys;
 use crate::proto::target::{Host, Rules, Target};
 use crate::rt::{self, EventLoop};
 use crate::secret_file;
@@ -30,6 +33,7 @@ use crate::serve;
 use crate::service::{descriptors, signals, systemd};
 use crate::times::Times;
 use crate::tls;
+use files::Files;
 
 /// Why a role did not start, or ended badly.
 #[derive(Debug)]
@@ -52,15 +56,20 @@ struct Program {
     access: AccessLog,
     /// What all tunnels of this process may be allowed to send: one budget, also where it is both gateway and client.
     windows: Arc<WindowBudget>,
-    signals: Receiver<signals::Signal>,
+    wishes: signals::Wishes,
     /// Kept to the end: without it, signals would be taken and ignored.
     _watch: signals::Watch,
 }
 
 impl Program {
     fn start(role: &'static str) -> io::Result<Program> {
+        Program::start_with(role, false)
+    }
+
+    /// One that `reloads` has something to do at SIGHUP.
+    fn start_with(role: &'static str, reloads: bool) -> io::Result<Program> {
         // First, so that a signal during the start is not lost.
-        let (watch, signals) = signals::watch()?;
+        let (watch, wishes) = signals::watch(reloads)?;
         let event_loop = EventLoop::builder().name("anyproxy").build()?;
         let access = AccessLog::start(Box::new(io::stderr()), Stamp::of_stderr())?;
         let raised = descriptors::raise();
@@ -70,15 +79,30 @@ impl Program {
         if let Err(error) = raised {
             log::warn!(event = "start", nofile = nofile.as_str(); "the limit of descriptors cannot be raised: {error}");
         }
-        Ok(Program { event_loop, access, windows: Arc::default(), signals, _watch: watch })
+        Ok(Program { event_loop, access, windows: Arc::default(), wishes, _watch: watch })
     }
 
     /// Works until a signal, then stops gracefully.
     fn run(self, status: &str) {
+        self.run_with(status, || ());
+    }
+
+    /// As [`Program::run`], with what is to be done each time that files are to be loaded again.
+    fn run_with(self, status: &str, reload: impl Fn()) {
         log::info!(event = "ready"; "{status}");
         systemd::ready(status);
         // The watch lives as long as this, so there is always somebody to send.
-        if let Ok(signal) = self.signals.recv() {
+        let stopped = loop {
+            select! {
+                recv(self.wishes.stop) -> stopped => break stopped,
+                recv(self.wishes.reload) -> _ => {
+                    systemd::reloading();
+                    reload();
+                    systemd::ready(status);
+                }
+            }
+        };
+        if let Ok(signal) = stopped {
             log::info!(event = "stop", signal = signal.name(); "stopping");
         }
         systemd::stopping();
@@ -111,28 +135,10 @@ pub fn serve(config: &cli::Serve) -> Result<(), Fault> {
 /// # Errors
 /// When it cannot start.
 pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
-    let mut credentials = Credentials::new();
-    if let Some(group) = &config.group {
-        let secret = secret(group)?;
-        credentials
-            .insert(group.name.as_str(), secret)
-            .map_err(|error| Fault::Usage(format!("--group: {error}")))?;
-    }
-    if let Some(path) = &config.keys {
-        let named = |why: &dyn std::fmt::Display| Fault::Usage(format!("--keys {}: {why}", path.display()));
-        let bytes = secret_file::read(path, secret_file::credentials_directory().as_deref(), KEYS_BYTES_MAX);
-        let bytes = bytes.map_err(|fault| named(&fault))?;
-        let text = std::str::from_utf8(&bytes).map_err(|_fault| named(&"it is no text"))?;
-        keys::add(&mut credentials, text).map_err(|why| named(&why))?;
-    }
-    let credentials = Arc::new(credentials);
-    let tls = config.tls.map(|cli::GatewayTls { identity, client_ca }| {
-        let credentials = secret_file::credentials_directory();
-        tls::Server::new(&identity, client_ca.as_deref(), credentials.as_deref()).map_err(Fault::Usage)
-    });
-    let tls = tls.transpose()?;
-    let is_secret = tls.is_some();
-    let program = Program::start("gateway")?;
+    let files = Files { group: config.group, keys: config.keys, tls: config.tls };
+    let (credentials, tls) = files.load()?;
+    let (credentials, is_secret) = (Arc::new(credentials), tls.is_some());
+    let program = Program::start_with("gateway", true)?;
     let gateway = Gateway::start(
         program.event_loop.remote(),
         gateway::Config {
@@ -152,7 +158,7 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
     warn_of_plain(config.tunnel.ip().to_canonical().is_loopback(), is_secret);
     gateway.announce();
     let status = format!("clients at {}, HTTP proxy at {}", gateway.tunnel_addr(), gateway.http_addr());
-    program.run(&status);
+    program.run_with(&status, || files.reload(&gateway));
     Ok(())
 }
 

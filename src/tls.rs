@@ -27,6 +27,7 @@ use crate::rt::tls::rustls::{self, ClientConfig, ProtocolVersion, RootCertStore,
 use crate::rt::tls::{self, Engine};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
 
 use crate::limits::{CERTIFICATES_BYTES_MAX, CERTIFICATES_MAX, PRIVATE_KEY_BYTES_MAX};
@@ -130,8 +131,15 @@ fn end_point(certificate: &CertificateDer<'_>) -> [u8; 32] {
 
 /// The gateway's side.
 pub struct Server {
+    current: RwLock<Shown>,
+}
+
+/// What new carriers get.
+struct Shown {
     config: tls::Server,
+    /// The certificate, as the proofs are bound to it.
     own: [u8; 32],
+    pin: Pin,
 }
 
 impl Server {
@@ -157,11 +165,23 @@ impl Server {
                 builder.with_client_cert_verifier(verifier.map_err(|error| named(path, &error))?)
             }
         };
-        let own =
-            chain.first().map(end_point).ok_or_else(|| named(&identity.cert, &"no certificate in it"))?;
+        let first = chain.first().ok_or_else(|| named(&identity.cert, &"no certificate in it"))?;
+        let (own, pin) = (end_point(first), Pin::of(first).map_err(|error| named(&identity.cert, &error))?);
         let config = builder.with_single_cert(chain, key).map_err(|error| misfit(identity, &error))?;
         let config = tls::Server::new(config).map_err(|error| error.to_string())?;
-        Ok(Server { config, own })
+        Ok(Server { current: RwLock::new(Shown { config, own, pin }) })
+    }
+
+    /// Takes over what another one shows. Carriers that were accepted before keep what they began with.
+    pub fn renew(&self, by: Server) {
+        // Bound first: what was shown before is dropped with the lock off.
+        let former = std::mem::replace(&mut *self.current.write(), by.current.into_inner());
+        drop(former);
+    }
+
+    /// The fingerprint of its key.
+    pub fn pin(&self) -> Pin {
+        self.current.read().pin
     }
 
     /// The TLS of an accepted carrier.
@@ -169,7 +189,8 @@ impl Server {
     /// # Errors
     /// When rustls cannot work with the configuration.
     pub fn accept(&self) -> Result<Tls, tls::Error> {
-        Ok(Tls { engine: self.config.accept()?, own: Some(self.own) })
+        let current = self.current.read();
+        Ok(Tls { engine: current.config.accept()?, own: Some(current.own) })
     }
 }
 

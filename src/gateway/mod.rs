@@ -16,6 +16,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::access::AccessLog;
 use crate::limits::CLIENTS_PER_GROUP_MAX;
 use crate::logins::Logins;
@@ -76,7 +78,8 @@ pub struct Shared {
     pub registry: Registry,
     /// What users are asked for, and who answers for it.
     pub logins: Logins,
-    clients: Arc<Credentials>,
+    /// What clients prove now; see [`Gateway::renew`].
+    clients: Mutex<Arc<Credentials>>,
     group: String,
     tls: Option<tls::Server>,
     streams_max: usize,
@@ -109,7 +112,7 @@ impl Gateway {
             forwards: Forwards::new(config.tunnel.ip()),
             registry: Registry::default(),
             logins: Logins::new(config.users)?,
-            clients: config.clients,
+            clients: Mutex::new(config.clients),
             group: config.group,
             tls: config.tls,
             streams_max: config.streams_max,
@@ -144,6 +147,46 @@ impl Gateway {
         crate::announce("http", self.http_addr());
         if let Some(addr) = self.socks_addr() {
             crate::announce("socks", addr);
+        }
+    }
+
+    /// Puts these in the place of what clients and users were held against: new logins and new tunnels are, and tunnels that would
+    /// not be there any more are ended, with their streams and ports. Says how many those were.
+    ///
+    /// That concerns a client whose key was taken out or changed, and all clients of a group whose users' key was: so what such users
+    /// have under way ends as well. A client that still has a key is back at once.
+    pub fn renew(&self, mut credentials: Credentials) -> usize {
+        let shared = &self.shared;
+        let (former, current) = {
+            let mut clients = shared.clients.lock();
+            credentials.succeed(&clients);
+            let current = Arc::new(credentials);
+            (std::mem::replace(&mut *clients, current.clone()), current)
+        };
+        shared.logins.renew(current.clone());
+        // Who joins from here on is held against the new ones once more when it has.
+        let mut ended = 0;
+        for (group, Member { tunnel, name, .. }) in shared.registry.members() {
+            let grant = tunnel.exchange(|session| session.peer().and_then(|peer| peer.grant.clone()));
+            let why = if !current.admits(&name, grant.as_ref()) {
+                KEY_IS_GONE
+            } else if current.bars_users_of(&group, &former) {
+                "the key of its group's users was taken out or changed"
+            } else {
+                continue;
+            };
+            ended += 1;
+            log::info!(event = "tun_revoke", tun = tunnel.label(), via = &*name, group = group.as_str();
+                "{why}: the tunnel is ended, with its streams");
+            shared.end(&tunnel, GoAwayCode::Stop, why);
+        }
+        ended
+    }
+
+    /// Shows another certificate to new tunnels from now on; those that are there stay. Does nothing without TLS.
+    pub fn renew_tls(&self, tls: tls::Server) {
+        if let Some(current) = &self.shared.tls {
+            current.renew(tls);
         }
     }
 
@@ -241,6 +284,13 @@ impl Shared {
         user.unwrap_or(&self.group)
     }
 
+    /// Ends a tunnel, and frees its ports at once: its connection may be a dead one that takes long to close.
+    fn end(&self, tunnel: &Arc<Tunnel>, code: GoAwayCode, why: &str) {
+        // The session first: a port that it has just asked for is then refused, or is open already and closed here.
+        tunnel.exchange(|session| session.close(code, why));
+        self.forwards.close_all(tunnel);
+    }
+
     /// A label that no other stream of this process has, and hardly one of another.
     pub fn next_conn_id(&self) -> u64 {
         // An odd multiplier runs through all numbers before it repeats one.
@@ -248,6 +298,8 @@ impl Shared {
         self.seed.wrapping_add(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 }
+
+const KEY_IS_GONE: &str = "its key was taken out or changed";
 
 /// The gateway's end of the tunnels.
 struct GatewaySide(Arc<Shared>);
@@ -261,7 +313,7 @@ impl Side for GatewaySide {
         let nonce = rt::nonce()?;
         self.0.strangers.enter(peer).map_err(|full| io::Error::other(full.to_string()))?;
         let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
-        let config = GatewayConfig { credentials: self.0.clients.clone(), session_id: number, nonce };
+        let config = GatewayConfig { credentials: self.0.clients.lock().clone(), session_id: number, nonce };
         let mut session = Session::gateway(config, rt::now()).with_budget(self.0.windows.clone());
         session.limit_streams(self.0.streams_max);
         Ok((WebSocket::server(), Tunnel::new(session, format!("t{number}"))))
@@ -285,15 +337,16 @@ impl Side for GatewaySide {
             }
             Joined::Another => None,
             Joined::Replaced(former) => {
-                // The session first: a port that it has just asked for is then refused, or is open already and closed here.
-                former.tunnel.exchange(|session| session.close(GoAwayCode::Replaced, "a newer connection"));
-                // At once: its connection may be a dead one that takes long to close, and this one wants the same ports.
-                self.0.forwards.close_all(&former.tunnel);
+                // This one wants the same ports.
+                self.0.end(&former.tunnel, GoAwayCode::Replaced, "a newer connection");
                 None
             }
             Joined::Stale => Some("a newer connection of this client is there"),
             Joined::Full => Some("the group has as many clients as it may"),
         };
+        // It may have proved itself by a key that was taken out meanwhile. Looked at once everybody can see that it is here.
+        let is_admitted = self.0.clients.lock().admits(via, peer.grant.as_ref());
+        let refused = refused.or_else(|| (!is_admitted).then_some(KEY_IS_GONE));
         match refused {
             None => log::info!(event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
                 version = peer.version, tls = peer.has_tls(), generation = peer.generation; "a client is here"),

@@ -108,6 +108,15 @@ impl Registry {
         Ok(member)
     }
 
+    /// Everybody, each with its group.
+    pub fn members(&self) -> Vec<(String, Member)> {
+        let groups = self.groups.lock();
+        let of = |(group, members): (&String, &Vec<Member>)| {
+            members.iter().map(|member| (group.clone(), member.clone())).collect::<Vec<_>>()
+        };
+        groups.iter().flat_map(of).collect()
+    }
+
     /// Clients that are connected.
     pub fn client_count(&self) -> usize {
         self.groups.lock().values().map(Vec::len).sum()

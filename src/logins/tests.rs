@@ -7,12 +7,17 @@ use crate::proto::derive::{Cost, Derived, Recipe};
 use std::sync::mpsc;
 
 fn logins() -> Logins {
-    let recipe = Recipe { salt: [5; 16], cost: Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).expect("the least") };
-    let keys = derive(&Secret::new("right").expect("a secret"), &recipe);
+    Logins::new(credentials("right", 5)).expect("there are random numbers")
+}
+
+fn credentials(password: &str, salt: u8) -> Arc<Credentials> {
+    let cost = Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).expect("the least");
+    let recipe = Recipe { salt: [salt; 16], cost };
+    let keys = derive(&Secret::new(password).expect("a secret"), &recipe);
     let mut credentials = Credentials::new();
     credentials.insert_user("prod", Derived::new(recipe, &keys)).expect("there is room");
     credentials.insert("plain", Secret::new("right").expect("a secret")).expect("there is room");
-    Logins::new(Arc::new(credentials)).expect("there are threads")
+    Arc::new(credentials)
 }
 
 fn login(user: &str, password: &str) -> Login {
@@ -131,6 +136,30 @@ fn plain_passwords_are_under_the_same_budget() {
     assert_eq!(ask(&logins, 1, "prod", "right"), (true, Proven::Later));
     assert_eq!(ask(&logins, 2, "plain", "right"), (true, Proven::Yes), "another address has its own");
     assert_eq!(logins.shared.lock().failures.addresses.len(), 1, "who has not failed takes no place");
+}
+
+// proves T9: no answer is by a key that is not there any more, whether it was remembered or is being found out
+#[test]
+fn logins_are_held_against_the_keys_that_are_there_now() {
+    let logins = logins();
+    assert_eq!(ask(&logins, 1, "prod", "right"), (false, Proven::Yes));
+    assert_eq!(ask(&logins, 1, "prod", "other"), (false, Proven::No));
+    logins.renew(credentials("other", 5));
+    assert_eq!(ask(&logins, 1, "prod", "right"), (false, Proven::No));
+    assert_eq!(ask(&logins, 1, "prod", "other"), (false, Proven::Yes));
+
+    // The same salt, and another one: replaced while the login waits for its thread.
+    for (password, salt) in [("right", 5), ("other", 6)] {
+        let logins = stuck();
+        let (tell, told) = mpsc::channel();
+        let then = move |proven| tell.send(proven).expect("it is waited for");
+        assert_eq!(logins.check(None, login("prod", "right"), then), None);
+        logins.renew(credentials(password, salt));
+        Verifier { shared: logins.shared.clone(), in_count: true }.work();
+        let want = if password == "right" { Proven::Yes } else { Proven::No };
+        assert_eq!(told.try_recv(), Ok(want), "{password}");
+        assert_eq!(ask(&logins, 1, "prod", "right"), (true, want), "that is what is remembered");
+    }
 }
 
 #[test]

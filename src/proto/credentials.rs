@@ -307,6 +307,36 @@ impl Credentials {
         }
     }
 
+    /// Takes the place of `former`: a client's key of which nothing has changed is still the same key, see [`Credentials::admits`].
+    pub fn succeed(&mut self, former: &Credentials) {
+        for (name, (derived, grant)) in &mut self.clients {
+            if let Some((before, kept)) = former.clients.get(name)
+                && (before, kept) == (&*derived, &*grant)
+            {
+                *grant = kept.clone();
+            }
+        }
+    }
+
+    /// Whether a client of this name may still be here that proved itself by the key of this grant, or without one by the secret of
+    /// its group. A key of a client that has come since then comes before that secret.
+    pub fn admits(&self, name: &str, grant: Option<&Arc<Grant>>) -> bool {
+        match (grant, self.clients.get(name)) {
+            (Some(had), Some((_, has))) => Arc::ptr_eq(had, has),
+            (had, has) => had.is_none() && has.is_none(),
+        }
+    }
+
+    /// Whether those who were users of a group under `former` would need another key now, or are none any more.
+    pub fn bars_users_of(&self, group: &str, former: &Credentials) -> bool {
+        former.users.get(group).is_some_and(|before| self.users.get(group) != Some(before))
+    }
+
+    /// How many keys of users there are, and how many of clients.
+    pub fn key_counts(&self) -> (usize, usize) {
+        (self.users.len(), self.clients.len())
+    }
+
     /// Whether there is no group and no key, so that nobody is asked for a name. What an open gateway may do
     /// (listen on loopback only) is for the caller to hold.
     pub fn is_open(&self) -> bool {
@@ -469,6 +499,45 @@ mod tests {
         check("a:b", Err(GroupError::Character));
         check("a\nb", Err(GroupError::Character));
         check("taken", Err(GroupError::Duplicate));
+    }
+
+    // T9, T10: whoever has lost a key is let in by it no longer, and who has kept it is left alone.
+    #[test]
+    fn keys_that_take_the_place_of_others_keep_those_that_did_not_change() {
+        use crate::limits::DERIVE_MEMORY_KIB_MIN;
+        use crate::proto::derive::{Cost, derive};
+        let cost = Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).expect("the least");
+        let recipe = Recipe { salt: [1; 16], cost };
+        let key =
+            |secret: &str| Derived::new(recipe, &derive(&Secret::new(secret).expect("a secret"), &recipe));
+        let file = |users: &[(&str, &str)], clients: &[(&str, &str, &str)]| {
+            let mut credentials = one("plain", "s");
+            for (group, secret) in users {
+                credentials.insert_user(group, key(secret)).expect("there is room");
+            }
+            for (name, secret, groups) in clients {
+                let grant = Arc::new(Grant::parse(groups, "").expect("a list"));
+                credentials.insert_client(name, key(secret), grant).expect("there is room");
+            }
+            credentials
+        };
+        let names = ["same", "rekeyed", "regranted", "gone"];
+        let former = file(&[("a", "1"), ("b", "1"), ("c", "1")], &names.map(|name| (name, "1", "a")));
+        let mut new = file(
+            &[("a", "1"), ("b", "2"), ("d", "1")],
+            &[("same", "1", "a"), ("rekeyed", "2", "a"), ("regranted", "1", "a,b"), ("new", "1", "a")],
+        );
+        new.succeed(&former);
+        for name in names {
+            let grant = former.clients.get(name).map(|(_, grant)| grant);
+            assert!(former.admits(name, grant));
+            assert_eq!(new.admits(name, grant), name == "same", "{name}");
+        }
+        // Those who came with the group's secret, of which one has a key of its own now.
+        assert!(new.admits("other", None) && !new.admits("new", None));
+        let barred = |group| new.bars_users_of(group, &former);
+        assert_eq!(["a", "b", "c", "d", "plain"].map(barred), [false, true, true, false, false]);
+        assert_eq!(new.key_counts(), (3, 4));
     }
 
     #[test]

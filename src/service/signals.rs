@@ -1,15 +1,18 @@
-//! SIGTERM and SIGINT, as messages.
+//! SIGTERM and SIGINT, as messages; and SIGHUP, where there is something to load again.
 //!
 //! ```text
-//!  first signal  ──▶ a message: stop gracefully
-//!  second signal ──▶ exit at once, status 128 + its number (130, 143)
+//!  first SIGTERM, SIGINT  ──▶ a message: stop gracefully
+//!  second                 ──▶ exit at once, status 128 + its number (130, 143)
+//!  SIGHUP                 ──▶ a message: load again; those that come before it is heard are one
 //! ```
+//! Where nothing can be loaded again SIGHUP does what it always does, which is to end the process.
+//!
 //! A thread of its own waits for them, so that a program whose other threads are all stuck can still be ended.
 
 use std::{io, thread};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
 /// Who asked the program to stop.
@@ -31,6 +34,14 @@ impl Signal {
     }
 }
 
+/// What somebody wants of the program.
+pub struct Wishes {
+    /// That it stops. One message is all there will ever be.
+    pub stop: Receiver<Signal>,
+    /// That it loads its files again.
+    pub reload: Receiver<()>,
+}
+
 /// The thread that waits for signals. Kept to the program's end: dropping this ends the thread, and the signals are
 /// then taken and ignored.
 pub struct Watch {
@@ -38,23 +49,29 @@ pub struct Watch {
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// Takes SIGTERM and SIGINT over, for the whole process: the first arrives as a message.
+/// Takes SIGTERM and SIGINT over, for the whole process, and SIGHUP if it `reloads`: they arrive as messages.
 ///
 /// # Errors
 /// When the handlers or the thread cannot be set up.
-pub fn watch() -> io::Result<(Watch, Receiver<Signal>)> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+pub fn watch(reloads: bool) -> io::Result<(Watch, Wishes)> {
+    let numbers = [SIGTERM, SIGINT, SIGHUP];
+    let mut signals = Signals::new(&numbers[..if reloads { 3 } else { 2 }])?;
     let handle = signals.handle();
-    // One message is all there will ever be: sending it never blocks.
-    let (sender, receiver) = bounded(1);
-    let thread =
-        thread::Builder::new().name("signals".into()).spawn(move || forward(&mut signals, &sender))?;
-    Ok((Watch { handle, thread: Some(thread) }, receiver))
+    // Sending never blocks: to stop is said once, and to load again only where that is not waiting to be heard.
+    let ((sender, stop), (reloader, reload)) = (bounded(1), bounded(1));
+    let thread = thread::Builder::new().name("signals".into());
+    let thread = thread.spawn(move || forward(&mut signals, &sender, &reloader))?;
+    Ok((Watch { handle, thread: Some(thread) }, Wishes { stop, reload }))
 }
 
-fn forward(signals: &mut Signals, sender: &Sender<Signal>) {
+fn forward(signals: &mut Signals, sender: &Sender<Signal>, reloader: &Sender<()>) {
     let mut asked = false;
     for number in signals.forever() {
+        if number == SIGHUP {
+            // One that waits is heard after this one came, so it stands for both.
+            reloader.try_send(()).ok();
+            continue;
+        }
         let signal = if number == SIGINT { Signal::Interrupt } else { Signal::Terminate };
         // With nobody left to listen, nothing would stop gracefully either.
         if asked || sender.send(signal).is_err() {
@@ -85,13 +102,17 @@ mod tests {
     #[test]
     fn child() {
         let Ok(numbers) = std::env::var(CHILD) else { return };
-        let (watch, receiver) = watch().expect("signals can be taken");
-        for (i, number) in numbers.split(',').enumerate() {
-            let number = number.parse().expect("a number of ours");
+        let numbers: Vec<i32> =
+            numbers.split(',').map(|number| number.parse().expect("a number of ours")).collect();
+        let (watch, wishes) = watch(numbers.contains(&SIGHUP)).expect("signals can be taken");
+        let mut asked = false;
+        for number in numbers {
             signal_hook::low_level::raise(number).expect("a signal to oneself");
-            if i == 0 {
+            if number == SIGHUP {
+                assert_eq!(wishes.reload.recv_timeout(Duration::from_secs(10)), Ok(()));
+            } else if !std::mem::replace(&mut asked, true) {
                 let want = if number == SIGINT { Signal::Interrupt } else { Signal::Terminate };
-                assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(want));
+                assert_eq!(wishes.stop.recv_timeout(Duration::from_secs(10)), Ok(want));
             } else {
                 thread::sleep(Duration::from_secs(10));
                 panic!("the second signal ends the process");
@@ -120,5 +141,12 @@ mod tests {
         check(&[SIGINT], 77);
         check(&[SIGTERM, SIGTERM], 143);
         check(&[SIGTERM, SIGINT], 130);
+    }
+
+    // proves T29: SIGHUP is no wish to stop, however often it comes, and does not hide one
+    #[test]
+    fn a_hangup_asks_to_load_again() {
+        check(&[SIGHUP, SIGHUP, SIGTERM, SIGHUP], 77);
+        check(&[SIGHUP, SIGTERM, SIGTERM], 143);
     }
 }

@@ -1,4 +1,4 @@
-//! What the service manager is told: READY once every listener is bound, STOPPING, and a line of status.
+//! What the service manager is told: READY once every listener is bound, RELOADING, STOPPING, and a line of status.
 //!
 //! Without `NOTIFY_SOCKET` in the environment all of this does nothing. That telling fails is worth a warning and
 //! no more: the service itself is well.
@@ -11,6 +11,14 @@ use crate::logfmt;
 /// Every listener is bound: users may come.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+}
+
+/// Files are being loaded again; [`ready`] follows, whatever comes of it.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => log::warn!(event = "notify", error:% = error; "the service manager cannot be told"),
+    }
 }
 
 /// The program is on its way out.
@@ -50,6 +58,7 @@ mod tests {
         if std::env::var_os(CHILD).is_some() {
             ready("listening\nMAINPID=1");
             status(&"ü".repeat(STATUS_BYTES_MAX));
+            reloading();
             stopping();
         }
     }
@@ -79,6 +88,9 @@ mod tests {
         };
         assert_eq!(next(), "READY=1\nSTATUS=listening\\x0aMAINPID=1\n");
         assert_eq!(next(), format!("STATUS={}\n", "ü".repeat(STATUS_BYTES_MAX / 2)));
+        let reloading = next();
+        let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("it says since when");
+        assert!(since.trim_end().parse::<u64>().is_ok_and(|since| since > 0), "{reloading}");
         assert_eq!(next(), "STOPPING=1\n");
     }
 

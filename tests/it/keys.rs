@@ -244,3 +244,132 @@ fn faults_of_keys_are_faults_of_the_command_line() {
     check(&["passwd", "user", "prod", "--generate", &keys.path("users")], 1, &["users: File exists"]);
     check(&["passwd", "user", "prod", "--password-file", &keys.path("none")], 2, &["none: No such file"]);
 }
+
+/// A user of a group who is joined to the echo.
+fn joined(gateway: &Program, echo: &Origin, login: &str) -> Wire {
+    let (mut wire, to) = (Wire::connect(gateway.addr("http")), echo.addr());
+    wire.send(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nProxy-Authorization: {login}\r\n\r\n"));
+    assert_eq!(wire.response("CONNECT").code, 200);
+    echoes(&mut wire);
+    wire
+}
+
+#[track_caller]
+fn echoes(wire: &mut Wire) {
+    wire.send("here");
+    assert_eq!(wire.take(4), b"here");
+}
+
+// proves T29 (a good file counts at once, for who comes and for who is there) and T9: a key that was taken out lets nobody in, and
+// nobody stay
+#[test]
+fn keys_are_loaded_again_while_it_runs() {
+    let keys = Keys::new();
+    keys.add("users", &["user", "prod"]);
+    keys.add("developers", &["user", "dev"]);
+    keys.add("edge", &["client", "edge04", "--group", "prod", "--port", "0"]);
+    keys.add("other", &["client", "edge05", "--group", "dev"]);
+    let (gateway, echo) = (keys.gateway(), Origin::echo());
+    let forward = format!("0:{}", echo.addr());
+    let edge = keys.client(&gateway, "edge04", "prod", "edge", &["--forward", &forward]);
+    let port = field(&edge.wait(&["event=fwd_open"]), "actual").parse().expect("a port");
+    let other = keys.client(&gateway, "edge05", "dev", "other", &[]);
+    other.wait(&["event=tun_up"]);
+    let [prod, dev] =
+        [("prod", "users"), ("dev", "developers")].map(|(user, name)| basic(user, &keys.password(name)));
+    let (mut user, mut developer) = (joined(&gateway, &echo, &prod), joined(&gateway, &echo, &dev));
+    let reload = |count: usize, words: &[&str]| {
+        gateway.signal("HUP");
+        let line = gateway.wait_nth(&["level=INFO", "event=reload"], count);
+        assert!(words.iter().all(|word| line.split(' ').any(|pair| pair == *word)), "{line}: {words:?}");
+        assert!(line.contains(&keys.path("keys")), "{line}");
+    };
+    let write = |text: &str| std::fs::write(keys.path("keys"), text).expect("it can be written");
+
+    // A key more: everything else is left alone.
+    assert_eq!(get(&gateway, "http://a/", &basic("more", "guess")).code, 407);
+    keys.add("more", &["user", "more"]);
+    reload(1, &["users=3", "clients=2", "ended=0"]);
+    assert_eq!(
+        get(&gateway, "http://a/", &basic("more", &keys.password("more"))).code,
+        503,
+        "nobody serves it"
+    );
+    echoes(&mut user);
+    echoes(&mut developer);
+
+    // A client's key less: its tunnel ends, with its streams and ports, and the others' does not.
+    let before = std::fs::read_to_string(keys.path("keys")).expect("it was made");
+    write(
+        &before
+            .lines()
+            .filter(|line| !line.contains("edge04"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>(),
+    );
+    reload(2, &["users=3", "clients=1", "ended=1"]);
+    assert_eq!(gateway.lines(&["event=tun_revoke", "via=edge04", "group=prod"]).len(), 1);
+    user.read_to_end();
+    gateway.wait(&["level=INFO", "event=tun_down", "via=edge04"]);
+    edge.wait(&["level=ERROR", "event=tun_auth_fail"]);
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "its port is closed");
+    assert_eq!(get(&gateway, "http://a/", &prod).code, 503);
+    echoes(&mut developer);
+
+    // Another key for a group's users: what they have under way ends, and their client is back.
+    write(&before);
+    keys.add("newcomers", &["user", "fresh"]);
+    let text = std::fs::read_to_string(keys.path("keys")).expect("it was made");
+    let fresh = text
+        .lines()
+        .find(|line| line.starts_with("user fresh "))
+        .expect("it was added")
+        .replace("fresh", "dev");
+    let kept = before.lines().filter(|line| !line.starts_with("user dev "));
+    write(&kept.chain([fresh.as_str()]).map(|line| format!("{line}\n")).collect::<String>());
+    reload(3, &["users=3", "clients=2", "ended=1"]);
+    developer.read_to_end();
+    other.wait_nth(&["event=tun_up"], 2);
+    assert_eq!(get(&gateway, "http://a/", &dev).code, 407);
+    let dev = basic("dev", &keys.password("newcomers"));
+    gateway.wait_nth(&["event=tun_up", "via=edge05"], 2);
+    echoes(&mut joined(&gateway, &echo, &dev));
+    // And who was locked out is in again, now that its line is back.
+    edge.wait_nth(&["event=tun_up"], 2);
+
+    edge.stop_but_for(&["event=tun_auth_fail"]);
+    other.stop();
+    gateway.stop();
+}
+
+// proves T29: of a bad file nothing counts, and one line says what is wrong with it
+#[test]
+fn a_bad_file_of_keys_changes_nothing() {
+    let keys = Keys::new();
+    keys.add("users", &["user", "prod"]);
+    keys.add("edge", &["client", "edge04", "--group", "prod"]);
+    let (gateway, echo) = (keys.gateway(), Origin::echo());
+    let client = keys.client(&gateway, "edge04", "prod", "edge", &[]);
+    client.wait(&["event=tun_up"]);
+    let login = basic("prod", &keys.password("users"));
+    let mut user = joined(&gateway, &echo, &login);
+    let good = std::fs::read_to_string(keys.path("keys")).expect("it was made");
+    let bad = [(format!("# first\n{good}users more"), "line 4"), (String::new(), "no key in it")];
+    for (count, (text, why)) in bad.iter().enumerate() {
+        std::fs::write(keys.path("keys"), text).expect("it can be written");
+        gateway.signal("HUP");
+        let line = gateway.wait_nth(&["level=ERROR", "event=reload_fail"], count + 1);
+        assert!(line.contains(why) && line.contains(&keys.path("keys")), "{line}");
+        echoes(&mut user);
+        echoes(&mut joined(&gateway, &echo, &login));
+    }
+    std::fs::remove_file(keys.path("keys")).expect("it is there");
+    gateway.signal("HUP");
+    gateway.wait_nth(&["level=ERROR", "event=reload_fail", "No such file"], 1);
+    echoes(&mut joined(&gateway, &echo, &login));
+    assert_eq!(gateway.lines(&["level=ERROR"]).len(), 3, "each is said once");
+    assert!(gateway.lines(&["event=reload"]).is_empty());
+    drop(user);
+    client.stop();
+    gateway.stop_but_for(&["event=reload_fail"]);
+}

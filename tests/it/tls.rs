@@ -332,3 +332,43 @@ fn faults_of_certificates_are_faults_of_the_command_line() {
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("it is ours");
     check(&[&listen[..], &["--tls-cert", &cert, "--tls-key", &key]].concat(), 2, &["gw.key: mode 0644"]);
 }
+
+// proves T29: a certificate is replaced while the gateway runs, and a bad one is not
+#[test]
+fn a_certificate_is_loaded_again_while_it_runs() {
+    let certs = Certs::new();
+    let one = certs.issue("one", &["localhost"]);
+    let gateway = gateway(&certs, "one", &[]);
+    let allow = ["--allow", "127.0.0.1"];
+    let client = |pin: &str| gateway.tls_client("localhost", &[&["--pin", pin][..], &allow].concat());
+    let first = client(&one);
+    first.wait(&["event=tun_up", "tls=true"]);
+
+    let two = certs.issue("two", &["localhost"]);
+    let put = |name: &str, as_name: &str| {
+        std::fs::copy(certs.path(name), certs.path(as_name)).expect("it can be written");
+    };
+    // Half of it is none at all.
+    put("two", "one");
+    gateway.signal("HUP");
+    let line = gateway.wait(&["level=ERROR", "event=reload_fail"]);
+    assert!(line.contains(&certs.path("one")) && line.contains(&certs.path("one.key")), "{line}");
+    let second = client(&one);
+    second.wait(&["event=tun_up", "tls=true"]);
+    second.stop();
+
+    put("two.key", "one.key");
+    gateway.signal("HUP");
+    gateway.wait(&["level=INFO", "event=reload", &format!("pin={two}"), "ended=0"]);
+    let third = client(&two);
+    third.wait(&["event=tun_up", "tls=true"]);
+    let stranger = client(&one);
+    stranger.wait(&["level=ERROR", "event=tun_auth_fail", "no --pin names"]);
+    assert!(first.lines(&["event=tun_down"]).is_empty(), "who is there stays");
+    check_works(&gateway, &first);
+    stranger.stop_but_for(&["event=tun_auth_fail"]);
+    for client in [first, third] {
+        client.stop();
+    }
+    gateway.stop_but_for(&["event=reload_fail"]);
+}
