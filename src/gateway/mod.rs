@@ -24,7 +24,7 @@ use crate::logins::Logins;
 use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
-use crate::proto::session::{Event, GatewayConfig, OpenError, Session};
+use crate::proto::session::{Event, GatewayConfig, OpenError, Peer, Session};
 use crate::proto::ws::WebSocket;
 use crate::rt::{self, Listener, Remote, TcpListener};
 use crate::times::Times;
@@ -32,7 +32,7 @@ use crate::tls::{self, Tls};
 use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
 use refused::Refusals;
-use registry::{Joined, Member, Registry};
+use registry::{Joined, Member, Registry, is_elsewhere};
 use stats::Stats;
 use strangers::Strangers;
 
@@ -90,6 +90,10 @@ pub struct Shared {
     forwards: Forwards,
     sessions: AtomicU64,
     refusals: Refusals,
+    /// Users who wanted to go where they may not.
+    forbidden: Refusals,
+    /// Clients that were in two places.
+    namesakes: Refusals,
     /// What all tunnels of this process may be allowed to send.
     windows: Arc<WindowBudget>,
     strangers: Strangers,
@@ -120,6 +124,8 @@ impl Gateway {
             access: config.access,
             sessions: AtomicU64::new(1),
             refusals: Refusals::default(),
+            forbidden: Refusals::default(),
+            namesakes: Refusals::default(),
             windows: config.windows,
             strangers: Strangers::default(),
             stats: Stats::default(),
@@ -304,6 +310,33 @@ const KEY_IS_GONE: &str = "its key was taken out or changed";
 /// The gateway's end of the tunnels.
 struct GatewaySide(Arc<Shared>);
 
+impl GatewaySide {
+    /// Says so where a client is in two places: it took its own place from somewhere else, or somebody else has the key that goes
+    /// with its name. A host may have moved; or the key was copied, or stolen.
+    fn warn_of_namesake(
+        &self,
+        tunnel: &Tunnel,
+        peer: &Peer,
+        addr: Option<SocketAddr>,
+        former: Option<SocketAddr>,
+    ) {
+        let former = former.filter(|former| is_elsewhere(*former, addr));
+        let namesake = || self.0.registry.namesake(&peer.name, peer.instance, addr);
+        let (other, why) = match former {
+            Some(former) => (former, "the client took the place of its own connection from another address"),
+            // Without a key of its own a name is no more than what somebody called it.
+            None => match peer.grant.as_ref().and_then(|_| namesake()) {
+                Some(other) => (other, "another client with the same key is here, from another address"),
+                None => return,
+            },
+        };
+        if self.0.namesakes.note(addr.map_or(IpAddr::from([0; 4]), |addr| addr.ip()), rt::now()).is_some() {
+            log::warn!(event = "tun_twice", tun = tunnel.label(), peer = crate::shown(addr), other:% = other,
+                via = peer.name.as_str(), group = peer.group.as_str(); "{why}: see who has its key");
+        }
+    }
+}
+
 impl Side for GatewaySide {
     fn tls(&self) -> Result<Option<Tls>, rt::tls::Error> {
         self.0.tls.as_ref().map(tls::Server::accept).transpose()
@@ -330,6 +363,7 @@ impl Side for GatewaySide {
             generation: peer.generation,
         };
         let (via, group) = (peer.name.as_str(), peer.group.as_str());
+        let mut former_addr = None;
         let refused = match self.0.registry.join(group, member) {
             Joined::First => {
                 log::info!(event = "group_up", group; "the group's first client is here");
@@ -337,11 +371,15 @@ impl Side for GatewaySide {
             }
             Joined::Another => None,
             Joined::Replaced(former) => {
+                former_addr = former.addr();
                 // This one wants the same ports.
                 self.0.end(&former.tunnel, GoAwayCode::Replaced, "a newer connection");
                 None
             }
-            Joined::Stale => Some("a newer connection of this client is there"),
+            Joined::Stale(newer) => {
+                former_addr = newer.addr();
+                Some("a newer connection of this client is there")
+            }
             Joined::Full => Some("the group has as many clients as it may"),
         };
         // It may have proved itself by a key that was taken out meanwhile. Looked at once everybody can see that it is here.
@@ -351,10 +389,13 @@ impl Side for GatewaySide {
             None => log::info!(event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
                 version = peer.version, tls = peer.has_tls(), generation = peer.generation; "a client is here"),
             Some(why) => {
-                log::warn!(event = "refuse", tun = tunnel.label(), peer = crate::shown(addr), via, group; "{why}");
+                log::warn!(event = "refuse", tun = tunnel.label(), peer = crate::shown(addr), via, group,
+                    other = crate::shown(former_addr); "{why}");
                 tunnel.exchange(|session| session.close(GoAwayCode::Replaced, why));
+                return;
             }
         }
+        self.warn_of_namesake(tunnel, &peer, addr, former_addr);
     }
 
     fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event) {

@@ -7,12 +7,15 @@
 //!   answer, and so may be gone, is picked only when there is no other.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::NoStream;
+use super::strangers::address;
 use crate::limits::CLIENTS_PER_GROUP_MAX;
+use crate::rt::Handle;
 use crate::tunnel::{Room, Tunnel};
 
 /// One connected client.
@@ -28,6 +31,18 @@ pub struct Member {
     pub generation: u64,
 }
 
+impl Member {
+    /// Where it comes from.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        self.tunnel.carrier().and_then(Handle::peer_addr)
+    }
+}
+
+/// Whether these are two places, as far as addresses tell: a host has all of an IPv6 network.
+pub fn is_elsewhere(one: SocketAddr, other: Option<SocketAddr>) -> bool {
+    other.is_some_and(|other| address(Some(one)) != address(Some(other)))
+}
+
 /// What became of a client that joined.
 #[must_use]
 pub enum Joined {
@@ -38,7 +53,7 @@ pub enum Joined {
     /// It took the place of its own older connection, which is to be closed.
     Replaced(Member),
     /// A newer connection of the same client is there already; this one is to be closed.
-    Stale,
+    Stale(Member),
     /// The group is full; this one is to be closed.
     Full,
 }
@@ -56,7 +71,7 @@ impl Registry {
         let members = groups.entry(group.to_owned()).or_default();
         if let Some(index) = members.iter().position(|known| known.instance == member.instance) {
             if members[index].generation > member.generation {
-                return Joined::Stale;
+                return Joined::Stale(members[index].clone());
             }
             return Joined::Replaced(std::mem::replace(&mut members[index], member));
         }
@@ -106,6 +121,14 @@ impl Registry {
         let member = members.remove(index);
         members.push(member.clone());
         Ok(member)
+    }
+
+    /// Another client of this name, in whichever group, that comes from somewhere else than this one: from where.
+    pub fn namesake(&self, name: &str, instance: u64, from: Option<SocketAddr>) -> Option<SocketAddr> {
+        let groups = self.groups.lock();
+        let others =
+            groups.values().flatten().filter(|member| &*member.name == name && member.instance != instance);
+        others.filter_map(Member::addr).find(|addr| is_elsewhere(*addr, from))
     }
 
     /// Everybody, each with its group.

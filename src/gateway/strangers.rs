@@ -82,7 +82,7 @@ impl Strangers {
 }
 
 /// What counts as one address.
-fn address(peer: Option<SocketAddr>) -> IpAddr {
+pub(super) fn address(peer: Option<SocketAddr>) -> IpAddr {
     match peer.map(|peer| peer.ip().to_canonical()) {
         None => Ipv6Addr::UNSPECIFIED.into(),
         Some(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

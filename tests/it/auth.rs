@@ -111,6 +111,27 @@ fn an_address_that_guesses_the_groups_password_has_to_wait() {
     gateway.stop_but_for(&["limit=auth_failures"]);
 }
 
+// proves T5: who tries to go where it may not is named once, with where that is, however it was written
+#[test]
+fn a_user_who_wants_a_forbidden_target_is_named() {
+    let password = PasswordFile::new("secret");
+    let gateway = support::gateway(&group("prod", &password));
+    let client = gateway.client(&[&group("prod", &password)[..], &["--name", "edge"]].concat());
+    for host in ["::FFFF:7f00:1", "127.0.0.1", "LocalHost", "10.0.0.1"] {
+        assert_eq!(Wire::connect(gateway.addr("socks")).socks(Some(("prod", "secret")), host, 22), 2);
+    }
+    gateway.wait_nth(&["event=access", "end=PC", "why=acl"], 4);
+    let lines = gateway.lines(&["level=WARN"]);
+    assert_eq!(lines.len(), 1, "once a minute: {lines:?}");
+    let line = gateway.lines(&["level=WARN", "event=refuse", "user=prod", "via=edge", "dst=127.0.0.1:22"]);
+    assert!(
+        line.len() == 1 && line[0].contains(" cli=127.0.0.1:") && line[0].contains("rules forbid"),
+        "{lines:?}"
+    );
+    client.stop();
+    gateway.stop_but_for(&["rules forbid"]);
+}
+
 #[test]
 fn two_clients_of_a_group_share_its_users() {
     let password = PasswordFile::new("secret");

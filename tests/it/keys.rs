@@ -167,6 +167,54 @@ fn nobody_serves_a_group_that_its_key_does_not_list() {
     gateway.stop();
 }
 
+/// Passes connections on to the gateway's tunnel port, from another address of this machine.
+fn elsewhere(gateway: &Program) -> Origin {
+    let tunnel = gateway.addr("tunnel");
+    Origin::new(move |wire| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&std::net::SocketAddr::from(([127, 1, 0, 1], 0)).into()).expect("it is ours");
+        socket.connect(&tunnel.into()).expect("the gateway is there");
+        let (to, from) = (std::net::TcpStream::from(socket), wire.writer());
+        std::thread::scope(|scope| {
+            for (mut from, mut to) in [(&from, &to), (&to, &from)] {
+                scope.spawn(move || {
+                    // Until one of the two has gone.
+                    std::io::copy(&mut from, &mut to).ok();
+                    to.shutdown(std::net::Shutdown::Both).ok();
+                });
+            }
+        });
+    })
+}
+
+// proves T10: who has the key of a client that is here, and comes from somewhere else, is named with both addresses
+#[test]
+fn a_key_that_is_in_two_places_is_warned_of() {
+    let keys = Keys::new();
+    keys.add("edge", &["client", "edge04", "--group", "prod", "--group", "dev"]);
+    let (gateway, path) = (keys.gateway(), keys.path("edge"));
+    let edge = keys.client(&gateway, "edge04", "prod", "edge", &[]);
+    gateway.wait(&["event=tun_up", "via=edge04"]);
+    // Twice on one host is nothing to speak of.
+    let same = keys.client(&gateway, "edge04", "prod", "edge", &[]);
+    gateway.wait_nth(&["event=tun_up", "via=edge04"], 2);
+    let relay = elsewhere(&gateway);
+    let url = format!("ws://{}", relay.addr());
+    let flags = ["--name", "edge04", "--group", "dev", "--password-file", &path];
+    let copied = Program::start(&[&["client", "--gateway", &url][..], &flags].concat());
+    let line = gateway.wait(&["level=WARN", "event=tun_twice", "via=edge04", "group=dev", "same key"]);
+    assert!(
+        field(&line, "peer").starts_with("127.1.0.1:") && field(&line, "other").starts_with("127.0.0.1:"),
+        "{line}"
+    );
+    assert_eq!(gateway.lines(&["level=WARN"]).len(), 1);
+    for client in [edge, same, copied] {
+        client.stop();
+    }
+    gateway.stop_but_for(&["event=tun_twice"]);
+}
+
 // proves S-69, S-70 for keys: a port is opened for whose key lists it
 #[test]
 fn a_client_opens_the_ports_that_its_key_lists() {

@@ -10,7 +10,12 @@ fn is_page(body: &[u8]) -> bool {
 
 #[track_caller]
 fn stop(program: Program, access: usize) {
-    let lines = program.stop();
+    stop_but_for(program, access, &[]);
+}
+
+#[track_caller]
+fn stop_but_for(program: Program, access: usize, expected: &[&str]) {
+    let lines = program.stop_but_for(expected);
     let count = lines.iter().filter(|line| line.contains(" event=access ")).count();
     assert_eq!(count, access, "{}", lines.join("\n"));
     assert!(!lines.iter().any(|line| line.contains("closed pipe")), "{}", lines.join("\n"));
@@ -136,5 +141,5 @@ fn the_program_does_not_lead_to_itself() {
         assert_eq!(Wire::connect(http).get(&format!("http://{own}/")).code, 403);
     }
     program.wait_nth(&["event=access", "end=PC", "why=acl"], 18);
-    stop(program, 18);
+    stop_but_for(program, 18, &["rules forbid"]);
 }

@@ -62,8 +62,14 @@ fn a_target_that_the_client_forbids_is_403() {
         check(&gateway, (host, port), 403, 2, "PC", "acl");
     }
     assert_eq!(origin.accepted(), 0);
+    // Once for all of it: the user and what was wanted first.
+    let (warned, dst) = (gateway.lines(&["level=WARN"]), format!(" dst=127.0.0.1:{port} "));
+    assert!(
+        warned.len() == 1 && warned[0].contains(" event=refuse ") && warned[0].contains(&dst),
+        "{warned:?}"
+    );
     client.stop();
-    gateway.stop();
+    gateway.stop_but_for(&["rules forbid"]);
 }
 
 #[test]

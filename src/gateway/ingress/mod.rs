@@ -4,13 +4,14 @@ pub mod http;
 mod joined;
 pub mod socks;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::gateway::{NoStream, Opening, Shared};
 use crate::proto::frame::{Opened, RefuseCode, ResetCode};
 use crate::proto::session::Refused;
+use crate::proto::target::Target;
 use crate::record::{AccessRecord, End, Ingress, Phase, Proto, Text, Timers, Who};
 use crate::rt;
 use crate::tunnel::{Broken, Stream};
@@ -104,9 +105,24 @@ impl Journey {
             self.record.conn_id = Text::new(crate::conn_label(shared.next_conn_id()));
         }
         log::debug!(event = "stream", conn_id = &*String::from_utf8_lossy(self.record.conn_id.as_bytes()); "closing: {}", end.why);
+        if end.why == FORBIDDEN {
+            warn_of_forbidden(shared, &self.record);
+        }
         shared.stats.note(&self.record);
         shared.access.write(self.record);
     }
+}
+
+/// Says once for each address and minute who wants to go where the rules of the client forbid it: it may be looking for a way in.
+fn warn_of_forbidden(shared: &Shared, record: &AccessRecord) {
+    let from = record.cli.map_or(IpAddr::from([0; 4]), |cli| cli.ip());
+    let Some(count) = shared.forbidden.note(from, rt::now()) else { return };
+    let [conn_id, user, via, dst] = [&record.conn_id, &record.user, &record.via, &record.dst]
+        .map(|text| String::from_utf8_lossy(text.as_bytes()));
+    // As the rules see it, however it was written.
+    let dst = dst.parse::<Target>().map_or_else(|_| dst.to_string(), |target| target.to_string());
+    log::warn!(event = "refuse", conn_id = &*conn_id, cli = crate::shown(record.cli), user = &*user, via = &*via,
+        dst = dst.as_str(), count, total = shared.forbidden.total(); "the client's rules forbid this target");
 }
 
 /// What became of a stream that is being opened; `None` while nobody knows.
@@ -125,6 +141,9 @@ pub(crate) fn opened(stream: &Stream, journey: &mut Option<Journey>) -> Option<R
         (None, None) => None,
     }
 }
+
+/// Why a stream ended that the rules forbid.
+const FORBIDDEN: &str = "acl";
 
 fn connected_late(code: RefuseCode) -> bool {
     matches!(code, RefuseCode::Refused | RefuseCode::Unreachable | RefuseCode::Timeout)
@@ -170,7 +189,7 @@ impl From<RefuseCode> for Verdict {
             }
             RefuseCode::Forbidden => {
                 let text = "the client's rules forbid this target";
-                (403, text, Reply::Forbidden, Who::Refused, Phase::Connect, "acl")
+                (403, text, Reply::Forbidden, Who::Refused, Phase::Connect, FORBIDDEN)
             }
             RefuseCode::Limit => {
                 (503, "the client is at a limit", Reply::Failed, Who::Exhausted, Phase::Queue, "limit")
@@ -205,7 +224,7 @@ pub(crate) fn broken_end(broken: Broken, phase: Phase) -> End {
             ResetCode::Timeout => End::new(Who::TargetTimeout, phase, "timeout"),
             ResetCode::Cancelled => End::new(Who::TargetReset, phase, "cancelled"),
             ResetCode::Stopping => End::new(Who::Killed, phase, "drain"),
-            ResetCode::Forbidden => End::new(Who::Refused, phase, "acl"),
+            ResetCode::Forbidden => End::new(Who::Refused, phase, FORBIDDEN),
             ResetCode::Limit => End::new(Who::Exhausted, phase, "limit"),
             ResetCode::Internal => End::new(Who::Internal, phase, "internal"),
         },
