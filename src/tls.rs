@@ -249,7 +249,7 @@ fn provider() -> Arc<CryptoProvider> {
 
 fn verifier(trust: &Trust) -> Result<Arc<dyn rustls::client::danger::ServerCertVerifier>, String> {
     let (roots, from) = match trust {
-        Trust::Pins(pins) => return Ok(Arc::new(verify::Pinned::new(pins.clone(), provider()))),
+        Trust::Pins(pins) => return Ok(Arc::new(verify::Verifier::pinned(pins.clone(), provider()))),
         Trust::Roots => {
             (RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }, verify::From::Roots)
         }
@@ -257,7 +257,7 @@ fn verifier(trust: &Trust) -> Result<Arc<dyn rustls::client::danger::ServerCertV
     };
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
     let verifier = verifier.map_err(|error| error.to_string())?;
-    Ok(Arc::new(verify::Explained::new(verifier, from)))
+    Ok(Arc::new(verify::Verifier::explained(verifier, from, provider())))
 }
 
 /// The certificates in a file that vouch for others.
