@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::mpsc;
 
 use crate::statuses::FullBacklog;
-use crate::support::{Ended, Origin, Program, Wire, field, gateway, pattern};
+use crate::support::{Ended, Origin, PATIENCE, Program, Wire, field, gateway, pattern};
 
 /// More than lies between a target and a user who reads nothing.
 const FLOOD: usize = 64 << 20;
@@ -62,7 +62,8 @@ fn a_user_who_reads_nothing_is_given_up() {
         assert_eq!(field(&line, "up"), "50000", "{line}");
     }
     gateway.wait(&["event=access", "proto=http", "why=timeout"]);
-    let mut taken: Vec<usize> = (0..4).map(|_| ends.recv().expect("each target hears of it")).collect();
+    let mut taken: Vec<usize> =
+        (0..4).map(|_| ends.recv_timeout(PATIENCE).expect("each target hears of it")).collect();
     taken.sort_unstable();
     assert!(taken[0] < 1000 && taken[1..] == [50_000; 3], "a request, and all that was sent: {taken:?}");
     drop((held, plain));
@@ -98,10 +99,10 @@ fn idle_users_are_closed_by_the_kind_of_their_stream() {
     let mut socks = Wire::socks_connect(gateway.addr("socks"), "127.0.0.1", origin.addr().port());
     gateway.wait(&["event=access", "proto=socks5", "end=cD", "why=timeout"]);
     socks.read_to_end();
-    assert_eq!(ends.recv().expect("its target hears of it").1, Ended::Reset);
+    assert_eq!(ends.recv_timeout(PATIENCE).expect("its target hears of it").1, Ended::Reset);
     assert!(connect.is_quiet(), "the other one is idle, and there");
     connect.finish();
-    assert_eq!(ends.recv().expect("its target hears of it").1, Ended::Fin);
+    assert_eq!(ends.recv_timeout(PATIENCE).expect("its target hears of it").1, Ended::Fin);
     drop(connect);
     stop(gateway, client);
 }

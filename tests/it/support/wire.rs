@@ -53,6 +53,16 @@ pub(crate) fn basic(user: &str, password: &str) -> String {
     format!("Basic {words}")
 }
 
+/// One read. A process that was stopped and goes on finds a read with a timeout interrupted.
+fn read(stream: &mut TcpStream, piece: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(piece) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 impl Wire {
     #[track_caller]
     pub(crate) fn connect(addr: SocketAddr) -> Wire {
@@ -163,7 +173,7 @@ impl Wire {
             return Ok(std::mem::take(&mut self.input));
         }
         let mut piece = vec![0; 64 << 10];
-        let read = self.stream.read(&mut piece)?;
+        let read = read(&mut self.stream, &mut piece)?;
         piece.truncate(read);
         Ok(piece)
     }
@@ -181,7 +191,7 @@ impl Wire {
     #[track_caller]
     fn more(&mut self) {
         let mut piece = [0; 16 << 10];
-        match self.stream.read(&mut piece) {
+        match read(&mut self.stream, &mut piece) {
             Ok(0) => panic!("ended after {:?}", String::from_utf8_lossy(&self.input)),
             Ok(read) => self.input.extend_from_slice(&piece[..read]),
             Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&self.input)),
