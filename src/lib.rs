@@ -44,5 +44,23 @@ pub(crate) fn shown(addr: Option<SocketAddr>) -> String {
 
 /// A stream's label in the logs, the same on both sides of the tunnel.
 pub(crate) fn conn_label(conn_id: u64) -> String {
-    format!("c{conn_id:016x}")
+    conn_text(conn_id).iter().copied().map(char::from).collect()
+}
+
+/// The bytes of that: a `c` and sixteen hexadecimal digits. Every stream has it in a line, so this does without `fmt`.
+pub(crate) fn conn_text(conn_id: u64) -> [u8; 17] {
+    std::array::from_fn(|at| match at {
+        0 => b'c',
+        at => b"0123456789abcdef"[(conn_id >> (64 - 4 * at)) as usize % 16],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_stream_has_all_digits_of_its_number_in_its_label() {
+        for conn_id in [0, 0xf, 0x0123_4567_89ab_cdef, u64::MAX] {
+            assert_eq!(super::conn_label(conn_id), format!("c{conn_id:016x}"));
+        }
+    }
 }

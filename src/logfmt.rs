@@ -11,8 +11,9 @@
 //! value: a value with a blank, `"`, `=`, `\`, a control character or bytes outside UTF-8 is quoted; inside the
 //! quotes `"` and `\` get a `\`, and the dangerous bytes are written `\xNN`. An empty value is `-`.
 
-use std::fmt::{self, Display};
+use std::fmt;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::limits::LOG_VALUE_BYTES_MAX;
@@ -56,29 +57,61 @@ pub fn push_head(out: &mut Vec<u8>, stamp: Stamp, time: SystemTime, level: log::
             push_time(out, time);
             out.push(b' ');
         }
-        Stamp::Priority => push_display(out, format_args!("<{}>", priority(level))),
+        Stamp::Priority => out.extend_from_slice(&[b'<', b'0' + priority(level), b'>']),
     }
-    push_display(out, format_args!("level={level}"));
+    out.extend_from_slice(b"level=");
+    out.extend_from_slice(level.as_str().as_bytes());
     push_pair(out, "event", event);
 }
 
-/// Adds ` key=value`, the value escaped and cut at [`LOG_VALUE_BYTES_MAX`]; an empty one is `-`.
+/// Adds ` key=value` where the key comes from anywhere: one with a strange letter would break the line, and gets a `_` there.
+pub fn push_foreign_pair(out: &mut Vec<u8>, key: &str, value: &[u8]) {
+    out.push(b' ');
+    out.extend(key.bytes().map(|b| if is_plain(b) { b } else { b'_' }));
+    out.push(b'=');
+    push_value(out, value, LOG_VALUE_BYTES_MAX);
+}
+
+/// Adds ` key=value`, the value escaped and cut at [`LOG_VALUE_BYTES_MAX`]; an empty one is `-`. The key, here and below, is
+/// a name of ours: letters, digits and `_`.
 pub fn push_pair(out: &mut Vec<u8>, key: &str, value: &[u8]) {
     push_key(out, key);
     push_value(out, value, LOG_VALUE_BYTES_MAX);
 }
 
-/// Adds ` key=value` for a value that is a number or a word of ours and needs no escaping.
-pub fn push_plain(out: &mut Vec<u8>, key: &str, value: impl Display) {
+/// Adds ` key=word` for a word of ours, which needs no escaping.
+pub fn push_word(out: &mut Vec<u8>, key: &str, word: &str) {
     push_key(out, key);
-    push_display(out, format_args!("{value}"));
+    out.extend_from_slice(word.as_bytes());
+}
+
+/// Adds ` key=number`.
+pub fn push_number(out: &mut Vec<u8>, key: &str, number: u64) {
+    push_key(out, key);
+    push_digits(out, number, 1);
+}
+
+/// Adds ` key=address:port`, or `-` for an address that is not known.
+pub fn push_addr(out: &mut Vec<u8>, key: &str, addr: Option<SocketAddr>) {
+    push_key(out, key);
+    match addr {
+        Some(SocketAddr::V4(addr)) => {
+            for (octet, end) in addr.ip().octets().into_iter().zip(*b"...:") {
+                push_digits(out, octet.into(), 1);
+                out.push(end);
+            }
+            push_digits(out, addr.port().into(), 1);
+        }
+        Some(addr @ SocketAddr::V6(_)) => push_display(out, format_args!("{addr}")),
+        None => out.push(b'-'),
+    }
 }
 
 /// Adds ` key=MS`, or `-1` for a timer that was not reached.
 pub fn push_timer(out: &mut Vec<u8>, key: &str, timer: Option<Duration>) {
     match timer {
-        Some(timer) => push_plain(out, key, timer.as_millis()),
-        None => push_plain(out, key, -1),
+        Some(timer) => push_number(out, key, u64::try_from(timer.as_millis()).unwrap_or(u64::MAX)),
+        None => push_word(out, key, "-1"),
     }
 }
 
@@ -121,11 +154,16 @@ pub fn cut(value: &[u8], bytes_max: usize) -> &[u8] {
     }
 }
 
+/// A key of a record, which is a name of ours.
 fn push_key(out: &mut Vec<u8>, key: &str) {
+    debug_assert!(key.bytes().all(is_plain), "{key:?} could break the line");
     out.push(b' ');
-    // Keys are ours; one with a strange letter would still not break the line.
-    out.extend(key.bytes().map(|b| if b.is_ascii_alphanumeric() || b == b'_' { b } else { b'_' }));
+    out.extend_from_slice(key.as_bytes());
     out.push(b'=');
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
 fn push_escaped(out: &mut Vec<u8>, text: &[u8], quoted: bool) {
@@ -154,11 +192,55 @@ fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
+/// Adds the time in UTC, to the millisecond, as RFC 3339 has it. A line has one, so this does without `fmt`.
 fn push_time(out: &mut Vec<u8>, time: SystemTime) {
     // The years that the format can write; a clock outside them is wrong anyway.
-    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
-    let time = time.clamp(SystemTime::UNIX_EPOCH, last);
-    push_display(out, format_args!("{}", humantime::format_rfc3339_millis(time)));
+    let last = Duration::from_secs(253_402_300_799);
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(last);
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = date(days);
+    let fields = [
+        (year, 4, b'-'),
+        (month, 2, b'-'),
+        (day, 2, b'T'),
+        (second / 3600, 2, b':'),
+        (second / 60 % 60, 2, b':'),
+        (second % 60, 2, b'.'),
+        (since.subsec_millis().into(), 3, b'Z'),
+    ];
+    for (number, digits, end) in fields {
+        push_digits(out, number, digits);
+        out.push(end);
+    }
+}
+
+/// Year, month and day of a day after 1970-01-01. Counted in years that begin in March, so that a leap day is the last of its
+/// year, from a day that begins 400 of them.
+fn date(days: u64) -> (u64, u64, u64) {
+    const DAYS_OF_400_YEARS: u64 = 146_097;
+    const FROM_0000_03_01_TO_1970: u64 = 719_468;
+    let days = days + FROM_0000_03_01_TO_1970;
+    let (cycle, day) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
+    // Without the leap days so far: one in 4 years, none in 100, one in 400.
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // From March on, five months in a row have 153 days, over and over.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (400 * cycle + year + next, month, day)
+}
+
+/// Adds a number with at least so many digits, which are at most 20.
+fn push_digits(out: &mut Vec<u8>, mut number: u64, digits_min: usize) {
+    let mut digits = [b'0'; 20];
+    let mut from = digits.len();
+    while number > 0 {
+        from -= 1;
+        digits[from] += (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(&digits[from.min(digits.len() - digits_min)..]);
 }
 
 fn push_display(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
@@ -230,6 +312,38 @@ mod tests {
         );
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
         assert!(head(Stamp::Time, far, log::Level::Info).is_ok_and(|h| h.starts_with("time=9999-")));
+    }
+
+    // The spelling of another implementation, for all days of 800 years and the last ones, at odd times of day.
+    #[test]
+    fn times_are_spelled_as_rfc_3339_has_them() {
+        for day in (0..292_194_u64).chain(2_932_000..2_932_897) {
+            let millis = day * 86_400_000 + day * 7_919_773 % 86_400_000;
+            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+            let mut out = Vec::new();
+            push_time(&mut out, time);
+            let want = humantime::format_rfc3339_millis(time).to_string();
+            assert_eq!(std::str::from_utf8(&out), Ok(&*want), "day {day}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_addresses_are_spelled_as_usual() {
+        let mut out = Vec::new();
+        for number in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX] {
+            push_number(&mut out, "n", number);
+        }
+        let addrs = ["203.0.113.9:51544", "0.0.0.0:0", "255.255.255.255:65535", "[2001:db8::1]:443"];
+        for addr in addrs {
+            push_addr(&mut out, "a", addr.parse().ok());
+        }
+        push_addr(&mut out, "a", None);
+        push_timer(&mut out, "t", Some(Duration::MAX));
+        push_timer(&mut out, "t", None);
+        push_foreign_pair(&mut out, "odd key", b"x");
+        let want = " n=0 n=1 n=9 n=10 n=99 n=100 n=12345 n=18446744073709551615 a=203.0.113.9:51544 a=0.0.0.0:0 \
+            a=255.255.255.255:65535 a=[2001:db8::1]:443 a=- t=18446744073709551615 t=-1 odd_key=x";
+        assert_eq!(String::from_utf8(out).as_deref(), Ok(want));
     }
 
     #[test]

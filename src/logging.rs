@@ -81,7 +81,7 @@ struct Pairs<'a> {
 impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
         if key.as_str() != "event" {
-            logfmt::push_pair(self.out, key.as_str(), bounded(value).as_bytes());
+            logfmt::push_foreign_pair(self.out, key.as_str(), bounded(value).as_bytes());
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::limits::LOG_VALUE_BYTES_MAX;
-use crate::logfmt::{self, Stamp, push_pair, push_plain, push_timer};
+use crate::logfmt::{self, Stamp, push_addr, push_number, push_pair, push_timer, push_word};
 
 /// One finished stream. What is not known stays at its default and is written as `-`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,38 +83,35 @@ impl AccessRecord {
     /// Appends the record as one line.
     pub fn write_line(&self, stamp: Stamp, out: &mut Vec<u8>) {
         logfmt::push_head(out, stamp, self.time, log::Level::Info, b"access");
-        push_plain(out, "v", 1);
+        push_number(out, "v", 1);
         push_pair(out, "conn_id", self.conn_id.as_bytes());
         push_pair(out, "tun", self.tun.as_bytes());
-        push_plain(out, "proto", self.proto.word());
-        push_plain(out, "in", self.ingress.word());
-        push_known(out, "cli", self.cli);
+        push_word(out, "proto", self.proto.word());
+        push_word(out, "in", self.ingress.word());
+        push_addr(out, "cli", self.cli);
         push_pair(out, "user", self.user.as_bytes());
         push_pair(out, "group", self.group.as_bytes());
         push_pair(out, "via", self.via.as_bytes());
         push_pair(out, "dst", self.dst.as_bytes());
-        push_known(out, "ip", self.ip);
-        push_known(out, "code", self.code);
+        push_addr(out, "ip", self.ip);
+        match self.code {
+            Some(code) => push_number(out, "code", code.into()),
+            None => push_word(out, "code", "-"),
+        }
         let Timers { ta, th, tq, tw, td, tc, tfb, tt } = self.timers;
         for (key, timer) in
             [("ta", ta), ("th", th), ("tq", tq), ("tw", tw), ("td", td), ("tc", tc), ("tfb", tfb), ("tt", tt)]
         {
             push_timer(out, key, timer);
         }
-        push_plain(out, "up", self.up);
-        push_plain(out, "down", self.down);
-        push_plain(out, "retry", self.retry);
-        push_plain(out, "act", self.act);
-        push_plain(out, "end", self.end);
+        push_number(out, "up", self.up);
+        push_number(out, "down", self.down);
+        push_number(out, "retry", self.retry.into());
+        push_number(out, "act", self.act.into());
+        let letters = [self.end.who.letter(), self.end.phase.letter()];
+        push_pair(out, "end", &letters);
         push_pair(out, "why", self.end.why.as_bytes());
         out.push(b'\n');
-    }
-}
-
-fn push_known(out: &mut Vec<u8>, key: &str, value: Option<impl std::fmt::Display>) {
-    match value {
-        Some(value) => push_plain(out, key, value),
-        None => push_plain(out, key, '-'),
     }
 }
 
