@@ -9,6 +9,7 @@
 //! before `end=`, in both.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::limits::LOG_VALUE_BYTES_MAX;
@@ -137,14 +138,23 @@ pub struct Timers {
 }
 
 /// A value that came from outside, at most [`LOG_VALUE_BYTES_MAX`] bytes of it, so that a queue of records is
-/// bounded in bytes and not only in number.
+/// bounded in bytes and not only in number. Clones share it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Text(Box<[u8]>);
+pub struct Text(Arc<[u8]>);
 
 impl Text {
     /// Keeps the first bytes of `value`.
     pub fn new(value: impl AsRef<[u8]>) -> Text {
         Text(logfmt::cut(value.as_ref(), LOG_VALUE_BYTES_MAX).into())
+    }
+
+    /// Keeps what somebody has anyway, without a copy where it is not too long.
+    pub fn shared(value: &Arc<str>) -> Text {
+        if value.len() <= LOG_VALUE_BYTES_MAX {
+            Text(value.clone().into())
+        } else {
+            Text::new(value.as_bytes())
+        }
     }
 
     /// What was kept.
@@ -375,6 +385,14 @@ mod tests {
         let line = String::from_utf8(out).expect("a log line is UTF-8");
         assert!(line.contains(r#" user="x\x0atime=2026 event=access end=-- why=eof" "#), "{line}");
         assert_eq!(line.matches("\\xff").count(), LOG_VALUE_BYTES_MAX);
+    }
+
+    #[test]
+    fn shared_values_are_bounded_as_others_are() {
+        let (short, long): (Arc<str>, Arc<str>) =
+            ("edge04".into(), "x".repeat(LOG_VALUE_BYTES_MAX + 1).into());
+        assert_eq!(Text::shared(&short), "edge04".into());
+        assert_eq!(Text::shared(&long).as_bytes(), [b'x'; LOG_VALUE_BYTES_MAX]);
     }
 
     #[test]

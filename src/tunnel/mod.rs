@@ -35,7 +35,7 @@ pub use stream::{Broken, Stream, StreamWatcher, Watcher};
 pub struct Tunnel {
     inner: Mutex<Inner>,
     carrier: OnceLock<Handle>,
-    label: String,
+    label: Arc<str>,
     /// Copies of what stands behind the lock, for those who choose between tunnels.
     stream_count: AtomicUsize,
     room: AtomicU8,
@@ -184,7 +184,7 @@ impl Tunnel {
         Arc::new(Tunnel {
             inner: Mutex::new(inner),
             carrier: OnceLock::new(),
-            label,
+            label: label.into(),
             stream_count: AtomicUsize::new(0),
             room: AtomicU8::new(Room::Gone as u8),
         })
@@ -199,6 +199,11 @@ impl Tunnel {
 
     /// The session's label in the logs.
     pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The same, to be kept.
+    pub fn shared_label(&self) -> &Arc<str> {
         &self.label
     }
 

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::ingress::{Gate, Journey, Verdict};
 use super::{NoStream, Opening};
 use crate::proto::frame::{Network, OpenRequest, PortError, PortRequest};
-use crate::record::{Ingress, Proto};
+use crate::record::{Ingress, Proto, Text};
 use crate::rt::{self, Datagrams, Listener, TcpListener, UdpSocket};
 use crate::tunnel::{Stream, Tunnel, Watcher};
 use tcp::Tcp;
@@ -118,7 +118,8 @@ impl Forwards {
         }
         let (via, group) = peer.map(|peer| (peer.name.as_str().into(), peer.group)).unwrap_or_default();
         let (host, port) = (request.host, request.target_port);
-        let way = Way { gate: gate.clone(), tunnel: tunnel.clone(), via, group, host, port };
+        let (dst, group) = (Text::new(super::ingress::dst(&host, port)), Text::new(group));
+        let way = Way { gate: gate.clone(), tunnel: tunnel.clone(), via, group, host, port, dst };
         match request.network {
             Network::Tcp => {
                 let listener = TcpListener::bind(addr)?;
@@ -170,15 +171,17 @@ struct Way {
     gate: Gate,
     tunnel: Arc<Tunnel>,
     via: Arc<str>,
-    group: String,
+    group: Text,
     host: String,
     port: u16,
+    /// The two as the log has them.
+    dst: Text,
 }
 
 impl Way {
     fn journey(&self, proto: Proto, user: Option<SocketAddr>) -> Journey {
         let mut journey = Journey::new(proto, Ingress::Forward, user, rt::now());
-        journey.asked(&self.host, self.port, None);
+        journey.asked(self.dst.clone(), None);
         journey
     }
 
@@ -195,7 +198,7 @@ impl Way {
         match self.tunnel.open(request, watcher) {
             Ok(stream) => {
                 let opening = Opening { stream, via: self.via.clone(), conn_id };
-                Ok(journey.opening(opening, &self.group))
+                Ok(journey.opening(opening, self.group.clone()))
             }
             Err(error) => Err(NoStream::from(error).into()),
         }

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use linkbuffer::LinkBuffer;
 
-use super::{Gate, Joined, Journey, Verdict, broken_end, closed_end, opened, unanswered};
+use super::{Gate, Joined, Journey, Verdict, broken_end, closed_end, dst, opened, unanswered};
 use crate::limits::{LINGER_MS, RELAY_CREDIT_BYTES, RELAY_OUTPUT_BYTES};
 use crate::proto::frame::{Network, OpenRequest, ResetCode};
 use crate::proto::http::{
     Clock, End as HttpEnd, Event, ExchangeRecord, HttpProxy, Proven, ProxyConfig, Refusal,
 };
-use crate::record::{End, Ingress, Phase, Proto, Who};
+use crate::record::{End, Ingress, Phase, Proto, Text, Who};
 use crate::relay::Relay;
 use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
 use crate::times::Stall;
@@ -250,12 +250,12 @@ impl Http {
             Event::Open { host, port, connect, user } => {
                 let proto = if connect { Proto::Connect } else { Proto::Http };
                 let mut journey = Journey::new(proto, Ingress::Http, cx.peer, rt::now());
-                journey.asked(&host, port, user.as_deref());
+                journey.asked(Text::new(dst(&host, port)), user.as_deref());
                 let group = self.gate.group_of(user.as_deref());
                 let request =
                     OpenRequest { network: Network::Tcp, host, port, conn_id: 0, user_addr: cx.peer };
                 match self.gate.open(group, request, Watcher::Connection(conn.handle())) {
-                    Ok(opening) => cx.stage = Stage::Opening(journey.opening(opening, group)),
+                    Ok(opening) => cx.stage = Stage::Opening(journey.opening(opening, Text::new(group))),
                     Err(why) => self.refuse(cx, why.into()),
                 }
                 cx.journey = Some(journey);
@@ -312,7 +312,7 @@ impl Http {
             let proto = if record.method == "CONNECT" { Proto::Connect } else { Proto::Http };
             let mut journey = Journey::new(proto, Ingress::Http, cx.peer, rt::now());
             if record.port != 0 {
-                journey.asked(&record.host, record.port, record.user.as_deref());
+                journey.asked(Text::new(dst(&record.host, record.port)), record.user.as_deref());
             }
             journey
         });

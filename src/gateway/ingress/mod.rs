@@ -12,104 +12,152 @@ use crate::gateway::{NoStream, Opening, Shared};
 use crate::proto::frame::{Opened, RefuseCode, ResetCode};
 use crate::proto::session::Refused;
 use crate::proto::target::Target;
-use crate::record::{AccessRecord, End, Ingress, Phase, Proto, Text, Timers, Who};
+use crate::record::{AccessRecord, End, Ingress, Phase, Proto, Text, Who};
 use crate::rt;
 use crate::tunnel::{Broken, Stream};
 
 pub(crate) use joined::Joined;
 
 /// One user's stream on its way to its access line.
+///
+/// A stream that rests keeps one, so what is text is shared where somebody has it anyway, and the record is made at the end.
 #[derive(Debug)]
-pub(crate) struct Journey {
-    /// Boxed: it is large, goes from hand to hand, and is queued in the end.
-    record: Box<AccessRecord>,
+pub(crate) struct Journey(Box<Known>);
+
+/// What is known so far. Boxed: it goes from hand to hand.
+#[derive(Debug)]
+struct Known {
+    proto: Proto,
+    ingress: Ingress,
+    cli: Option<SocketAddr>,
+    dst: Text,
+    user: Text,
     /// When the user came, or began this request.
     begun: Instant,
     asked: Instant,
-    answered: Option<Instant>,
+    carried: Option<Carried>,
+    answered: Option<Answered>,
+}
+
+/// Since a stream was opened.
+#[derive(Debug)]
+struct Carried {
+    conn_id: u64,
+    tun: Text,
+    group: Text,
+    via: Text,
+}
+
+/// Since the client has said how it went with the target.
+#[derive(Debug)]
+struct Answered {
+    resolve_us: u32,
+    connect_us: Option<u32>,
+    ip: Option<SocketAddr>,
+    /// When the target was reached.
+    reached: Option<Instant>,
+    /// From then to the first byte back.
+    first_byte: Option<Duration>,
 }
 
 impl Journey {
     pub(crate) fn new(proto: Proto, ingress: Ingress, cli: Option<SocketAddr>, begun: Instant) -> Journey {
-        let mut record = Box::new(AccessRecord::new(rt::wall(), proto, ingress, End::EOF));
-        record.cli = cli;
-        Journey { record, begun, asked: rt::now(), answered: None }
+        let (dst, user) = Default::default();
+        let (carried, answered) = (None, None);
+        Journey(Box::new(Known { proto, ingress, cli, dst, user, begun, asked: begun, carried, answered }))
     }
 
     /// The user has said where to.
-    pub(crate) fn asked(&mut self, host: &str, port: u16, user: Option<&str>) {
-        self.asked = rt::now();
-        self.record.dst = Text::new(dst(host, port));
-        self.record.user = user.map(Text::new).unwrap_or_default();
+    pub(crate) fn asked(&mut self, dst: Text, user: Option<&str>) {
+        self.0.asked = rt::now();
+        self.0.dst = dst;
+        self.0.user = user.map(Text::new).unwrap_or_default();
     }
 
     /// The user began earlier than was known.
     pub(crate) fn began(&mut self, begun: Instant) {
-        self.begun = begun;
+        self.0.begun = begun;
     }
 
     /// A stream was opened for it. Gives the stream.
-    pub(crate) fn opening(&mut self, opening: Opening, group: &str) -> Stream {
-        self.record.conn_id = Text::new(crate::conn_label(opening.conn_id));
-        self.record.via = Text::new(opening.via.as_bytes());
-        self.record.group = Text::new(group);
-        self.record.tun = Text::new(opening.stream.tunnel().label());
-        self.record.timers.tw = Some(Duration::ZERO);
+    pub(crate) fn opening(&mut self, opening: Opening, group: Text) -> Stream {
+        let tun = Text::shared(opening.stream.tunnel().shared_label());
+        let via = Text::shared(&opening.via);
+        self.0.carried = Some(Carried { conn_id: opening.conn_id, tun, group, via });
         opening.stream
     }
 
     /// The client has said how it went with the target.
     pub(crate) fn answer(&mut self, answer: &Result<Opened, Refused>) {
-        let (resolve_us, connect_us) = match answer {
-            Ok(opened) => {
-                self.record.ip = opened.addr;
-                self.answered = Some(rt::now());
-                log::debug!(event = "stream", conn_id = &*String::from_utf8_lossy(self.record.conn_id.as_bytes()),
-                    ip = crate::shown(opened.addr); "established");
-                (opened.resolve_us, Some(opened.connect_us))
+        self.0.answered = Some(match answer {
+            Ok(Opened { addr, resolve_us, connect_us }) => {
+                if let Some(carried) = &self.0.carried {
+                    log::debug!(event = "stream", conn_id = crate::conn_label(carried.conn_id), ip = crate::shown(*addr); "established");
+                }
+                Answered {
+                    resolve_us: *resolve_us,
+                    connect_us: Some(*connect_us),
+                    ip: *addr,
+                    reached: Some(rt::now()),
+                    first_byte: None,
+                }
             }
-            Err(refused) => {
-                (refused.resolve_us, Some(refused.connect_us).filter(|_| connected_late(refused.code)))
-            }
-        };
-        self.record.timers.td = Some(Duration::from_micros(resolve_us.into()));
-        self.record.timers.tc = connect_us.map(|us| Duration::from_micros(us.into()));
+            Err(refused) => Answered {
+                resolve_us: refused.resolve_us,
+                connect_us: Some(refused.connect_us).filter(|_| connected_late(refused.code)),
+                ip: None,
+                reached: None,
+                first_byte: None,
+            },
+        });
     }
 
     /// Whether anything has come back.
     pub(crate) fn has_answer(&self) -> bool {
-        self.record.timers.tfb.is_some()
+        self.0.answered.as_ref().is_some_and(|answered| answered.first_byte.is_some())
     }
 
     /// The stream's first byte back.
     pub(crate) fn first_byte(&mut self) {
-        if let Some(answered) = self.answered
-            && self.record.timers.tfb.is_none()
+        if let Some(answered) = &mut self.0.answered
+            && let (Some(reached), None) = (answered.reached, answered.first_byte)
         {
-            self.record.timers.tfb = Some(rt::since(answered));
+            answered.first_byte = Some(rt::since(reached));
         }
     }
 
     /// The end: writes the line.
-    pub(crate) fn end(mut self, shared: &Shared, code: Option<u16>, bytes: (u64, u64), end: End) {
-        let AccessRecord { timers: Timers { ta, th, tq, tt, .. }, .. } = &mut *self.record;
-        (*ta, *th) = (Some(Duration::ZERO), Some(Duration::ZERO));
-        *tq = Some(self.asked.saturating_duration_since(self.begun));
-        *tt = Some(rt::since(self.begun));
-        self.record.time = rt::wall();
-        self.record.code = code;
-        (self.record.up, self.record.down) = bytes;
-        self.record.act = shared.registry.stream_count() as u32;
-        self.record.end = end;
-        if self.record.conn_id == Text::default() {
-            self.record.conn_id = Text::new(crate::conn_label(shared.next_conn_id()));
+    pub(crate) fn end(self, shared: &Shared, code: Option<u16>, bytes: (u64, u64), end: End) {
+        let Known { proto, ingress, cli, dst, user, begun, asked, carried, answered } = *self.0;
+        let mut record = Box::new(AccessRecord::new(rt::wall(), proto, ingress, end));
+        (record.cli, record.dst, record.user, record.code) = (cli, dst, user, code);
+        (record.up, record.down) = bytes;
+        record.act = shared.registry.stream_count() as u32;
+        let timers = &mut record.timers;
+        (timers.ta, timers.th) = (Some(Duration::ZERO), Some(Duration::ZERO));
+        timers.tq = Some(asked.saturating_duration_since(begun));
+        timers.tt = Some(rt::since(begun));
+        if let Some(answered) = answered {
+            timers.td = Some(Duration::from_micros(answered.resolve_us.into()));
+            timers.tc = answered.connect_us.map(|us| Duration::from_micros(us.into()));
+            timers.tfb = answered.first_byte;
+            record.ip = answered.ip;
         }
-        log::debug!(event = "stream", conn_id = &*String::from_utf8_lossy(self.record.conn_id.as_bytes()); "closing: {}", end.why);
+        let conn_id = match carried {
+            Some(Carried { conn_id, tun, group, via }) => {
+                timers.tw = Some(Duration::ZERO);
+                (record.tun, record.group, record.via) = (tun, group, via);
+                conn_id
+            }
+            None => shared.next_conn_id(),
+        };
+        record.conn_id = Text::new(crate::conn_text(conn_id));
+        log::debug!(event = "stream", conn_id = crate::conn_label(conn_id); "closing: {}", end.why);
         if end.why == FORBIDDEN {
-            warn_of_forbidden(shared, &self.record);
+            warn_of_forbidden(shared, &record);
         }
-        shared.stats.note(&self.record);
-        shared.access.write(self.record);
+        shared.stats.note(&record);
+        shared.access.write(record);
     }
 }
 

@@ -8,12 +8,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Gate, Joined, Journey, Verdict, closed_end, opened, unanswered};
+use super::{Gate, Joined, Journey, Verdict, closed_end, dst, opened, unanswered};
 use crate::limits::{LINGER_MS, SOCKS5_HANDSHAKE_MS};
 use crate::proto::credentials::{Login, Proven};
 use crate::proto::frame::{Network, OpenRequest};
 use crate::proto::socks5::{Event, Socks5};
-use crate::record::{End, Ingress, Phase, Proto, Who};
+use crate::record::{End, Ingress, Phase, Proto, Text, Who};
 use crate::relay::Relay;
 use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
 use crate::tunnel::{Stream, Watcher};
@@ -199,13 +199,13 @@ impl Socks {
 
     fn open(&self, cx: &mut User, conn: &mut Connection, host: String, port: u16, user: Option<String>) {
         let Some(journey) = &mut cx.journey else { return };
-        journey.asked(&host, port, user.as_deref());
+        journey.asked(Text::new(dst(&host, port)), user.as_deref());
         conn.clear_timer();
         let group = self.0.group_of(user.as_deref());
         let user_addr = conn.peer_addr();
         let request = OpenRequest { network: Network::Tcp, host, port, conn_id: 0, user_addr };
         match self.0.open(group, request, Watcher::Connection(conn.handle())) {
-            Ok(opening) => cx.stage = Stage::Opening(journey.opening(opening, group)),
+            Ok(opening) => cx.stage = Stage::Opening(journey.opening(opening, Text::new(group))),
             Err(why) => self.refuse(cx, why.into()),
         }
     }
