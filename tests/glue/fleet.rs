@@ -7,13 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyproxy::client;
-use anyproxy::limits::STREAMS_MAX;
 use anyproxy::proto::credentials::Credentials;
 use anyproxy::proto::frame::{GoAwayCode, Network, PortError, PortRequest};
 use anyproxy::proto::session::{Event, GatewayConfig, Session};
-use anyproxy::proto::target::Rules;
 use anyproxy::proto::ws::WebSocket;
-use anyproxy::times::Times;
 use anyproxy::tunnel::{Carrier, Down, Side, Tunnel};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use poller::EventLoop;
@@ -106,19 +103,9 @@ fn client(event_loop: &EventLoop, gateways: &[&Gateway], replicas: usize, ports:
         let host = "127.0.0.1".to_owned();
         PortRequest { network: Network::Tcp, port: *port, host, target_port: 1 }
     };
-    let config = client::Config {
-        gateways: gateways.iter().map(|gateway| target(gateway.addr).into()).collect(),
-        replicas,
-        group: String::new(),
-        secret: None,
-        name: "c".into(),
-        rules: Rules::open_local(),
-        forwards: ports.iter().map(forward).collect(),
-        streams_max: STREAMS_MAX,
-        times: Times::default(),
-        windows: Arc::default(),
-        on_up: Box::new(|| ()),
-    };
+    let gateways = gateways.iter().map(|gateway| target(gateway.addr).into()).collect();
+    let forwards = ports.iter().map(forward).collect();
+    let config = client::Config { replicas, forwards, ..client_of(gateways) };
     client::start(event_loop.remote(), config).unwrap();
 }
 
@@ -133,19 +120,7 @@ fn a_client_wants_a_gateway_and_a_tunnel_and_not_too_many() {
     let event_loop = event_loop();
     let gateways = |count: usize| (0..count).map(|_| target(localhost_at(1)).into()).collect();
     for (count, replicas, starts) in [(0, 1, false), (1, 0, false), (17, 1, false), (1, 65, false)] {
-        let config = client::Config {
-            gateways: gateways(count),
-            replicas,
-            group: String::new(),
-            secret: None,
-            name: "c".into(),
-            rules: Rules::open_local(),
-            forwards: Vec::new(),
-            streams_max: STREAMS_MAX,
-            times: Times::default(),
-            windows: Arc::default(),
-            on_up: Box::new(|| ()),
-        };
+        let config = client::Config { replicas, ..client_of(gateways(count)) };
         assert_eq!(client::start(event_loop.remote(), config).is_ok(), starts, "{count}, {replicas}");
     }
 }

@@ -139,17 +139,11 @@ impl World {
         tls: Option<tls::Client>,
     ) {
         let config = client::Config {
-            gateways: vec![client::Gateway { target: target(addr), tls }],
-            replicas: 1,
             group: GROUP.into(),
             secret: self.secret.clone(),
-            name: "c".into(),
-            rules: Rules::open_local(),
             forwards,
-            streams_max: STREAMS_MAX,
-            times: Times::default(),
             windows: self.windows.clone(),
-            on_up: Box::new(|| ()),
+            ..client_of(vec![client::Gateway { target: target(addr), tls }])
         };
         client::start(event_loop.remote(), config).unwrap();
     }
@@ -166,6 +160,23 @@ impl World {
         let mut user = self.connect(to);
         assert!(head(&mut user).starts_with("HTTP/1.1 200 "));
         user
+    }
+}
+
+/// A client without a group that reaches everything on this machine, with one tunnel and no ports.
+pub(crate) fn client_of(gateways: Vec<client::Gateway>) -> client::Config {
+    client::Config {
+        gateways,
+        replicas: 1,
+        group: String::new(),
+        secret: None,
+        name: "c".into(),
+        rules: Rules::open_local(),
+        forwards: Vec::new(),
+        streams_max: STREAMS_MAX,
+        times: Times::default(),
+        windows: Arc::default(),
+        on_up: Box::new(|| ()),
     }
 }
 

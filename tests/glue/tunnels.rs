@@ -2,15 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyproxy::client;
-use anyproxy::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX, STREAMS_MAX, TUNNEL_GOODBYE_MS};
+use anyproxy::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX, TUNNEL_GOODBYE_MS};
 use anyproxy::proto::frame::{Network, Opened, PortError, PortRequest};
 use anyproxy::proto::session::Event;
-use anyproxy::proto::target::Rules;
-use anyproxy::times::Times;
 
 use crate::support::*;
 
@@ -34,20 +31,7 @@ fn cpu_ticks(name: &str) -> u64 {
 fn a_client_that_waits_for_its_upgrade_rests() {
     let (_listener, addr) = listen();
     let event_loop = poller::EventLoop::builder().name("resting").polls(1).build().unwrap();
-    let config = client::Config {
-        gateways: vec![target(addr).into()],
-        replicas: 1,
-        group: String::new(),
-        secret: None,
-        name: "c".into(),
-        rules: Rules::open_local(),
-        forwards: Vec::new(),
-        streams_max: STREAMS_MAX,
-        times: Times::default(),
-        windows: Arc::default(),
-        on_up: Box::new(|| ()),
-    };
-    client::start(event_loop.remote(), config).unwrap();
+    client::start(event_loop.remote(), client_of(vec![target(addr).into()])).unwrap();
     std::thread::sleep(Duration::from_millis(600));
     let ticks = cpu_ticks("resting");
     assert!(ticks < 20, "{ticks} ticks of 10 ms in 600 ms");

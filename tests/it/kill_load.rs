@@ -101,6 +101,13 @@ fn until_works(since: Instant, attempt: impl Fn() -> io::Result<()>) -> Duration
     }
 }
 
+/// A stream that breaks ends by a reset, a refusal or early, never in silence. Its user comes back after a breath.
+fn is_told(error: &io::Error) {
+    let silent = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+    assert!(!silent.contains(&error.kind()), "a stream hangs: {error}");
+    std::thread::sleep(Duration::from_millis(5));
+}
+
 impl Load {
     fn start(http: SocketAddr, echo: SocketAddr, source: SocketAddr) -> Load {
         let mut load = Load {
@@ -122,10 +129,7 @@ impl Load {
                     match visit(http, echo, word.as_bytes(), PATIENCE) {
                         Ok(()) => whole.fetch_add(1, Ordering::SeqCst),
                         Err(error) => {
-                            // A reset, a refusal, an early end; never silence.
-                            let silent = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
-                            assert!(!silent.contains(&error.kind()), "a stream hangs: {error}");
-                            std::thread::sleep(Duration::from_millis(5));
+                            is_told(&error);
                             broken.fetch_add(1, Ordering::SeqCst)
                         }
                     };
@@ -137,9 +141,7 @@ impl Load {
             load.users.push(std::thread::spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
                     if let Err(error) = drink(http, source, &stop, &bytes) {
-                        let silent = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
-                        assert!(!silent.contains(&error.kind()), "a stream hangs: {error}");
-                        std::thread::sleep(Duration::from_millis(5));
+                        is_told(&error);
                     }
                 }
             }));
@@ -162,13 +164,17 @@ impl Load {
         }
     }
 
-    fn stop(self) -> (usize, usize, usize) {
+    /// Ends it, and says how it went while somebody was killed so often.
+    fn stop(self, who: &str, rounds: usize) {
         self.stop.store(true, Ordering::SeqCst);
         for user in self.users {
             user.join().expect("no stream hangs, and none has another's bytes");
         }
         let count = |count: &AtomicUsize| count.load(Ordering::SeqCst);
-        (count(&self.whole), count(&self.broken), count(&self.bytes))
+        let [whole, broken, bytes] = [&self.whole, &self.broken, &self.bytes].map(|counted| count(counted));
+        println!(
+            "{who} killed {rounds} times under load: {whole} small streams whole, {broken} broken, {bytes} bytes of big ones"
+        );
     }
 }
 
@@ -264,6 +270,7 @@ impl Times {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+const AFTER_KILL: &str = "  a new stream works after the kill, the start of the program included";
 
 /// Descriptors of the program that was never killed, without users.
 #[track_caller]
@@ -307,15 +314,8 @@ fn a_gateway_killed_under_load_is_back_as_soon_as_it_is_started() {
         place.port_works(killed);
         ports.0.push(ready.elapsed());
     }
-    let (whole, broken, bytes) = place.load.stop();
-    println!(
-        "gateway killed {rounds} times under load: {whole} small streams whole, {broken} broken, {bytes} bytes of big ones"
-    );
-    from_kill.hold(
-        "  a new stream works after the kill, the start of the program included",
-        SECOND,
-        2 * SECOND,
-    );
+    place.load.stop("gateway", rounds);
+    from_kill.hold(AFTER_KILL, SECOND, 2 * SECOND);
     from_ready.hold("  a new stream works after the gateway is ready", SECOND * 3 / 10, 2 * SECOND);
     ports.show("  the forwarded port works after the gateway is ready");
     client.wait_nth(&["event=tun_up"], rounds + 1);
@@ -363,15 +363,8 @@ fn a_client_killed_under_load_is_replaced_as_soon_as_it_is_started() {
         place.works(Instant::now());
         place.port_works(Instant::now());
     }
-    let (whole, broken, bytes) = place.load.stop();
-    println!(
-        "client killed {rounds} times under load: {whole} small streams whole, {broken} broken, {bytes} bytes of big ones"
-    );
-    from_kill.hold(
-        "  a new stream works after the kill, the start of the program included",
-        SECOND,
-        2 * SECOND,
-    );
+    place.load.stop("client", rounds);
+    from_kill.hold(AFTER_KILL, SECOND, 2 * SECOND);
     from_ready.hold("  a new stream works after the client is ready", SECOND * 3 / 10, 2 * SECOND);
     ports.hold("  the forwarded port works after the kill", SECOND, 2 * SECOND);
     let ups = gateway.lines(&["event=tun_up"]);
