@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  any thread ── write ──▶ bounded queue ──▶ one writer thread ── one write(2) for what has queued ──▶ out
-//!                   │ full or closed: dropped and counted
+//!                   │ full or closed: dropped and counted        └── then a pause of ACCESS_PAUSE_MS, in which it gathers
 //! ```
 //! Whoever ends a stream never waits: [`AccessLog::write`] formats nothing, makes no system call of its own and
-//! blocks on nothing. Lines are whole and in the order in which their records were queued. Every record offered is
+//! blocks on nothing. While the writer pauses nobody wakes it, so that many streams share a wake-up as they share a
+//! write. Lines are whole and in the order in which their records were queued. Every record offered is
 //! either written or counted in [`AccessLog::dropped`].
 
 use std::io::Write;
@@ -15,9 +16,9 @@ use std::time::Duration;
 use std::{io, thread};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::limits::{ACCESS_BATCH_BYTES_MAX, ACCESS_CLOSE_MS, ACCESS_QUEUE_LEN_MAX};
+use crate::limits::{ACCESS_BATCH_BYTES_MAX, ACCESS_CLOSE_MS, ACCESS_PAUSE_MS, ACCESS_QUEUE_LEN_MAX};
 use crate::logfmt::Stamp;
 use crate::record::AccessRecord;
 
@@ -30,6 +31,7 @@ pub struct AccessLog {
 struct Shared {
     /// `None` once closed. The writer ends when this, the only sender, is gone and the queue is empty.
     queue: RwLock<Option<Sender<Box<AccessRecord>>>>,
+    pause: Arc<Pause>,
     /// The writer, until somebody has waited for it.
     writer: Mutex<Option<Writer>>,
     dropped: Arc<AtomicU64>,
@@ -39,6 +41,27 @@ struct Writer {
     thread: thread::JoinHandle<()>,
     /// Disconnects when the writer has written its last line.
     done: Receiver<()>,
+}
+
+/// What the writer rests in between two writes, until the log is closed.
+#[derive(Default)]
+struct Pause {
+    closed: Mutex<bool>,
+    ended: Condvar,
+}
+
+impl Pause {
+    fn rest(&self) {
+        let mut closed = self.closed.lock();
+        if !*closed {
+            self.ended.wait_for(&mut closed, Duration::from_millis(ACCESS_PAUSE_MS));
+        }
+    }
+
+    fn end(&self) {
+        *self.closed.lock() = true;
+        self.ended.notify_one();
+    }
 }
 
 impl AccessLog {
@@ -51,13 +74,16 @@ impl AccessLog {
         let (done_sender, done) = bounded(0);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = dropped.clone();
+        let pause = Arc::new(Pause::default());
+        let rests = pause.clone();
         let thread = thread::Builder::new().name("access-log".into()).spawn(move || {
             let _done: Sender<()> = done_sender;
-            write_all(&queue, out, stamp, &lost);
+            write_all(&queue, out, stamp, &rests, &lost);
         })?;
         Ok(AccessLog {
             shared: Arc::new(Shared {
                 queue: RwLock::new(Some(sender)),
+                pause,
                 writer: Mutex::new(Some(Writer { thread, done })),
                 dropped,
             }),
@@ -84,6 +110,7 @@ impl AccessLog {
     /// they were; a destination that does not take them in time is left to its fate. Closing again does nothing.
     pub fn close(&self) -> bool {
         drop(self.shared.queue.write().take());
+        self.shared.pause.end();
         // The lock is held while waiting, so that a second closer returns when all is written, too.
         let mut writer = self.shared.writer.lock();
         let Some(Writer { thread, done }) = writer.take() else { return true };
@@ -100,6 +127,7 @@ fn write_all(
     queue: &Receiver<Box<AccessRecord>>,
     mut out: Box<dyn Write + Send>,
     stamp: Stamp,
+    pause: &Pause,
     dropped: &AtomicU64,
 ) {
     let mut batch = Vec::new();
@@ -124,6 +152,9 @@ fn write_all(
                 }
             }
         }
+        if batch.len() < ACCESS_BATCH_BYTES_MAX {
+            pause.rest();
+        }
     }
 }
 
@@ -131,7 +162,7 @@ fn write_all(
 mod tests {
     use super::*;
     use crate::record::{End, Ingress, Proto};
-    use std::time::SystemTime;
+    use std::time::{Instant, SystemTime};
 
     /// A destination that keeps each write apart and can be held.
     #[derive(Clone, Default)]
@@ -190,6 +221,35 @@ mod tests {
         assert_eq!(log.dropped(), 0);
         log.write(record(0));
         assert_eq!(log.dropped(), 1, "after the close a record is counted, not lost silently");
+    }
+
+    // What comes in the pause shares the next write, and no close waits for its end.
+    #[test]
+    fn the_writer_rests_between_two_writes_until_the_close() {
+        /// Tells of each write when it was.
+        struct Watched(Sender<Instant>);
+
+        impl Write for Watched {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.send(Instant::now()).map_err(io::Error::other)?;
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let (sender, writes) = bounded(ACCESS_QUEUE_LEN_MAX);
+        let log = AccessLog::start(Box::new(Watched(sender)), Stamp::Time).expect("a thread can start");
+        log.write(record(1));
+        let first = writes.recv().expect("it is written");
+        log.write(record(2));
+        let second = writes.recv().expect("it is written");
+        assert!(second - first >= Duration::from_millis(ACCESS_PAUSE_MS));
+        log.write(record(3));
+        assert!(log.close());
+        assert_eq!(writes.iter().count(), 1, "and so is the last one");
     }
 
     // proves the bound of ACCESS_QUEUE_LEN_MAX and that a full queue never blocks (T24)

@@ -72,6 +72,8 @@ pub const LOG_MSG_BYTES_MAX: usize = 1024;
 pub const ACCESS_QUEUE_LEN_MAX: usize = 8192;
 /// Formatted lines gathered for one write; a line begun below this size is still added.
 pub const ACCESS_BATCH_BYTES_MAX: usize = 64 * 1024;
+/// How long records gather after a write before the next one, unless that is for what was queued already.
+pub const ACCESS_PAUSE_MS: u64 = 10;
 /// How long closing the access log waits for its destination to take what is queued.
 pub const ACCESS_CLOSE_MS: u64 = 1000;
 /// The block in which `anyproxy logs` reads its input.
