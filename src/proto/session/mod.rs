@@ -93,8 +93,8 @@ pub struct Session {
     decoder: Decoder,
     peer: Option<Peer>,
 
-    /// The streams. Invariant: every number in it is odd and less than `next_id`.
-    table: IdMap<Stream>,
+    /// The streams. Boxed, because up to half of a table is empty. Invariant: every number in it is odd and less than `next_id`.
+    table: IdMap<Box<Stream>>,
     /// Gateway: the number of the next stream. Client: the number that the next OPEN must have.
     next_id: u64,
     streams_max: usize,
@@ -445,7 +445,7 @@ impl Session {
     }
 
     /// Takes a stream out of the table, if it is there, and cleans up after it.
-    fn remove(&mut self, id: StreamId) -> Option<Stream> {
+    fn remove(&mut self, id: StreamId) -> Option<Box<Stream>> {
         self.change_datagrams(id, Stream::drop_datagrams);
         let stream = self.table.remove(&id.0)?;
         self.windows.give(stream.receive_window.held());

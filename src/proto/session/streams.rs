@@ -37,7 +37,7 @@ impl Session {
         self.stats.streams_opened += 1;
         self.liveness.opens();
         let window = self.first_window(request.network);
-        self.table.insert(id, Stream::new(request.network, Opening::Sent, window));
+        self.table.insert(id, Box::new(Stream::new(request.network, Opening::Sent, window)));
         self.control(&Frame::Open { request, window }, id);
         Ok(StreamId(id))
     }
@@ -203,7 +203,7 @@ impl Session {
 
     /// Bytes of the stream that can be read now.
     pub fn readable_len(&self, id: StreamId) -> usize {
-        self.table.get(&id.0).map_or(0, Stream::readable_len)
+        self.table.get(&id.0).map_or(0, |stream| stream.readable_len())
     }
 
     // ---- frames
@@ -225,7 +225,7 @@ impl Session {
         let mut send_window = SendWindow::default();
         send_window.grant(window).map_err(overrun(id))?;
         let ours = self.first_window(request.network);
-        let mut stream = Stream::new(request.network, Opening::Received, ours);
+        let mut stream = Box::new(Stream::new(request.network, Opening::Received, ours));
         stream.send_window = send_window;
         self.stats.streams_opened += 1;
         self.table.insert(id.0, stream);
@@ -370,7 +370,7 @@ impl Session {
 
     /// Takes the stream out of the table when both directions have ended; says whether they have.
     pub(super) fn remove_over(&mut self, id: StreamId) -> bool {
-        let over = self.table.get(&id.0).is_some_and(Stream::is_over);
+        let over = self.table.get(&id.0).is_some_and(|stream| stream.is_over());
         if over {
             self.remove(id);
         }
