@@ -102,6 +102,10 @@ impl FromStr for Host {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Host, TargetError> {
+        // The usual spelling of an address needs no look at its labels: four decimal numbers without a zero in front.
+        if let Ok(address) = text.parse() {
+            return Ok(Host::Address(IpAddr::V4(address)));
+        }
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(TargetError::Brackets)?;
             return parse_v6(inner);

@@ -131,6 +131,11 @@ pub fn is_text(text: &str, max: usize) -> bool {
 /// enter, so only a free-form reason is ever shortened here.
 pub fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
     let max = max.min(usize::from(u8::MAX));
+    if is_text(text, max) {
+        out.push(u8::try_from(text.len()).expect("a text is at most 255 bytes"));
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
     let at = out.len();
     out.push(0);
     for c in text.chars().filter(|c| !c.is_control()) {
