@@ -170,16 +170,15 @@ impl Dialing {
 
     fn socket(&self, target: &Target) -> io::Result<Socket> {
         *self.peer.lock() = target.ip();
-        let socket = match target {
+        let kind = Type::STREAM.nonblocking();
+        match target {
             Target::Ip(addr) => {
-                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
+                let socket = Socket::new(Domain::for_address(*addr), kind, None)?;
                 socket.set_tcp_nodelay(true)?;
-                socket
+                Ok(socket)
             }
-            Target::Path(_) => Socket::new(Domain::UNIX, Type::STREAM, None)?,
-        };
-        socket.set_nonblocking(true)?;
-        Ok(socket)
+            Target::Path(_) => Socket::new(Domain::UNIX, kind, None),
+        }
     }
 
     /// Begins to connect; whether it is connected already.
