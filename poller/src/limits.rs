@@ -26,6 +26,10 @@ pub const IO_SLICES_MAX: usize = 64;
 /// Readiness events taken from the kernel in one call.
 pub const EVENTS_MAX: usize = 256;
 
+/// Waits in a row that bring one event each, after which the jobs that such an event leaves are run without looking for
+/// another event first.
+pub const LONE_WAITS_MIN: usize = 8;
+
 /// Connections accepted from one listener before the other operators of its poll get their turn.
 pub const ACCEPT_TURN_MAX: usize = 64;
 

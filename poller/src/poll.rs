@@ -73,6 +73,12 @@ pub(crate) struct Lead {
     batch: Vec<(Token, News)>,
     jobs: VecDeque<Job>,
     pub(crate) operators: Table<Operator>,
+    /// Waits in a row that brought one event each, but for those that brought nothing but jobs.
+    lone_waits: usize,
+    /// The jobs that the last wait's event leaves are taken without asking the selector first. After many lone events there is hardly another
+    /// one that could share in what the jobs send, and who waits for it would wait longer. Once for each wait, so that
+    /// jobs that leave jobs keep no event waiting.
+    goes_on: bool,
     /// When the last wait ended. Timers that are armed later wait for the next one, so none starves the events.
     now: u64,
     /// Connections are told to end.
@@ -109,6 +115,8 @@ impl PollShared {
             batch: Vec::with_capacity(limits::EVENTS_MAX),
             jobs: VecDeque::new(),
             operators: Table::new(),
+            lone_waits: 0,
+            goes_on: false,
             now: 0,
             stopping: false,
             killing: false,
@@ -345,8 +353,18 @@ impl Lead {
                 }
                 continue;
             }
-            self.wait(poll);
+            if !std::mem::take(&mut self.goes_on) || !self.take_jobs(poll) {
+                self.wait(poll);
+            }
         }
+    }
+
+    /// Takes the jobs that have come; says whether there were any.
+    fn take_jobs(&mut self, poll: &PollShared) -> bool {
+        let mut jobs = poll.jobs.lock();
+        std::mem::swap(&mut self.jobs, &mut jobs.queue);
+        poll.insight.queued.store(0, Ordering::Relaxed);
+        !self.jobs.is_empty()
     }
 
     /// Ends the poll, unless there is work left from the stopping, which is taken.
@@ -404,14 +422,18 @@ impl Lead {
                     self.batch.push((Token::from_mio(event.token()), news));
                 }
                 self.batch.reverse();
+                match self.batch.len() {
+                    0 => {}
+                    1 => self.lone_waits = self.lone_waits.saturating_add(1),
+                    _ => self.lone_waits = 0,
+                }
+                self.goes_on = self.lone_waits >= limits::LONE_WAITS_MIN;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The selector itself is broken, which no input can bring about.
             Err(error) => panic!("the selector failed: {error}"),
         }
-        let mut jobs = poll.jobs.lock();
-        std::mem::swap(&mut self.jobs, &mut jobs.queue);
-        poll.insight.queued.store(0, Ordering::Relaxed);
+        self.take_jobs(poll);
     }
 
     /// What an event asks for: nothing when its tenant has left, or another thread owns it and will look again.

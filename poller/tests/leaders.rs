@@ -419,3 +419,40 @@ fn blocking_tasks_are_bounded() {
     event_loop.spawn_blocking(move || told.send(0).expect("listened to")).expect("room again");
     assert_eq!(done.recv_timeout(PATIENCE), Ok(0), "a panic hurts no other task");
 }
+
+// proves the bound of LONE_WAITS_MIN, and that one connection which wakes another costs no look at the selector in between
+#[test]
+fn what_a_lone_event_leaves_is_done_without_looking_for_another() {
+    const TIMES: u64 = 100;
+    let event_loop = one_poll();
+    let (answering, answer_log) = Probe::new(|at, conn| {
+        if at == At::Request {
+            conn.output().write(b"!");
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut answered = connect(answering);
+    let answers = answer_log.handle();
+    let (asking, _log) = Probe::new(move |at, conn| {
+        if at == At::Request {
+            conn.input().clear();
+            answers.wake();
+        }
+        Ok(())
+    })
+    .serve(&event_loop);
+    let mut asked = connect(asking);
+    let mut turns = |times| {
+        let before = stats(&event_loop).turns;
+        for _ in 0..times {
+            asked.write_all(b"?").expect("written");
+            answered.read_exact(&mut [0]).expect("answered");
+        }
+        stats(&event_loop).turns - before
+    };
+    turns(limits::LONE_WAITS_MIN as u64 + 1);
+    // A wait for each question; a look for events before each answer would make it two.
+    let taken = turns(TIMES);
+    assert!(taken < TIMES + TIMES / 2, "{taken}");
+}
