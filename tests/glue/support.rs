@@ -242,6 +242,13 @@ pub(crate) struct Puppet {
 
 impl Puppet {
     pub(crate) fn new(world: &World, instance: u64, generation: u64) -> Puppet {
+        let mut puppet = Puppet::welcomed(world, instance, generation);
+        assert_eq!(puppet.next(), Event::Up);
+        puppet
+    }
+
+    /// One that was told how to prove itself, and has not yet.
+    pub(crate) fn welcomed(world: &World, instance: u64, generation: u64) -> Puppet {
         let config = ClientConfig {
             name: "puppet".into(),
             group: GROUP.into(),
@@ -250,23 +257,31 @@ impl Puppet {
             generation,
             nonce: [7; 32],
         };
-        Puppet::at(world.gateway.tunnel_addr(), config)
+        let mut puppet = Puppet::dial(world.gateway.tunnel_addr(), config);
+        while puppet.session.peer().is_none() {
+            puppet.turn();
+        }
+        puppet
     }
 
     /// One that comes to whoever speaks for a gateway there.
     pub(crate) fn at(gateway: SocketAddr, config: ClientConfig) -> Puppet {
+        let mut puppet = Puppet::dial(gateway, config);
+        assert_eq!(puppet.next(), Event::Up);
+        puppet
+    }
+
+    fn dial(gateway: SocketAddr, config: ClientConfig) -> Puppet {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         // Little, so that a puppet that does not read is felt soon.
         socket.set_recv_buffer_size(16 << 10).unwrap();
         socket.connect(&gateway.into()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut puppet = Puppet {
+        Puppet {
             socket: socket.into(),
             ws: WebSocket::client("gateway", TUNNEL_PATH, [7; 32]),
             session: Session::client(config, Instant::now()),
-        };
-        assert_eq!(puppet.next(), Event::Up);
-        puppet
+        }
     }
 
     /// Sends what there is to send.
@@ -314,16 +329,22 @@ impl Puppet {
             if let Some(event) = self.session.poll_event() {
                 return event;
             }
-            self.send();
-            let mut bytes = [0; 4096];
-            let n = self.socket.read(&mut bytes).unwrap();
-            assert!(n > 0, "the gateway has closed the tunnel");
-            let mut input = LinkBuffer::new();
-            input.write(&bytes[..n]);
-            self.ws.handle_input(&mut input).unwrap();
-            while let Some(part) = self.ws.poll_payload() {
-                self.session.handle_input(part.bytes, Instant::now()).unwrap();
-            }
+            self.turn();
+        }
+    }
+
+    /// Sends what there is to send, and takes in what comes then.
+    #[track_caller]
+    fn turn(&mut self) {
+        self.send();
+        let mut bytes = [0; 4096];
+        let n = self.socket.read(&mut bytes).unwrap();
+        assert!(n > 0, "the gateway has closed the tunnel");
+        let mut input = LinkBuffer::new();
+        input.write(&bytes[..n]);
+        self.ws.handle_input(&mut input).unwrap();
+        while let Some(part) = self.ws.poll_payload() {
+            self.session.handle_input(part.bytes, Instant::now()).unwrap();
         }
     }
 }

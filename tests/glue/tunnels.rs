@@ -271,3 +271,33 @@ fn a_port_that_is_taken_stays_with_its_owner() {
     until("the second's end", || world.gateway.client_count() == 1);
     TcpStream::connect(("127.0.0.1", port)).expect("the owner still has it");
 }
+
+// proves T9, T10: who proves itself while its key is taken out is here no longer than it takes to see that
+#[test]
+fn a_key_that_is_taken_out_in_the_middle_of_a_handshake_lets_nobody_in() {
+    use anyproxy::limits::DERIVE_MEMORY_KIB_MIN;
+    use anyproxy::proto::credentials::{Credentials, Secret};
+    use anyproxy::proto::derive::{Cost, Derived, Recipe, derive};
+    use anyproxy::proto::keys::Grant;
+    use anyproxy::proto::session::Lost;
+    let secret = Secret::new("another").unwrap();
+    let recipe = Recipe { salt: [1; 16], cost: Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).unwrap() };
+    let derived = Derived::new(recipe, &derive(&secret, &recipe));
+    let grant = std::sync::Arc::new(Grant::parse(GROUP, "").unwrap());
+    let world = World::new();
+    let mut puppet = Puppet::welcomed(&world, 1, 1);
+    // The group's secret was good for a client of any name; now this one wants its own key.
+    let mut keys = Credentials::new();
+    keys.insert(GROUP, world.secret.clone().unwrap()).unwrap();
+    keys.insert_client("puppet", derived, grant).unwrap();
+    assert_eq!(world.gateway.renew(keys), 0, "nobody is here yet");
+    let why = loop {
+        match puppet.next() {
+            Event::Up => {}
+            Event::Lost(Lost::PeerClosed(_, why)) => break why,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(why.contains("its key was taken out or changed"), "{why}");
+    until("its end", || world.gateway.client_count() == 0);
+}
