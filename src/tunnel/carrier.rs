@@ -242,9 +242,9 @@ impl CarrierContext {
         }
     }
 
-    /// From the session through the WebSocket to the socket, as far as the kernel takes it. A send that fails needs
-    /// nothing here: the connection knows, and closes with that error.
-    fn transmit(&mut self, conn: &mut Connection) -> rt::Result {
+    /// From the session through the WebSocket to the socket, as far as the kernel takes it; says how many bytes of the
+    /// session's. A send that fails needs nothing here: the connection knows, and closes with that error.
+    fn transmit(&mut self, conn: &mut Connection) -> Result<usize, ws::Error> {
         let mut sent = 0;
         loop {
             self.ws.poll_output(conn.output());
@@ -255,7 +255,7 @@ impl CarrierContext {
                 sent += bytes;
             }
             if conn.flush().is_err() || conn.unsent() > 0 || !more || sent >= TUNNEL_TURN_BYTES_MAX {
-                return Ok(());
+                return Ok(sent);
             }
         }
     }
@@ -263,8 +263,13 @@ impl CarrierContext {
     /// Puts the session's next message behind the output; says how many bytes of the session's, 0 when there is none.
     fn transmit_message(&mut self, conn: &mut Connection) -> Result<usize, ws::Error> {
         let mut message = LinkBuffer::new();
-        let now = rt::now();
-        let bytes = self.tunnel.inner.lock().session.poll_transmit(TUNNEL_MESSAGE_BYTES, &mut message, now);
+        let bytes = {
+            let session = &mut self.tunnel.inner.lock().session;
+            if !session.wants_transmit() {
+                return Ok(0);
+            }
+            session.poll_transmit(TUNNEL_MESSAGE_BYTES, &mut message, rt::now())
+        };
         if bytes > 0 {
             self.ws.send(message)?;
             self.ws.poll_output(conn.output());
@@ -346,9 +351,10 @@ impl<S: Side> Carrier<S> {
     fn advance(&self, cx: &mut CarrierContext, conn: &mut Connection) -> rt::Result {
         self.news(cx);
         if cx.end.is_none() {
-            cx.transmit(conn)?;
             // Sending may have ended the last stream.
-            self.news(cx);
+            if cx.transmit(conn)? > 0 {
+                self.news(cx);
+            }
         }
         match cx.end.take() {
             None => cx.rest(conn),

@@ -22,6 +22,9 @@ use std::time::Instant;
 impl Session {
     /// Appends whole frames to `out` and says how many bytes: at most `max`, but one frame when there is one.
     pub fn poll_transmit(&mut self, max: usize, out: &mut LinkBuffer, now: Instant) -> usize {
+        if !self.wants_transmit() {
+            return 0;
+        }
         let mut budget = Budget { max, sent: 0, frames: 0 };
         if !self.turns.is_empty() {
             budget.max = max / 2;
@@ -69,12 +72,11 @@ impl Session {
         }
         // Behind the others, because the first of them may be the one that ends the handshake; but two frames of 20 bytes are
         // not worth a place in a queue when `max` is that small.
-        let pong = self.pong.take().map(Frame::Pong);
-        let ping = self.liveness.take_ping(now).map(Frame::Ping);
-        for frame in [pong, ping].into_iter().flatten() {
-            let frame = frame.encode(0);
-            budget.spend(frame.len());
-            out.write(&frame);
+        if let Some(number) = self.pong.take() {
+            budget.write(&Frame::Pong(number), out);
+        }
+        if let Some(number) = self.liveness.take_ping(now) {
+            budget.write(&Frame::Ping(number), out);
         }
         done
     }
@@ -178,5 +180,12 @@ impl Budget {
     fn spend(&mut self, len: usize) {
         self.sent += len;
         self.frames += 1;
+    }
+
+    /// Sends a frame of no stream, whatever is allowed.
+    fn write(&mut self, frame: &Frame, out: &mut LinkBuffer) {
+        let frame = frame.encode(0);
+        self.spend(frame.len());
+        out.write(&frame);
     }
 }
