@@ -52,17 +52,17 @@ pub const TICK_MAX_US: u64 = 2000;
 /// Microseconds between two looks of the monitor for blocked callbacks, at least: however many block.
 pub const TICK_MIN_US: u64 = 100;
 
-/// Microseconds between two looks of the monitor below which it yields its core instead of sleeping: some 170 blocked
+/// Microseconds between two looks of the monitor up to which it yields its core instead of sleeping: some 170 blocked
 /// callbacks a second.
 pub const TICK_YIELD_US: u64 = 200;
 
-/// Microseconds below which nobody else had the core in a round of the monitor: with two switches and a request it takes longer.
-pub const ROUND_US: u64 = 8;
+/// Microseconds below which a yield was one to nobody: with two switches and a request it takes longer.
+pub const YIELD_US: u64 = 3;
 
 /// One part in so many of its time may the monitor yield to nobody, instead of sleeping.
 pub const YIELD_PARTS: u32 = 4;
 
-/// Microseconds for which it may do so without having yielded to somebody meanwhile.
+/// Microseconds of such time that it may save up.
 pub const YIELD_SPARE_US: u64 = 1_000;
 
 /// Microseconds that one look of the monitor is reckoned to cost a busy core: little, because it waits for the core.

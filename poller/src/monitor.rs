@@ -144,32 +144,34 @@ impl Rounds {
             if all {
                 self.looked = now;
             }
-            let mut idle = all;
+            let (mut idle, mut called) = (all, false);
             for poll in &mut self.polls {
                 if all {
                     idle &= poll.is_idle();
                 }
                 if poll.look(now, all, &mut self.states) {
                     self.pace.count();
+                    called = true;
                 }
             }
             if idle {
                 self.park();
                 // The pause tells nothing about how often callbacks block.
                 last = Instant::now();
-            } else if !(self.pace.is_quick() && self.give_way(now)) {
+            } else if !(self.pace.is_quick() && self.give_way(now, called)) {
                 park_timeout(self.pace.tick());
             }
         }
     }
 
     /// Gives the core to any thread that wants it, at the end of a round. Says whether that is better than to sleep.
-    fn give_way(&mut self, began: Instant) -> bool {
+    fn give_way(&mut self, began: Instant, called: bool) -> bool {
+        let before = Instant::now();
         thread::yield_now();
-        // A standby worker that was called may have had it before that.
-        let round = began.elapsed();
-        if round < Duration::from_micros(limits::ROUND_US) {
-            self.spare.spend(round);
+        let after = Instant::now();
+        // A standby worker that was called had it before that already.
+        if !called && after - before < Duration::from_micros(limits::YIELD_US) {
+            self.spare.spend(after - began);
         }
         !self.spare.is_used_up()
     }
@@ -212,7 +214,8 @@ impl Watched {
             self.run = Run::NONE;
             return false;
         };
-        if !all && !run.is_hinted() {
+        // Where the system does not tell who sleeps, two looks must be a tick apart for hinted ones too.
+        if !(all || run.is_hinted() && states.tell) {
             return false;
         }
         let again = run == self.run;
@@ -302,11 +305,19 @@ enum ThreadState {
 struct States {
     /// Invariant: as many as there are worker threads, at most.
     files: HashMap<u32, std::fs::File>,
+    /// The last question had an answer.
+    tell: bool,
 }
 
 impl States {
     /// The state of the thread with this number in the system; zero for a number that is not known.
     fn of(&mut self, thread: u32) -> ThreadState {
+        let state = self.read(thread);
+        self.tell = state != ThreadState::Unknown;
+        state
+    }
+
+    fn read(&mut self, thread: u32) -> ThreadState {
         if !cfg!(target_os = "linux") || cfg!(poller_shuttle) || thread == 0 {
             return ThreadState::Unknown;
         }
@@ -374,7 +385,9 @@ mod tests {
         }
         drop(end);
         thread.join().expect("no panic");
+        assert!(states.tell);
         assert_eq!(states.of(0), ThreadState::Unknown);
+        assert!(!states.tell);
         assert_eq!(states.files.len(), 2);
     }
 

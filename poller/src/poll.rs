@@ -75,9 +75,9 @@ pub(crate) struct Lead {
     pub(crate) operators: Table<Operator>,
     /// Waits in a row that brought one event each, but for those that brought nothing but jobs.
     lone_waits: usize,
-    /// The jobs that the last wait's event leaves are taken without asking the selector first. After many lone events there is hardly another
-    /// one that could share in what the jobs send, and who waits for it would wait longer. Once for each wait, so that
-    /// jobs that leave jobs keep no event waiting.
+    /// The jobs that the last wait's event leaves are taken without asking the selector first. After many lone events there
+    /// is hardly another one that could share in what the jobs send, and who waits for it would wait longer. Once for each
+    /// wait, so that jobs that leave jobs keep no event waiting.
     goes_on: bool,
     /// When the last wait ended. Timers that are armed later wait for the next one, so none starves the events.
     now: u64,
@@ -427,7 +427,7 @@ impl Lead {
                     1 => self.lone_waits = self.lone_waits.saturating_add(1),
                     _ => self.lone_waits = 0,
                 }
-                self.goes_on = self.lone_waits >= limits::LONE_WAITS_MIN;
+                self.goes_on = self.batch.len() == 1 && self.lone_waits >= limits::LONE_WAITS_MIN;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The selector itself is broken, which no input can bring about.
