@@ -253,8 +253,7 @@ impl Logins {
     /// Whether there is somebody for another job: a new thread, while there may be one.
     fn has_thread(&self, shared: &mut Shared) -> bool {
         if shared.threads < VERIFY_THREADS_MAX {
-            let verifier = Verifier { shared: self.shared.clone(), in_count: true };
-            match rt::spawn_thread("verifier", move || verifier.work()) {
+            match rt::spawn_thread("verifier", verifier(&self.shared)) {
                 Ok(()) => shared.threads += 1,
                 Err(error) => {
                     log::debug!(event = "limit_hit", limit = "threads"; "no thread to verify passwords: {error}");
@@ -276,6 +275,12 @@ impl Logins {
 fn say_too_many(from: IpAddr) {
     log::warn!(event = "limit_hit", limit = "auth_failures", cli:% = from;
         "{AUTH_FAILURES_MAX} wrong passwords in a minute: no more are looked at");
+}
+
+/// What a verifier thread runs. It is dropped with the lock held where there is no thread for it, and counts nobody out then.
+fn verifier(shared: &Arc<Mutex<Shared>>) -> impl FnOnce() + Send + 'static {
+    let shared = shared.clone();
+    move || Verifier { shared, in_count: true }.work()
 }
 
 /// A verifier thread, which is counted while it may take a job.

@@ -180,6 +180,15 @@ fn threads_are_there_while_something_waits() {
     assert_eq!(ask(&logins, 9, "prod", "right"), (false, Proven::Yes));
 }
 
+// A thread that cannot be started drops what it would have run, and does so under the lock.
+#[test]
+fn a_verifier_that_never_ran_counts_nobody_out() {
+    let logins = logins();
+    let shared = logins.shared.lock();
+    drop(verifier(&logins.shared));
+    assert_eq!(shared.threads, 0);
+}
+
 /// One whose threads do nothing, so that what waits stays where it is.
 fn stuck() -> Logins {
     let logins = logins();
