@@ -51,6 +51,9 @@ fn in_a_child(name: &str, restriction: &str) {
         .arg(test)
         .arg(name)
         .env(CHILD, "1")
+        // Large stacks and one heap: where there is no room for another thread, there is for all else.
+        .env("RUST_MIN_STACK", (256 << 20).to_string())
+        .env("MALLOC_ARENA_MAX", "1")
         .output()
         .expect("a shell");
     if output.status.code() == Some(77) {
@@ -72,8 +75,8 @@ fn count() -> (usize, usize) {
 #[test]
 fn an_event_loop_without_threads_does_not_start() {
     if std::env::var_os(CHILD).is_none() {
-        // Each thread takes 2 MiB of addresses for its stack.
-        return in_a_child("an_event_loop_without_threads_does_not_start", "ulimit -v 400000");
+        // Addresses for seven stacks, and for 100 MiB and more beside them.
+        return in_a_child("an_event_loop_without_threads_does_not_start", "ulimit -v 2000000");
     }
     let before = count();
     let error = EventLoop::builder().polls(500).build().err().expect("there is no room for so many stacks");
