@@ -325,22 +325,29 @@ fn connections_of_one_listener_are_bounded() {
     let event_loop = event_loop();
     let (probe, log) = Probe::echo().start();
     let options = ListenOptions::new().connections_max(2);
-    let listener = event_loop.serve_with(tcp(), options, probe.clone()).expect("served");
+    let listener = event_loop.serve_with(tcp(), options, probe).expect("served");
     let addr = listener.local_addr();
     let mut users: VecDeque<_> = (0..6).map(|_| connect(addr)).collect();
     users.iter_mut().for_each(|user| user.write_all(b"x").expect("taken by the kernel"));
-    let others = event_loop.serve(tcp(), probe).expect("served").local_addr();
-    for left in (1..=6).rev() {
-        let mut user = users.pop_front().expect("one more");
+    let mut other = connect(Probe::echo().serve(&event_loop).0);
+    while let Some(mut user) = users.pop_front() {
         user.read_exact(&mut [0]).expect("served");
-        ask(&mut connect(others), b"another listener is not bounded");
-        let open = event_loop.connections();
-        assert!(open <= 2 + 1, "{open} are open, {left} users are there");
+        ask(&mut other, b"another listener is not bounded");
         drop(user);
     }
+    drop(other);
     wait_until_none(&event_loop);
-    let prepared = log.rest().iter().filter(|event| event.at == At::Prepare).count();
-    assert_eq!(prepared, 6 + 6);
+    // Each is told of before its place is free for another.
+    let (mut open, mut prepared) = (0, 0);
+    for event in log.rest() {
+        match event.at {
+            At::Prepare => (open, prepared) = (open + 1, prepared + 1),
+            At::Close => open -= 1,
+            _ => {}
+        }
+        assert!(open <= 2, "{open} are open after {prepared}");
+    }
+    assert_eq!((open, prepared), (0, 6));
 }
 
 /// How many may wait in the queue of a listener that accepts no more.
