@@ -168,6 +168,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Sink {
         writes: Arc<Mutex<Vec<Vec<u8>>>>,
+        written: Arc<Condvar>,
         gate: Arc<Mutex<()>>,
         fails: bool,
     }
@@ -179,6 +180,7 @@ mod tests {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             self.writes.lock().push(bytes.to_vec());
+            self.written.notify_all();
             Ok(bytes.len())
         }
 
@@ -188,6 +190,13 @@ mod tests {
     }
 
     impl Sink {
+        /// Waits until there are that many lines.
+        fn wait_for(&self, lines: u64) {
+            let count = |write: &Vec<u8>| write.iter().filter(|b| **b == b'\n').count() as u64;
+            let mut writes = self.writes.lock();
+            self.written.wait_while(&mut writes, |writes| writes.iter().map(count).sum::<u64>() < lines);
+        }
+
         fn lines(&self) -> Vec<String> {
             let text: Vec<u8> = self.writes.lock().concat();
             String::from_utf8(text).expect("log lines are UTF-8").lines().map(str::to_owned).collect()
@@ -266,6 +275,8 @@ mod tests {
         let dropped = log.dropped();
         assert!(dropped > 0);
         drop(held);
+        // A close waits no longer than ACCESS_CLOSE_MS, and a slow machine may need more for so many.
+        sink.wait_for(offered as u64 - dropped);
         assert!(log.close());
         assert_eq!(sink.lines().len() as u64 + dropped, offered as u64, "every record written or counted");
         let batch_max = ACCESS_BATCH_BYTES_MAX + 16 * crate::limits::LOG_VALUE_BYTES_MAX;
