@@ -177,6 +177,19 @@ impl Logins {
         Ok(Logins { key: rt::nonce()?, shared: Arc::new(Mutex::new(shared)) })
     }
 
+    /// What logins are held against now; see [`Logins::bars`].
+    pub fn current(&self) -> Arc<Credentials> {
+        self.shared.lock().credentials.clone()
+    }
+
+    /// Whether a user of this group, who was let in by what was [current](Logins::current) before the login was checked, would need
+    /// another key by now, or is none any more. Where it was let in by what came while it was looked at, that is too strict, and the
+    /// user logs in again.
+    pub fn bars(&self, group: &str, under: &Arc<Credentials>) -> bool {
+        let current = self.current();
+        !Arc::ptr_eq(&current, under) && current.bars_users_of(group, under)
+    }
+
     /// Whether users are asked at all.
     pub fn asks(&self) -> bool {
         !self.shared.lock().credentials.is_open()
@@ -198,7 +211,7 @@ impl Logins {
     ) -> Option<Proven> {
         let (now, from) = (rt::now(), whole(from.unwrap_or(IpAddr::from([0; 4]))));
         // Not under the lock: it takes a microsecond or two.
-        let credentials = self.shared.lock().credentials.clone();
+        let credentials = self.current();
         let question = match credentials.check(&login) {
             Check::Known(is_right) => return Some(self.known(is_right, from, &login, now)),
             Check::Ask(question) => question,

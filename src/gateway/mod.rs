@@ -239,6 +239,8 @@ pub enum NoStream {
     Draining,
     /// The host is no name that the tunnel carries.
     Host,
+    /// The key that the user's login was held against was taken out or changed since.
+    Barred,
 }
 
 impl From<OpenError> for NoStream {
@@ -263,11 +265,18 @@ pub struct Opening {
 }
 
 impl Shared {
-    /// Opens a stream through the least busy client of a group that has room.
+    /// Opens a stream through the least busy client of a group that has room. `under` is what the user's login was held against,
+    /// where there was one.
     ///
     /// # Errors
     /// See [`NoStream`].
-    pub fn open(&self, group: &str, mut request: OpenRequest, watcher: Watcher) -> Result<Opening, NoStream> {
+    pub fn open(
+        &self,
+        group: &str,
+        under: Option<&Arc<Credentials>>,
+        mut request: OpenRequest,
+        watcher: Watcher,
+    ) -> Result<Opening, NoStream> {
         let conn_id = self.next_conn_id();
         request.conn_id = conn_id;
         let mut why = NoStream::NoClient;
@@ -275,6 +284,10 @@ impl Shared {
         // again: each of them is asked once, unless room comes and goes while this looks.
         for _ in 0..CLIENTS_PER_GROUP_MAX {
             let member = self.registry.pick(group)?;
+            // Behind the pick: where keys are replaced after this, the tunnel is there to be ended, see [`Gateway::renew`].
+            if under.is_some_and(|under| self.logins.bars(group, under)) {
+                return Err(NoStream::Barred);
+            }
             match member.tunnel.open(request.clone(), watcher.clone()) {
                 Ok(stream) => return Ok(Opening { stream, via: member.name, conn_id }),
                 // That is the same with every client.

@@ -80,7 +80,7 @@ fn open(gateway: &Gateway) -> Result<Stream, NoStream> {
     let request =
         OpenRequest { network: Network::Tcp, host: "target".into(), port: 1, conn_id: 0, user_addr: None };
     let watcher = Watcher::Call(Arc::new(Nobody));
-    gateway.shared.open(GROUP, request, watcher).map(|opening| opening.stream)
+    gateway.shared.open(GROUP, None, request, watcher).map(|opening| opening.stream)
 }
 
 // A client that takes no streams has none, and so is the least busy one for ever.

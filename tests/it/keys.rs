@@ -390,6 +390,43 @@ fn keys_are_loaded_again_while_it_runs() {
     gateway.stop();
 }
 
+// proves T9: a login that was right is good for nothing any more once its key is gone, also where nothing was asked for yet
+#[test]
+fn a_user_that_had_only_logged_in_is_locked_out_too() {
+    let keys = Keys::new();
+    keys.add("users", &["user", "prod"]);
+    keys.add("developers", &["user", "dev"]);
+    keys.add("edge", &["client", "edge04", "--group", "prod"]);
+    keys.add("other", &["client", "edge05", "--group", "dev"]);
+    let (gateway, echo) = (keys.gateway(), Origin::echo());
+    let edge = keys.client(&gateway, "edge04", "prod", "edge", &[]);
+    let other = keys.client(&gateway, "edge05", "dev", "other", &[]);
+    gateway.wait_nth(&["event=tun_up"], 2);
+    let [mut user, mut developer] = [("prod", "users"), ("dev", "developers")].map(|(group, name)| {
+        let mut wire = Wire::connect(gateway.addr("socks"));
+        assert_eq!(wire.socks_login(Some((group, &keys.password(name)))), 0);
+        wire
+    });
+    let text = std::fs::read_to_string(keys.path("keys")).expect("it was made");
+    let kept = text.lines().filter(|line| !line.starts_with("user prod "));
+    let kept: String = kept.map(|line| format!("{line}\n")).collect();
+    std::fs::write(keys.path("keys"), kept).expect("it can be written");
+    gateway.signal("HUP");
+    gateway.wait(&["event=reload", "ended=1"]);
+    // The group's client is back, and would carry it.
+    gateway.wait_nth(&["event=tun_up", "via=edge04"], 2);
+    assert_eq!(user.socks_request("127.0.0.1", echo.addr().port()), 2, "it may not");
+    gateway.wait(&["event=access", "end=PA", "why=auth", "code=2", "proto=socks5"]);
+    assert_eq!(echo.accepted(), 0);
+    // Whose key is the same notices nothing.
+    assert_eq!(developer.socks_request("127.0.0.1", echo.addr().port()), 0);
+    echoes(&mut developer);
+    drop((user, developer));
+    edge.stop();
+    other.stop();
+    gateway.stop();
+}
+
 // proves T29: of a bad file nothing counts, and one line says what is wrong with it
 #[test]
 fn a_bad_file_of_keys_changes_nothing() {

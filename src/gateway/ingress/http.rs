@@ -16,6 +16,7 @@ use linkbuffer::LinkBuffer;
 
 use super::{Gate, Joined, Journey, Verdict, broken_end, closed_end, dst, opened, unanswered};
 use crate::limits::{LINGER_MS, RELAY_CREDIT_BYTES, RELAY_OUTPUT_BYTES};
+use crate::proto::credentials::Credentials;
 use crate::proto::frame::{Network, OpenRequest, ResetCode};
 use crate::proto::http::{
     Clock, End as HttpEnd, Event, ExchangeRecord, HttpProxy, Proven, ProxyConfig, Refusal,
@@ -52,6 +53,8 @@ pub struct User {
     peer: Option<std::net::SocketAddr>,
     /// Where the answer comes to while a password is looked at.
     proven: Option<Arc<OnceLock<Proven>>>,
+    /// What was there when the login came, until a stream is asked for: a key may be taken out in between.
+    under: Option<Arc<Credentials>>,
     stopping: bool,
     stall: Stall,
 }
@@ -97,6 +100,7 @@ impl Handler for Http {
             journey: None,
             peer: conn.peer_addr(),
             proven: None,
+            under: None,
             stopping: false,
             stall: Stall::new(&self.gate.times),
         })
@@ -242,6 +246,7 @@ impl Http {
                         user.wake();
                     }
                 };
+                cx.under = Some(self.gate.logins.current());
                 match self.gate.logins.check(cx.peer.map(|peer| peer.ip()), login, then) {
                     Some(proven) => cx.proxy.verified(proven, clock()),
                     None => cx.proven = Some(answer),
@@ -251,10 +256,10 @@ impl Http {
                 let proto = if connect { Proto::Connect } else { Proto::Http };
                 let mut journey = Journey::new(proto, Ingress::Http, cx.peer, rt::now());
                 journey.asked(Text::new(dst(&host, port)), user.as_deref());
-                let group = self.gate.group_of(user.as_deref());
+                let (group, under) = (self.gate.group_of(user.as_deref()), cx.under.take());
                 let request =
                     OpenRequest { network: Network::Tcp, host, port, conn_id: 0, user_addr: cx.peer };
-                match self.gate.open(group, request, Watcher::Connection(conn.handle())) {
+                match self.gate.open(group, under.as_ref(), request, Watcher::Connection(conn.handle())) {
                     Ok(opening) => cx.stage = Stage::Opening(journey.opening(opening, Text::new(group))),
                     Err(why) => self.refuse(cx, why.into()),
                 }

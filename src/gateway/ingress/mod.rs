@@ -254,6 +254,11 @@ impl From<NoStream> for Verdict {
     fn from(why: NoStream) -> Verdict {
         use crate::proto::socks5::ReplyCode as Reply;
         let (status, text, who, why) = match why {
+            NoStream::Barred => {
+                let (text, end) =
+                    ("the login is not good any more", End::new(Who::Refused, Phase::Auth, "auth"));
+                return Verdict { status: 403, text, reply: Reply::Forbidden, end };
+            }
             NoStream::NoClient => (503, "no client of this group is connected", Who::TunnelLost, "no_client"),
             NoStream::Limit => (503, "the tunnel is at its limit of streams", Who::Exhausted, "max_streams"),
             NoStream::Draining => (503, "the client is stopping", Who::Refused, "drain"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Gate, Joined, Journey, Verdict, closed_end, dst, opened, unanswered};
 use crate::limits::{LINGER_MS, SOCKS5_HANDSHAKE_MS};
-use crate::proto::credentials::{Login, Proven};
+use crate::proto::credentials::{Credentials, Login, Proven};
 use crate::proto::frame::{Network, OpenRequest};
 use crate::proto::socks5::{Event, Socks5};
 use crate::record::{End, Ingress, Phase, Proto, Text, Who};
@@ -35,6 +35,8 @@ pub struct User {
     journey: Option<Journey>,
     /// Where the answer comes to while a password is looked at.
     proven: Option<Arc<OnceLock<Proven>>>,
+    /// What was there when the login came, until a stream is asked for: a key may be taken out in between.
+    under: Option<Arc<Credentials>>,
     code: Option<u16>,
 }
 
@@ -54,7 +56,8 @@ impl Handler for Socks {
         self.0.times.prepare(Ingress::Socks, conn).map_err(|error| Reject(error.to_string()))?;
         let journey = Journey::new(Proto::Socks5, Ingress::Socks, conn.peer_addr(), rt::now());
         let socks = Socks5::new(self.0.logins.asks());
-        Ok(User { socks, stage: Stage::Handshake, journey: Some(journey), proven: None, code: None })
+        let (stage, journey) = (Stage::Handshake, Some(journey));
+        Ok(User { socks, stage, journey, proven: None, under: None, code: None })
     }
 
     fn on_connect(&self, _cx: &mut User, conn: &mut Connection) -> rt::Result {
@@ -184,6 +187,7 @@ impl Socks {
                 user.wake();
             }
         };
+        cx.under = Some(self.0.logins.current());
         match self.0.logins.check(conn.peer_addr().map(|peer| peer.ip()), login, then) {
             Some(proven) => {
                 cx.socks.verified(proven);
@@ -201,10 +205,10 @@ impl Socks {
         let Some(journey) = &mut cx.journey else { return };
         journey.asked(Text::new(dst(&host, port)), user.as_deref());
         conn.clear_timer();
-        let group = self.0.group_of(user.as_deref());
+        let (group, under) = (self.0.group_of(user.as_deref()), cx.under.take());
         let user_addr = conn.peer_addr();
         let request = OpenRequest { network: Network::Tcp, host, port, conn_id: 0, user_addr };
-        match self.0.open(group, request, Watcher::Connection(conn.handle())) {
+        match self.0.open(group, under.as_ref(), request, Watcher::Connection(conn.handle())) {
             Ok(opening) => cx.stage = Stage::Opening(journey.opening(opening, Text::new(group))),
             Err(why) => self.refuse(cx, why.into()),
         }

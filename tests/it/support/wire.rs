@@ -63,6 +63,10 @@ fn read(stream: &mut TcpStream, piece: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+fn short_len(text: &str) -> u8 {
+    u8::try_from(text.len()).expect("short enough")
+}
+
 impl Wire {
     #[track_caller]
     pub(crate) fn connect(addr: SocketAddr) -> Wire {
@@ -100,32 +104,44 @@ impl Wire {
     /// A SOCKS5 handshake up to the answer: the reply's code; 0xff when no method or password was taken.
     #[track_caller]
     pub(crate) fn socks(&mut self, user: Option<(&str, &str)>, host: &str, port: u16) -> u8 {
-        let len = |text: &str| u8::try_from(text.len()).expect("short enough");
+        match self.socks_login(user) {
+            0 => self.socks_request(host, port),
+            code => code,
+        }
+    }
+
+    /// The part of it before the request: 0 when that may come.
+    #[track_caller]
+    pub(crate) fn socks_login(&mut self, user: Option<(&str, &str)>) -> u8 {
         match user {
             None => {
                 self.send([5, 1, 0]);
                 match self.take(2)[..] {
-                    [5, 0] => {}
-                    [5, code] => return code,
+                    [5, code] => code,
                     ref other => panic!("{other:?}"),
                 }
             }
             Some((name, password)) => {
                 self.send([5, 1, 2]);
                 assert_eq!(self.take(2), [5, 2]);
-                let mut message = vec![1, len(name)];
+                let mut message = vec![1, short_len(name)];
                 message.extend_from_slice(name.as_bytes());
-                message.push(len(password));
+                message.push(short_len(password));
                 message.extend_from_slice(password.as_bytes());
                 self.send(message);
                 match self.take(2)[..] {
-                    [1, 0] => {}
-                    [1, _] => return 0xff,
+                    [1, 0] => 0,
+                    [1, _] => 0xff,
                     ref other => panic!("{other:?}"),
                 }
             }
         }
-        let mut message = vec![5, 1, 0, 3, len(host)];
+    }
+
+    /// The rest of it.
+    #[track_caller]
+    pub(crate) fn socks_request(&mut self, host: &str, port: u16) -> u8 {
+        let mut message = vec![5, 1, 0, 3, short_len(host)];
         message.extend_from_slice(host.as_bytes());
         message.extend_from_slice(&port.to_be_bytes());
         self.send(message);
