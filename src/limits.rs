@@ -407,5 +407,7 @@ pub const AUTH_FAILURES_MAX: u32 = 10;
 pub const AUTH_FAILURES_MS: u64 = 60_000;
 /// Addresses whose wrong passwords are counted, each on its own.
 pub const AUTH_ADDRESSES_MAX: usize = 4096;
+/// Counts that all further addresses share.
+pub const AUTH_SHARED_LEN_MAX: usize = 1024;
 /// Users who wait for the same login to be verified.
 pub const VERIFY_WAITING_MAX: usize = 1024;

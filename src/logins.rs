@@ -16,6 +16,7 @@
 //! * Threads begin when there is something to verify, and end when there is nothing left.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -26,8 +27,8 @@ use parking_lot::Mutex;
 use sha2::Sha256;
 
 use crate::limits::{
-    AUTH_ADDRESSES_MAX, AUTH_FAILURES_MAX, AUTH_FAILURES_MS, VERIFIED_LEN_MAX, VERIFY_QUEUE_LEN_MAX,
-    VERIFY_THREADS_MAX, VERIFY_WAITING_MAX,
+    AUTH_ADDRESSES_MAX, AUTH_FAILURES_MAX, AUTH_FAILURES_MS, AUTH_SHARED_LEN_MAX, VERIFIED_LEN_MAX,
+    VERIFY_QUEUE_LEN_MAX, VERIFY_THREADS_MAX, VERIFY_WAITING_MAX,
 };
 use crate::proto::credentials::{Check, Credentials, Login, Proven, Question};
 use crate::proto::derive::derive;
@@ -96,8 +97,10 @@ impl Memory {
 struct Failures {
     /// Invariant: at most AUTH_ADDRESSES_MAX.
     addresses: HashMap<IpAddr, Minute>,
-    /// All who find no place above.
-    others: Option<Minute>,
+    /// All who find no place above share these, by a hash that nobody can foresee: who guesses from many addresses does not use up
+    /// the minute of everybody else. Invariant: none before it is needed, or AUTH_SHARED_LEN_MAX.
+    shared: Vec<Minute>,
+    hasher: RandomState,
 }
 
 #[derive(Clone, Copy)]
@@ -123,7 +126,10 @@ impl Failures {
         }
         let full = self.addresses.len() >= AUTH_ADDRESSES_MAX && !self.addresses.contains_key(&address);
         let minute = match full {
-            true => self.others.get_or_insert(fresh),
+            true => {
+                self.shared.resize(AUTH_SHARED_LEN_MAX, fresh);
+                &mut self.shared[self.hasher.hash_one(address) as usize % AUTH_SHARED_LEN_MAX]
+            }
             false => self.addresses.entry(address).or_insert(fresh),
         };
         if minute.is_over(now) {

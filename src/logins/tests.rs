@@ -90,10 +90,18 @@ fn a_minute_later_there_is_a_new_budget_and_no_place_is_for_ever() {
     for n in 0..AUTH_ADDRESSES_MAX as u32 {
         assert!(failures.charge(address(n), now));
     }
-    // Further ones share one budget.
-    let shared = (1..=20).filter(|n| failures.charge(address(1 << 20 | n), now)).count();
-    assert_eq!((shared, failures.addresses.len()), (AUTH_FAILURES_MAX as usize, AUTH_ADDRESSES_MAX));
-    assert!(failures.charge(address(1 << 20), now + minute));
+    // Further ones share what is left: one that guesses is stopped, and hardly anybody with it.
+    let guesser = address(1 << 20);
+    let charged = (0..20).filter(|_| failures.charge(guesser, now)).count();
+    assert_eq!((charged, failures.addresses.len()), (AUTH_FAILURES_MAX as usize, AUTH_ADDRESSES_MAX));
+    assert!(failures.is_full(guesser, now));
+    let shut_out = (1..=1000).filter(|n| failures.is_full(address(1 << 20 | n), now)).count();
+    assert!(shut_out < 100, "{shut_out} of a thousand who did nothing");
+    // However many they are, they take no more room, and have no more guesses.
+    let charged: usize = (1..=20_000).filter(|n| failures.charge(address(1 << 21 | n), now)).count();
+    assert!(charged <= AUTH_SHARED_LEN_MAX * AUTH_FAILURES_MAX as usize, "{charged}");
+    assert_eq!((failures.addresses.len(), failures.shared.len()), (AUTH_ADDRESSES_MAX, AUTH_SHARED_LEN_MAX));
+    assert!(failures.charge(guesser, now + minute));
     assert_eq!(failures.addresses.len(), 1);
 
     let v6 = |text: &str| whole(text.parse().expect("an address"));
