@@ -201,11 +201,14 @@ impl Logins {
         !self.shared.lock().credentials.is_open()
     }
 
-    /// Holds logins against these from now on, also those that are being looked at. What was found out before is forgotten.
+    /// Holds logins against these from now on, also those that are being looked at. What was found out before is forgotten, unless
+    /// it would all be found out the same again: then a certificate that is renewed every day costs nobody a wait.
     pub fn renew(&self, credentials: Arc<Credentials>) {
         let shared = &mut *self.shared.lock();
+        if !credentials.has_users_of(&shared.credentials) {
+            (shared.right, shared.wrong) = Default::default();
+        }
         shared.credentials = credentials;
-        (shared.right, shared.wrong) = Default::default();
     }
 
     /// Whether this login is right, if that is known already; otherwise `then` is told, on another thread.

@@ -171,6 +171,18 @@ fn logins_are_held_against_the_keys_that_are_there_now() {
 }
 
 #[test]
+fn what_was_found_out_is_forgotten_only_where_a_key_has_changed() {
+    let logins = logins();
+    assert_eq!(ask(&logins, 1, "prod", "right"), (false, Proven::Yes));
+    assert_eq!(ask(&logins, 1, "prod", "wrong"), (false, Proven::No));
+    logins.renew(credentials("right", 5));
+    assert_eq!(ask(&logins, 1, "prod", "right"), (true, Proven::Yes));
+    assert_eq!(ask(&logins, 1, "prod", "wrong"), (true, Proven::No));
+    logins.renew(credentials("right", 6));
+    assert_eq!(ask(&logins, 1, "prod", "right"), (false, Proven::Yes));
+}
+
+#[test]
 fn threads_are_there_while_something_waits() {
     let logins = logins();
     assert_eq!(logins.shared.lock().threads, 0);

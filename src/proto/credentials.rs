@@ -185,7 +185,7 @@ pub struct Credentials {
     decoy: [u8; 32],
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct Group {
     secret: Secret,
     /// SHA-256 of the secret, so that a comparison always has 32 bytes on both sides.
@@ -330,6 +330,11 @@ impl Credentials {
     /// Whether those who were users of a group under `former` would need another key now, or are none any more.
     pub fn bars_users_of(&self, group: &str, former: &Credentials) -> bool {
         former.users.get(group).is_some_and(|before| self.users.get(group) != Some(before))
+    }
+
+    /// Whether every login is as right or wrong under these as under the others.
+    pub fn has_users_of(&self, others: &Credentials) -> bool {
+        self.users == others.users && self.groups == others.groups
     }
 
     /// How many keys of users there are, and how many of clients.
@@ -538,6 +543,12 @@ mod tests {
         let barred = |group| new.bars_users_of(group, &former);
         assert_eq!(["a", "b", "c", "d", "plain"].map(barred), [false, true, true, false, false]);
         assert_eq!(new.key_counts(), (3, 4));
+        // Of clients no login knows.
+        let same = file(&[("c", "1"), ("b", "1"), ("a", "1")], &[]);
+        assert!(same.has_users_of(&former) && !new.has_users_of(&former));
+        assert!(
+            !one("plain", "t").has_users_of(&one("plain", "s")) && !one("plain", "s").has_users_of(&same)
+        );
     }
 
     #[test]
