@@ -19,6 +19,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -165,8 +166,8 @@ impl Failures {
     }
 }
 
-/// Who has one address of IPv6 has a whole network of them.
-fn whole(address: IpAddr) -> IpAddr {
+/// What counts as one address: who has one of IPv6 has a whole network of them.
+pub(crate) fn whole(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
         address => address,
@@ -302,30 +303,28 @@ fn say_too_many(from: IpAddr) {
 /// What a verifier thread runs. It is dropped with the lock held where there is no thread for it, and counts nobody out then.
 fn verifier(shared: &Arc<Mutex<Shared>>) -> impl FnOnce() + Send + 'static {
     let shared = shared.clone();
-    move || Verifier { shared, in_count: true }.work()
+    move || Verifier { shared }.work()
 }
 
 /// A verifier thread, which is counted while it may take a job.
 struct Verifier {
     shared: Arc<Mutex<Shared>>,
-    in_count: bool,
 }
 
 impl Verifier {
     /// Verifies until nothing waits.
-    fn work(mut self) {
+    fn work(self) {
         while let Some(mut job) = self.next() {
             // Once, unless the key was replaced meanwhile.
             while !self.answer(&mut job) {}
         }
     }
 
-    fn next(&mut self) -> Option<Job> {
+    fn next(&self) -> Option<Job> {
         let shared = &mut *self.shared.lock();
         let job = shared.queue.pop_front();
         if job.is_none() {
             shared.threads -= 1;
-            self.in_count = false;
         }
         job
     }
@@ -356,17 +355,18 @@ impl Verifier {
             say_too_many(*from);
         }
         let proven = if is_right { Proven::Yes } else { Proven::No };
-        waiting.into_iter().flatten().for_each(|then| then(proven));
+        for then in waiting.into_iter().flatten() {
+            tell(then, proven);
+        }
         true
     }
 }
 
-/// One that ended by a panic of somebody whom it answered is counted out as well.
-impl Drop for Verifier {
-    fn drop(&mut self) {
-        if self.in_count {
-            self.shared.lock().threads -= 1;
-        }
+/// Tells one of those who wait. Its panic is its own: the others are told, and what is queued behind it is verified.
+fn tell(then: Then, proven: Proven) {
+    // It is used up, whatever it came to.
+    if catch_unwind(AssertUnwindSafe(|| then(proven))).is_err() {
+        log::error!(event = "panic"; "who waited for a password to be verified panicked when it was");
     }
 }
 

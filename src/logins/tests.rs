@@ -163,7 +163,7 @@ fn logins_are_held_against_the_keys_that_are_there_now() {
         let then = move |proven| tell.send(proven).expect("it is waited for");
         assert_eq!(logins.check(None, login("prod", "right"), then), None);
         logins.renew(credentials(password, salt));
-        Verifier { shared: logins.shared.clone(), in_count: true }.work();
+        Verifier { shared: logins.shared.clone() }.work();
         let want = if password == "right" { Proven::Yes } else { Proven::No };
         assert_eq!(told.try_recv(), Ok(want), "{password}");
         assert_eq!(ask(&logins, 1, "prod", "right"), (true, want), "that is what is remembered");
@@ -198,6 +198,29 @@ fn threads_are_there_while_something_waits() {
         std::thread::yield_now();
     }
     assert_eq!(ask(&logins, 9, "prod", "right"), (false, Proven::Yes));
+}
+
+// Whoever panics takes nobody along: not those who wait for the same login, and not what is queued behind it.
+#[test]
+fn who_panics_when_told_keeps_no_answer_from_others() {
+    let logins = stuck();
+    let (tell, told) = mpsc::channel();
+    let panics = |_| std::panic::resume_unwind(Box::new("of somebody who was told"));
+    let ask = |password: &str, then: Then| {
+        assert_eq!(logins.check(None, login("prod", password), then), None);
+    };
+    let tells = |name: &'static str| -> Then {
+        let tell = tell.clone();
+        Box::new(move |proven| tell.send((name, proven)).expect("it is waited for"))
+    };
+    ask("guess", Box::new(panics));
+    ask("guess", tells("the same"));
+    ask("right", tells("the next"));
+    Verifier { shared: logins.shared.clone() }.work();
+    let told: Vec<_> = told.try_iter().collect();
+    assert_eq!(told, [("the same", Proven::No), ("the next", Proven::Yes)]);
+    let shared = logins.shared.lock();
+    assert_eq!((shared.queue.len(), shared.waiting.len(), shared.threads), (0, 0, VERIFY_THREADS_MAX - 1));
 }
 
 // A thread that cannot be started drops what it would have run, and does so under the lock.
