@@ -1,7 +1,7 @@
 //! Files that their owner alone may read: passwords, and the keys of certificates.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 pub enum FileFault {
     /// It cannot be opened or read.
     Io(io::Error),
-    /// It is a directory or a device.
+    /// It is a directory, a pipe or a device.
     NotFile,
     /// Others than its owner can read or write it: the permission bits.
     Mode(u32),
@@ -63,7 +63,9 @@ pub fn read_public(path: &Path, most: usize) -> Result<Vec<u8>, FileFault> {
 }
 
 fn read_with(path: &Path, forbidden: u32, most: usize) -> Result<Vec<u8>, FileFault> {
-    let file = File::open(path).map_err(FileFault::Io)?;
+    // Not to wait for somebody to write into a pipe, which is refused below.
+    let file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(FileFault::Io)?;
     // Asked of the open file, so that it is the one read below.
     let meta = file.metadata().map_err(FileFault::Io)?;
     if !meta.is_file() {
@@ -117,5 +119,19 @@ mod tests {
         assert!(matches!(read(&path, Some(Path::new("/nonexistent")), 6), Err(FileFault::Mode(0o440))));
         assert!(matches!(read(dir.path(), None, 6), Err(FileFault::NotFile)));
         assert!(matches!(read(&dir.path().join("none"), None, 6), Err(FileFault::Io(_))));
+    }
+
+    // proves T29: who loads its files again is not held up by a pipe that nobody writes into
+    #[test]
+    fn a_pipe_is_no_file_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let path = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&path).status();
+        assert!(made.expect("it is everywhere").success());
+        let (tell, told) = std::sync::mpsc::channel();
+        let pipe = path.clone();
+        std::thread::spawn(move || tell.send(read(&pipe, None, 6)));
+        let read = told.recv_timeout(std::time::Duration::from_secs(60)).expect("it does not wait");
+        assert!(matches!(read, Err(FileFault::NotFile)), "{read:?}");
     }
 }
