@@ -12,7 +12,7 @@ mod stats;
 mod strangers;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -343,7 +343,7 @@ impl GatewaySide {
                 None => return,
             },
         };
-        if self.0.namesakes.note(addr.map_or(IpAddr::from([0; 4]), |addr| addr.ip()), rt::now()).is_some() {
+        if self.0.namesakes.note(addr, rt::now()).is_some() {
             log::warn!(event = "tun_twice", tun = tunnel.label(), peer = crate::shown(addr), other:% = other,
                 via = peer.name.as_str(), group = peer.group.as_str(); "{why}: see who has its key");
         }
@@ -439,8 +439,7 @@ impl Side for GatewaySide {
                     "{}", down.why);
                 return;
             }
-            let said =
-                self.0.refusals.note(down.peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip()), rt::now());
+            let said = self.0.refusals.note(down.peer, rt::now());
             let level = if said.is_some() { log::Level::Info } else { log::Level::Debug };
             log::log!(level, event = "refuse", tun = tunnel.label(), peer = crate::shown(down.peer), via,
                 count = said.unwrap_or(1), total = self.0.refusals.total(); "{}", down.why);

@@ -4,11 +4,12 @@
 //! address go to the debug log, and the next line aloud says how many there were.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::strangers::address;
 use crate::limits::{REFUSED_ADDRESSES_MAX, REFUSED_QUIET_MS};
 
 /// What is known of those who were turned away.
@@ -35,9 +36,9 @@ struct Address {
 }
 
 impl Refusals {
-    /// Counts one more. `Some` when it is to be said aloud: with how many there were of that address since that was last done.
-    pub(super) fn note(&self, address: IpAddr, now: Instant) -> Option<u64> {
-        let seen = &mut *self.seen.lock();
+    /// Counts one more, of which `peer` is the address; one of IPv6 counts with its network. `Some` when it is to be said aloud: with how many there were of that address since that was last done.
+    pub(super) fn note(&self, peer: Option<SocketAddr>, now: Instant) -> Option<u64> {
+        let (address, seen) = (address(peer), &mut *self.seen.lock());
         seen.total += 1;
         if seen.addresses.len() >= REFUSED_ADDRESSES_MAX && !seen.addresses.contains_key(&address) {
             // Who said nothing for a minute begins anew, as if it had not been there.
@@ -82,8 +83,8 @@ impl Address {
 mod tests {
     use super::*;
 
-    fn address(n: usize) -> IpAddr {
-        IpAddr::from(u32::try_from(n).expect("a small number").to_be_bytes())
+    fn number(n: usize) -> Option<SocketAddr> {
+        Some((u32::try_from(n).expect("a small number").to_be_bytes(), 1).into())
     }
 
     // proves T9, T14 for the log: once for each address and minute, and none is forgotten in the count
@@ -92,27 +93,41 @@ mod tests {
         let (refusals, begun) = (Refusals::default(), crate::rt::now());
         let quiet = Duration::from_millis(REFUSED_QUIET_MS);
         let just_before = begun + quiet - Duration::from_millis(1);
-        assert_eq!(refusals.note(address(1), begun), Some(1));
-        assert_eq!(refusals.note(address(1), begun), None);
-        assert_eq!(refusals.note(address(2), begun), Some(1));
-        assert_eq!(refusals.note(address(1), just_before), None);
-        assert_eq!(refusals.note(address(1), begun + quiet), Some(3));
-        assert_eq!(refusals.note(address(1), begun + quiet), None);
-        assert_eq!(refusals.note(address(1), begun + 3 * quiet), Some(2));
+        assert_eq!(refusals.note(number(1), begun), Some(1));
+        assert_eq!(refusals.note(number(1), begun), None);
+        assert_eq!(refusals.note(number(2), begun), Some(1));
+        assert_eq!(refusals.note(number(1), just_before), None);
+        assert_eq!(refusals.note(number(1), begun + quiet), Some(3));
+        assert_eq!(refusals.note(number(1), begun + quiet), None);
+        assert_eq!(refusals.note(number(1), begun + 3 * quiet), Some(2));
         assert_eq!(refusals.total(), 7);
+    }
+
+    // One host has all the addresses of its network to come from.
+    #[test]
+    fn a_network_of_ipv6_is_said_once() {
+        let (refusals, now) = (Refusals::default(), crate::rt::now());
+        let note = |text: &str| refusals.note(Some(text.parse().expect("an address of ours")), now);
+        assert_eq!(note("[2001:db8::1]:1"), Some(1));
+        assert_eq!(note("[2001:db8::ffff:2]:2"), None);
+        assert_eq!(note("[2001:db8:0:1::1]:1"), Some(1));
+        assert_eq!(
+            (note("192.0.2.1:1"), note("[::ffff:192.0.2.1]:2"), note("192.0.2.2:1")),
+            (Some(1), None, Some(1))
+        );
     }
 
     #[test]
     fn addresses_without_end_share_one_place() {
         let (refusals, now) = (Refusals::default(), crate::rt::now());
         for n in 0..REFUSED_ADDRESSES_MAX {
-            assert_eq!(refusals.note(address(n), now), Some(1));
+            assert_eq!(refusals.note(number(n), now), Some(1));
         }
-        let said = (0..1000).filter_map(|n| refusals.note(address(1 << 20 | n), now)).count();
+        let said = (0..1000).filter_map(|n| refusals.note(number(1 << 20 | n), now)).count();
         assert_eq!((said, refusals.seen.lock().addresses.len()), (1, REFUSED_ADDRESSES_MAX));
         // A minute later there is room again.
         let later = now + Duration::from_millis(REFUSED_QUIET_MS);
-        assert_eq!(refusals.note(address(1 << 20), later), Some(1));
+        assert_eq!(refusals.note(number(1 << 20), later), Some(1));
         assert_eq!(refusals.seen.lock().addresses.len(), 1);
     }
 }

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use parking_lot::Mutex;
 
 use crate::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX};
+use crate::logins;
 
 /// The strangers of one gateway.
 #[derive(Debug, Default)]
@@ -83,11 +84,7 @@ impl Strangers {
 
 /// What counts as one address.
 pub(super) fn address(peer: Option<SocketAddr>) -> IpAddr {
-    match peer.map(|peer| peer.ip().to_canonical()) {
-        None => Ipv6Addr::UNSPECIFIED.into(),
-        Some(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        Some(address) => address,
-    }
+    peer.map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| logins::whole(peer.ip()))
 }
 
 #[cfg(test)]

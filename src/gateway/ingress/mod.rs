@@ -4,7 +4,7 @@ pub mod http;
 mod joined;
 pub mod socks;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -163,8 +163,7 @@ impl Journey {
 
 /// Says once for each address and minute who wants to go where the rules of the client forbid it: it may be looking for a way in.
 fn warn_of_forbidden(shared: &Shared, record: &AccessRecord) {
-    let from = record.cli.map_or(IpAddr::from([0; 4]), |cli| cli.ip());
-    let Some(count) = shared.forbidden.note(from, rt::now()) else { return };
+    let Some(count) = shared.forbidden.note(record.cli, rt::now()) else { return };
     let [conn_id, user, via, dst] = [&record.conn_id, &record.user, &record.via, &record.dst]
         .map(|text| String::from_utf8_lossy(text.as_bytes()));
     // As the rules see it, however it was written.
