@@ -24,6 +24,7 @@ use crate::logins::Logins;
 use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
+use crate::proto::keys::Grant;
 use crate::proto::session::{Event, GatewayConfig, OpenError, Peer, Session};
 use crate::proto::ws::WebSocket;
 use crate::rt::{self, Listener, Remote, TcpListener};
@@ -175,7 +176,7 @@ impl Gateway {
         for (group, Member { tunnel, name, .. }) in shared.registry.members() {
             let grant = tunnel.exchange(|session| session.peer().and_then(|peer| peer.grant.clone()));
             let why = if !current.admits(&name, grant.as_ref()) {
-                KEY_IS_GONE
+                gone(grant.as_ref())
             } else if current.bars_users_of(&group, &former) {
                 "the key of its group's users was taken out or changed"
             } else {
@@ -318,7 +319,13 @@ impl Shared {
     }
 }
 
-const KEY_IS_GONE: &str = "its key was taken out or changed";
+/// Why a client may not be here any more that proved itself by the key of this grant, or without one by its group's secret.
+fn gone(grant: Option<&Arc<Grant>>) -> &'static str {
+    match grant {
+        Some(_) => "its key was taken out or changed",
+        None => "its name has a key of its own now",
+    }
+}
 
 /// The gateway's end of the tunnels.
 struct GatewaySide(Arc<Shared>);
@@ -397,7 +404,7 @@ impl Side for GatewaySide {
         };
         // It may have proved itself by a key that was taken out meanwhile. Looked at once everybody can see that it is here.
         let is_admitted = self.0.clients.lock().admits(via, peer.grant.as_ref());
-        let refused = refused.or_else(|| (!is_admitted).then_some(KEY_IS_GONE));
+        let refused = refused.or_else(|| (!is_admitted).then(|| gone(peer.grant.as_ref())));
         match refused {
             None => log::info!(event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
                 version = peer.version, tls = peer.has_tls(), generation = peer.generation; "a client is here"),

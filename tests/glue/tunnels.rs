@@ -298,6 +298,6 @@ fn a_key_that_is_taken_out_in_the_middle_of_a_handshake_lets_nobody_in() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(why.contains("its key was taken out or changed"), "{why}");
+    assert!(why.contains("its name has a key of its own now"), "{why}");
     until("its end", || world.gateway.client_count() == 0);
 }

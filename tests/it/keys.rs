@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 
-use crate::support::{self, Origin, Program, Request, Talk, Wire, basic, field, ok};
+use crate::support::{self, Origin, PasswordFile, Program, Request, Talk, Wire, basic, field, ok};
 
 /// A directory with passwords, and the gateway's file of keys.
 struct Keys(tempfile::TempDir);
@@ -423,6 +423,29 @@ fn a_user_that_had_only_logged_in_is_locked_out_too() {
     echoes(&mut developer);
     drop((user, developer));
     edge.stop();
+    other.stop();
+    gateway.stop();
+}
+
+// proves T10: a key that goes with a name comes before the password of a group, also for a client that is here already
+#[test]
+fn a_client_whose_name_gets_a_key_needs_that_key() {
+    let keys = Keys::new();
+    keys.add("users", &["user", "prod"]);
+    let password = PasswordFile::new("secret");
+    let group = ["--group", "plain", "--password-file", password.path()];
+    let gateway = support::gateway(&[&["--keys", &keys.path("keys")][..], &group].concat());
+    let start = |name| gateway.client_unready(&[&["--name", name][..], &group].concat());
+    let (edge, other) = (start("edge04"), start("edge05"));
+    gateway.wait_nth(&["event=tun_up"], 2);
+    keys.add("edge", &["client", "edge04", "--group", "plain"]);
+    gateway.signal("HUP");
+    gateway.wait(&["event=reload", "ended=1"]);
+    let line = gateway.wait(&["event=tun_revoke"]);
+    assert!(line.contains(" via=edge04 ") && line.contains("its name has a key of its own now"), "{line}");
+    edge.wait(&["level=ERROR", "event=tun_auth_fail"]);
+    assert!(other.lines(&["event=tun_down"]).is_empty());
+    edge.stop_but_for(&["event=tun_auth_fail"]);
     other.stop();
     gateway.stop();
 }
