@@ -7,7 +7,8 @@
 //! Whoever ends a stream never waits: [`AccessLog::write`] formats nothing, makes no system call of its own and
 //! blocks on nothing. While the writer pauses nobody wakes it, so that many streams share a wake-up as they share a
 //! write. Lines are whole and in the order in which their records were queued. Every record offered is
-//! either written or counted in [`AccessLog::dropped`].
+//! either written or counted in [`AccessLog::dropped`]; but a process that is killed (SIGKILL) takes along what has queued, which
+//! is up to ACCESS_PAUSE_MS of lines more than a writer that never paused would have lost.
 
 use std::io::Write;
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //!  second                 ──▶ exit at once, status 128 + its number (130, 143)
 //!  SIGHUP                 ──▶ a message: load again; those that come before it is heard are one
 //! ```
-//! Where nothing can be loaded again SIGHUP does what it always does, which is to end the process.
+//! In a role that never loads anything again SIGHUP does what it always does, which is to end the process.
 //!
 //! A thread of its own waits for them, so that a program whose other threads are all stuck can still be ended.
 
