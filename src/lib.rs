@@ -55,6 +55,11 @@ pub(crate) fn conn_text(conn_id: u64) -> [u8; 17] {
     })
 }
 
+#[cfg(all(test, anyproxy_sim))]
+compile_error!(
+    "these tests run in the package anyproxy: cargo test --workspace --lib --exclude anyproxy-sim"
+);
+
 #[cfg(test)]
 mod tests {
     #[test]
