@@ -239,7 +239,12 @@ fn a_client_opens_the_ports_that_its_key_lists() {
 fn a_client_comes_back_with_the_key_that_it_has() {
     let keys = Keys::new();
     keys.add("edge", &["client", "edge04", "--group", "prod"]);
-    let gateway = keys.gateway();
+    let start = |addr: &str| {
+        let args = ["gateway", "--tunnel", addr, "--http", "127.0.0.1:0", "--keys", &keys.path("keys")];
+        Program::start(&args)
+    };
+    // No other test listens there and no connection begins there, so that the port stays free while the gateway is dead.
+    let gateway = start("127.0.77.2:0");
     let addr = gateway.addr("tunnel").to_string();
     let client = keys.client(&gateway, "edge04", "prod", "edge", &[]);
     client.wait(&["event=tun_up"]);
@@ -247,8 +252,7 @@ fn a_client_comes_back_with_the_key_that_it_has() {
     client.wait(&["event=tun_down"]);
     // The same key, and then another of the same password, which has another salt.
     for count in 2..4 {
-        let args = ["gateway", "--tunnel", &addr, "--http", "127.0.0.1:0", "--keys", &keys.path("keys")];
-        let gateway = Program::start(&args);
+        let gateway = start(&addr);
         client.wait_nth(&["event=tun_up"], count);
         gateway.signal("KILL");
         client.wait_nth(&["event=tun_down"], count);
