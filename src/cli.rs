@@ -13,7 +13,7 @@ mod values;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use tls::{RawClientTls, RawGatewayTls};
@@ -155,6 +155,8 @@ pub struct Group {
     pub name: Name,
     /// The password that goes with it.
     pub password: Password,
+    /// The file that has it.
+    pub file: PathBuf,
 }
 
 /// Why there is no command.
@@ -416,11 +418,20 @@ impl TryFrom<RawClient> for Client {
 impl RawGroup {
     fn read(self) -> Result<Option<Group>, String> {
         // clap saw to it that both are there or neither.
-        let (Some(name), Some(path)) = (self.group, self.password_file) else { return Ok(None) };
-        match Password::read(&path, secret_file::credentials_directory().as_deref()) {
-            Ok(password) => Ok(Some(Group { name, password })),
-            Err(fault) => Err(format!("anyproxy: --password-file {}: {fault}", path.display())),
-        }
+        let (Some(name), Some(file)) = (self.group, self.password_file) else { return Ok(None) };
+        let password = Group::read(&file).map_err(|why| format!("anyproxy: {why}"))?;
+        Ok(Some(Group { name, password, file }))
+    }
+}
+
+impl Group {
+    /// The password that is in the file now.
+    ///
+    /// # Errors
+    /// When there is none: why.
+    pub fn read(file: &Path) -> Result<Password, String> {
+        Password::read(file, secret_file::credentials_directory().as_deref())
+            .map_err(|fault| format!("--password-file {}: {fault}", file.display()))
     }
 }
 

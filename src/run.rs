@@ -203,7 +203,7 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
     let gateways = config.gateways.iter().map(|url| gateway_of(url, config.tls.as_ref()));
     let gateways = gateways.collect::<Result<Vec<_>, _>>()?;
     let (group, secret) = match &config.group {
-        Some(group) => (group.name.as_str().to_owned(), Some(secret(group)?)),
+        Some(group) => (group.name.as_str().to_owned(), Some(secret(&group.password)?)),
         None => (String::new(), None),
     };
     let name = match &config.name {
@@ -376,8 +376,8 @@ fn target_of(addr: SocketAddr) -> Result<Target, Fault> {
     Target::from_address(addr.ip(), addr.port()).map_err(|error| Fault::Failed(error.to_string()))
 }
 
-fn secret(group: &cli::Group) -> Result<Secret, Fault> {
-    Secret::new(group.password.as_bytes()).map_err(|error| Fault::Usage(format!("--password-file: {error}")))
+fn secret(password: &cli::Password) -> Result<Secret, Fault> {
+    Secret::new(password.as_bytes()).map_err(|error| Fault::Usage(format!("--password-file: {error}")))
 }
 
 /// A forward as the gateway is asked for it. One that leads to an address that the rules forbid can never work.

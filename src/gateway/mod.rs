@@ -24,7 +24,6 @@ use crate::logins::Logins;
 use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
-use crate::proto::keys::Grant;
 use crate::proto::session::{Event, GatewayConfig, OpenError, Peer, Session};
 use crate::proto::ws::WebSocket;
 use crate::rt::{self, Listener, Remote, TcpListener};
@@ -160,8 +159,8 @@ impl Gateway {
     /// Puts these in the place of what clients and users were held against: new logins and new tunnels are, and tunnels that would
     /// not be there any more are ended, with their streams and ports. Says how many those were.
     ///
-    /// That concerns a client whose key was taken out or changed, and all clients of a group whose users' key was: so what such users
-    /// have under way ends as well. A client that still has a key is back at once.
+    /// That concerns a client whose key was taken out or changed, and all clients of a group whose password or whose users' key was: so
+    /// what such users have under way ends as well. A client that still has a key is back at once.
     pub fn renew(&self, mut credentials: Credentials) -> usize {
         let shared = &self.shared;
         let (former, current) = {
@@ -174,9 +173,11 @@ impl Gateway {
         // Who joins from here on is held against the new ones once more when it has.
         let mut ended = 0;
         for (group, Member { tunnel, name, .. }) in shared.registry.members() {
-            let grant = tunnel.exchange(|session| session.peer().and_then(|peer| peer.grant.clone()));
-            let why = if !current.admits(&name, grant.as_ref()) {
-                gone(grant.as_ref())
+            let admits =
+                |peer: &Peer| current.admits((&name, &group), peer.grant.as_ref(), peer.secret.as_deref());
+            let admitted = tunnel.exchange(|session| session.peer().map_or(Ok(()), admits));
+            let why = if let Err(why) = admitted {
+                why
             } else if current.bars_users_of(&group, &former) {
                 "the key of its group's users was taken out or changed"
             } else {
@@ -319,14 +320,6 @@ impl Shared {
     }
 }
 
-/// Why a client may not be here any more that proved itself by the key of this grant, or without one by its group's secret.
-fn gone(grant: Option<&Arc<Grant>>) -> &'static str {
-    match grant {
-        Some(_) => "its key was taken out or changed",
-        None => "its name has a key of its own now",
-    }
-}
-
 /// The gateway's end of the tunnels.
 struct GatewaySide(Arc<Shared>);
 
@@ -403,8 +396,9 @@ impl Side for GatewaySide {
             Joined::Full => Some("the group has as many clients as it may"),
         };
         // It may have proved itself by a key that was taken out meanwhile. Looked at once everybody can see that it is here.
-        let is_admitted = self.0.clients.lock().admits(via, peer.grant.as_ref());
-        let refused = refused.or_else(|| (!is_admitted).then(|| gone(peer.grant.as_ref())));
+        let current = self.0.clients.lock().clone();
+        let admitted = current.admits((via, group), peer.grant.as_ref(), peer.secret.as_deref());
+        let refused = refused.or(admitted.err());
         match refused {
             None => log::info!(event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
                 version = peer.version, tls = peer.has_tls(), generation = peer.generation; "a client is here"),

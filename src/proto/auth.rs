@@ -72,8 +72,8 @@ fn masked(bytes: &[u8; 32], mask: &[u8; 32]) -> [u8; 32] {
 pub(super) fn check(claim: &Claim, proof: &Proof, transcript: &Transcript) -> Option<Proof> {
     let (right, known, ours) = match claim {
         Claim::Secret { secret, is_known } => {
-            let right = prove(secret.as_ref(), Prover::Client, transcript).ct_eq(proof);
-            (right, *is_known, prove(secret.as_ref(), Prover::Gateway, transcript))
+            let right = prove(secret.as_deref(), Prover::Client, transcript).ct_eq(proof);
+            (right, *is_known, prove(secret.as_deref(), Prover::Gateway, transcript))
         }
         Claim::Key { derived, grant } => {
             let mask = transcript.mac(&derived.stored, Prover::Client);

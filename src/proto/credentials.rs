@@ -139,7 +139,7 @@ pub enum Claim {
     /// That it knows the group's secret.
     Secret {
         /// `None` where there is no such group, or no secret at all.
-        secret: Option<Secret>,
+        secret: Option<Arc<Secret>>,
         /// There is such a group.
         is_known: bool,
     },
@@ -187,7 +187,7 @@ pub struct Credentials {
 
 #[derive(Clone, PartialEq, Eq)]
 struct Group {
-    secret: Secret,
+    secret: Arc<Secret>,
     /// SHA-256 of the secret, so that a comparison always has 32 bytes on both sides.
     digest: [u8; 32],
 }
@@ -217,7 +217,7 @@ impl Credentials {
             return Err(GroupError::TooMany);
         }
         let digest = digest(secret.as_bytes());
-        self.groups.insert(group.to_owned(), Group { secret, digest });
+        self.groups.insert(group.to_owned(), Group { secret: secret.into(), digest });
         Ok(())
     }
 
@@ -318,18 +318,30 @@ impl Credentials {
         }
     }
 
-    /// Whether a client of this name may still be here that proved itself by the key of this grant, or without one by the secret of
-    /// its group. A key of a client that has come since then comes before that secret.
-    pub fn admits(&self, name: &str, grant: Option<&Arc<Grant>>) -> bool {
+    /// Whether a client of this name and group may still be here that proved itself by the key of this grant, or without one by this
+    /// secret of its group. A key of a client that has come since then comes before that secret.
+    ///
+    /// # Errors
+    /// When it may not: why, in words for people.
+    pub fn admits(
+        &self,
+        (name, group): (&str, &str),
+        grant: Option<&Arc<Grant>>,
+        secret: Option<&Secret>,
+    ) -> Result<(), &'static str> {
         match (grant, self.clients.get(name)) {
-            (Some(had), Some((_, has))) => Arc::ptr_eq(had, has),
-            (had, has) => had.is_none() && has.is_none(),
+            (Some(had), Some((_, has))) if Arc::ptr_eq(had, has) => Ok(()),
+            (Some(_), _) => Err("its key was taken out or changed"),
+            (None, Some(_)) => Err("its name has a key of its own now"),
+            (None, None) if self.secret(group) == secret => Ok(()),
+            (None, None) => Err("the password of its group was changed"),
         }
     }
 
-    /// Whether those who were users of a group under `former` would need another key now, or are none any more.
+    /// Whether those who were users of a group under `former` would need another key or password now, or are none any more.
     pub fn bars_users_of(&self, group: &str, former: &Credentials) -> bool {
-        former.users.get(group).is_some_and(|before| self.users.get(group) != Some(before))
+        let has_another = former.users.get(group).is_some_and(|before| self.users.get(group) != Some(before));
+        has_another || former.secret(group).is_some_and(|before| self.secret(group) != Some(before))
     }
 
     /// Whether every login is as right or wrong under these as under the others.
@@ -362,7 +374,7 @@ impl Credentials {
 
     /// The secret of a group.
     pub fn secret(&self, group: &str) -> Option<&Secret> {
-        self.groups.get(group).map(|group| &group.secret)
+        self.groups.get(group).map(|group| &*group.secret)
     }
 
     /// The names of the groups, in no order.
@@ -535,11 +547,22 @@ mod tests {
         new.succeed(&former);
         for name in names {
             let grant = former.clients.get(name).map(|(_, grant)| grant);
-            assert!(former.admits(name, grant));
-            assert_eq!(new.admits(name, grant), name == "same", "{name}");
+            assert_eq!(former.admits((name, "a"), grant, None), Ok(()));
+            let gone = Err("its key was taken out or changed");
+            assert_eq!(
+                new.admits((name, "a"), grant, None),
+                if name == "same" { Ok(()) } else { gone },
+                "{name}"
+            );
         }
-        // Those who came with the group's secret, of which one has a key of its own now.
-        assert!(new.admits("other", None) && !new.admits("new", None));
+        // Those who came with the group's secret: one has a key of its own now, and another came when that was another secret.
+        let secret = |text| Secret::new(text).expect("a secret");
+        let by = |name, text| new.admits((name, "plain"), None, Some(&secret(text)));
+        assert_eq!(by("other", "s"), Ok(()));
+        assert_eq!(by("new", "s"), Err("its name has a key of its own now"));
+        assert_eq!(by("other", "t"), Err("the password of its group was changed"));
+        assert!(one("plain", "t").bars_users_of("plain", &former));
+        assert_eq!(Credentials::new().admits(("any", ""), None, None), Ok(()), "an open gateway");
         let barred = |group| new.bars_users_of(group, &former);
         assert_eq!(["a", "b", "c", "d", "plain"].map(barred), [false, true, true, false, false]);
         assert_eq!(new.key_counts(), (3, 4));

@@ -16,7 +16,6 @@ use crate::tls;
 
 /// Where it is, and what does not change.
 pub(super) struct Files {
-    /// Its password was read with the command line.
     pub(super) group: Option<cli::Group>,
     pub(super) keys: Option<PathBuf>,
     pub(super) tls: Option<cli::GatewayTls>,
@@ -30,8 +29,9 @@ impl Files {
     pub(super) fn load(&self) -> Result<(Credentials, Option<tls::Server>), Fault> {
         let mut credentials = Credentials::new();
         if let Some(group) = &self.group {
+            let password = cli::Group::read(&group.file).map_err(Fault::Usage)?;
             credentials
-                .insert(group.name.as_str(), secret(group)?)
+                .insert(group.name.as_str(), secret(&password)?)
                 .map_err(|error| Fault::Usage(format!("--group: {error}")))?;
         }
         let directory = secret_file::credentials_directory();
@@ -50,14 +50,15 @@ impl Files {
 
     /// Reads all of it again and gives it to the gateway; says what came of it, in one line.
     pub(super) fn reload(&self, gateway: &Gateway) {
-        if self.keys.is_none() && self.tls.is_none() {
-            return log::info!(event = "reload"; "nothing to load again: there is neither --keys nor --tls-cert");
+        let has_credentials = self.group.is_some() || self.keys.is_some();
+        if !has_credentials && self.tls.is_none() {
+            return log::info!(event = "reload"; "nothing to load again: there is no --password-file, --keys or --tls-cert");
         }
         match self.load() {
             Ok((credentials, tls)) => {
                 let (users, clients) = credentials.key_counts();
                 let pin = tls.as_ref().map_or_else(|| "-".into(), |tls| tls.pin().to_string());
-                let ended = if self.keys.is_some() { gateway.renew(credentials) } else { 0 };
+                let ended = if has_credentials { gateway.renew(credentials) } else { 0 };
                 if let Some(tls) = tls {
                     gateway.renew_tls(tls);
                 }
@@ -73,8 +74,7 @@ impl Files {
 /// What is loaded again.
 impl fmt::Display for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut paths = Vec::new();
-        paths.extend(&self.keys);
+        let mut paths: Vec<_> = self.group.iter().map(|group| &group.file).chain(&self.keys).collect();
         if let Some(cli::GatewayTls { identity: tls::Identity { cert, key }, client_ca }) = &self.tls {
             paths.extend([cert, key]);
             paths.extend(client_ca);

@@ -301,3 +301,24 @@ fn a_key_that_is_taken_out_in_the_middle_of_a_handshake_lets_nobody_in() {
     assert!(why.contains("its name has a key of its own now"), "{why}");
     until("its end", || world.gateway.client_count() == 0);
 }
+
+// proves T9, T10: the same for who proves itself by a password of its group that is another one by then
+#[test]
+fn a_password_that_is_changed_in_the_middle_of_a_handshake_lets_nobody_in() {
+    use anyproxy::proto::credentials::{Credentials, Secret};
+    use anyproxy::proto::session::Lost;
+    let world = World::new();
+    let mut puppet = Puppet::welcomed(&world, 1, 1);
+    let mut credentials = Credentials::new();
+    credentials.insert(GROUP, Secret::new("another").unwrap()).unwrap();
+    assert_eq!(world.gateway.renew(credentials), 0, "nobody is here yet");
+    let why = loop {
+        match puppet.next() {
+            Event::Up => {}
+            Event::Lost(Lost::PeerClosed(_, why)) => break why,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(why.contains("the password of its group was changed"), "{why}");
+    until("its end", || world.gateway.client_count() == 0);
+}

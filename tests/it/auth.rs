@@ -132,6 +132,51 @@ fn a_user_who_wants_a_forbidden_target_is_named() {
     gateway.stop_but_for(&["rules forbid"]);
 }
 
+// proves T29 and T9 for the password of a group: another one counts at once, for who comes and for who is there
+#[test]
+fn the_groups_password_is_loaded_again() {
+    let (password, old, new) = (PasswordFile::new("old"), PasswordFile::new("old"), PasswordFile::new("new"));
+    let gateway = support::gateway(&group("prod", &password));
+    let start = |password| {
+        gateway.client_unready(&[&group("prod", password)[..], &["--allow", "127.0.0.1"]].concat())
+    };
+    let (client, echo) = (start(&old), Origin::echo());
+    gateway.wait(&["event=tun_up"]);
+    let mut user = Wire::connect(gateway.addr("socks"));
+    let port = echo.addr().port();
+    assert_eq!(user.socks(Some(("prod", "old")), "127.0.0.1", port), 0);
+    let mut waiting = Wire::connect(gateway.addr("socks"));
+    assert_eq!(waiting.socks_login(Some(("prod", "old"))), 0);
+    let login = |text: &str| Wire::connect(gateway.addr("socks")).socks_login(Some(("prod", text)));
+
+    // Nothing new, and nothing good: nobody notices.
+    gateway.signal("HUP");
+    let line = gateway.wait(&["level=INFO", "event=reload", "ended=0"]);
+    assert!(line.contains(password.path()), "{line}");
+    password.write("\n");
+    gateway.signal("HUP");
+    let line = gateway.wait(&["level=ERROR", "event=reload_fail"]);
+    assert!(line.contains(&format!("--password-file {}: the file is empty", password.path())), "{line}");
+    user.send("here");
+    assert_eq!(user.take(4), b"here");
+    assert_eq!(login("old"), 0);
+
+    password.write("new\n");
+    gateway.signal("HUP");
+    gateway.wait(&["level=INFO", "event=reload", "ended=1"]);
+    gateway.wait(&["event=tun_revoke", "the password of its group was changed"]);
+    user.read_to_end();
+    client.wait(&["level=ERROR", "event=tun_auth_fail"]);
+    assert_eq!((login("old"), login("new")), (0xff, 0));
+    let client_of_now = start(&new);
+    gateway.wait_nth(&["event=tun_up"], 2);
+    assert_eq!(waiting.socks_request("127.0.0.1", port), 2, "its login is not good any more");
+    assert_eq!(Wire::connect(gateway.addr("socks")).socks(Some(("prod", "new")), "127.0.0.1", port), 0);
+    client.stop_but_for(&["event=tun_auth_fail"]);
+    client_of_now.stop();
+    gateway.stop_but_for(&["event=reload_fail"]);
+}
+
 #[test]
 fn two_clients_of_a_group_share_its_users() {
     let password = PasswordFile::new("secret");

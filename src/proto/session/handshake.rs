@@ -68,6 +68,8 @@ pub struct Peer {
     pub ports_max: u32,
     /// What the client's key is good for, on the gateway, where it has a key of its own.
     pub grant: Option<Arc<Grant>>,
+    /// What the client proved itself by, on the gateway, where it has none and there is one.
+    pub secret: Option<Arc<Secret>>,
 }
 
 /// What both ends of one connection know of it, and nobody between them.
@@ -162,11 +164,15 @@ impl Session {
             }
             (Phase::AwaitAuth { claim, transcript }, Frame::Auth(proof)) => {
                 let ours = auth::check(claim, &proof, transcript).ok_or(Error::Credentials)?;
-                if let (Claim::Key { grant, .. }, Some(peer)) = (claim, &mut self.peer) {
-                    peer.grant = grant.clone();
-                    if !peer.grant.as_ref().is_some_and(|grant| grant.serves(&peer.group)) {
-                        return Err(Error::Group);
+                match (claim, &mut self.peer) {
+                    (Claim::Key { grant, .. }, Some(peer)) => {
+                        peer.grant = grant.clone();
+                        if !peer.grant.as_ref().is_some_and(|grant| grant.serves(&peer.group)) {
+                            return Err(Error::Group);
+                        }
                     }
+                    (Claim::Secret { secret, .. }, Some(peer)) => peer.secret = secret.clone(),
+                    (_, None) => {}
                 }
                 self.control(&Frame::AuthOk(ours), 0);
                 self.up(now);
@@ -305,6 +311,7 @@ impl Peer {
             features: welcome.features,
             ports_max: welcome.ports_max,
             grant: None,
+            secret: None,
         }
     }
 }

@@ -15,6 +15,11 @@ impl PasswordFile {
         PasswordFile(file)
     }
 
+    /// Puts another text in its place.
+    pub(crate) fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).expect("it can be written");
+    }
+
     pub(crate) fn path(&self) -> &str {
         self.0.path().to_str().expect("paths of temporary files are text")
     }
