@@ -45,7 +45,17 @@ impl Http {
 }
 
 /// One user.
-pub struct User {
+pub struct User(Stand);
+
+enum Stand {
+    /// The machine has a say.
+    Talking(Box<Talk>),
+    /// Nobody looks at the bytes any more: behind a CONNECT that rests is no machine.
+    Joined(Box<Joined>),
+}
+
+/// A user whose bytes the machine looks at.
+struct Talk {
     proxy: HttpProxy,
     stage: Stage,
     /// What is known of the stream under way.
@@ -64,6 +74,7 @@ enum Stage {
     Between,
     Opening(Stream),
     Exchanging(Upstream),
+    /// The machine has done its work.
     Relaying(Box<Joined>),
     /// The last answer is out; what still comes is read and dropped until the user closes.
     Lingering,
@@ -94,7 +105,7 @@ impl Handler for Http {
         conn.set_half_close(true);
         self.gate.times.prepare(Ingress::Http, conn).map_err(|error| Reject(error.to_string()))?;
         let proxy = HttpProxy::new(self.config.clone(), rt::now());
-        Ok(User {
+        Ok(User(Stand::Talking(Box::new(Talk {
             proxy,
             stage: Stage::Between,
             journey: None,
@@ -103,7 +114,7 @@ impl Handler for Http {
             under: None,
             stopping: false,
             stall: Stall::new(&self.gate.times),
-        })
+        }))))
     }
 
     fn on_connect(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
@@ -119,24 +130,32 @@ impl Handler for Http {
     }
 
     fn on_timer(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
-        if matches!(cx.stage, Stage::Lingering) {
-            conn.close();
-            return Ok(());
+        if let Stand::Talking(talk) = &mut cx.0 {
+            if matches!(talk.stage, Stage::Lingering) {
+                conn.close();
+                return Ok(());
+            }
+            talk.proxy.handle_timeout(clock());
         }
-        cx.proxy.handle_timeout(clock());
         self.advance(cx, conn)
     }
 
     fn on_shutdown(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
-        cx.stopping = true;
-        cx.proxy.stop();
-        if matches!(cx.stage, Stage::Lingering) {
-            conn.close();
+        if let Stand::Talking(talk) = &mut cx.0 {
+            talk.stopping = true;
+            talk.proxy.stop();
+            if matches!(talk.stage, Stage::Lingering) {
+                conn.close();
+            }
         }
         self.advance(cx, conn)
     }
 
     fn on_close(&self, cx: &mut User, info: &Closed) {
+        let cx = match &mut cx.0 {
+            Stand::Talking(talk) => talk,
+            Stand::Joined(joined) => return joined.closed(&self.gate, &info.reason),
+        };
         match std::mem::replace(&mut cx.stage, Stage::Lingering) {
             Stage::Relaying(mut joined) => joined.closed(&self.gate, &info.reason),
             Stage::Lingering => {}
@@ -164,8 +183,23 @@ impl Handler for Http {
 }
 
 impl Http {
-    /// Moves everything that can be moved, until nothing changes any more.
+    /// Moves everything that can be moved, by whoever has a say.
     fn advance(&self, cx: &mut User, conn: &mut Connection) -> rt::Result {
+        if let Stand::Talking(talk) = &mut cx.0 {
+            match self.talk(talk, conn)? {
+                Some(joined) => cx.0 = Stand::Joined(joined),
+                None => return Ok(()),
+            }
+        }
+        match &mut cx.0 {
+            Stand::Joined(joined) => joined.pump(&self.gate, conn),
+            Stand::Talking(_) => Ok(()),
+        }
+    }
+
+    /// Moves everything that can be moved, until nothing changes any more, or the machine has done its work: then gives
+    /// what is left of the user.
+    fn talk(&self, cx: &mut Talk, conn: &mut Connection) -> rt::Result<Option<Box<Joined>>> {
         if let Stage::Exchanging(upstream) = &mut cx.stage {
             upstream.dry = false;
         }
@@ -175,16 +209,17 @@ impl Http {
                 cx.proxy.verified(proven, clock());
             }
             self.answered(cx);
-            if let Stage::Relaying(joined) = &mut cx.stage {
-                return joined.pump(&self.gate, conn);
-            }
-            if let Stage::Lingering = cx.stage {
-                conn.resume();
-                conn.input().clear();
-                if conn.input_ended() {
-                    conn.close();
+            match std::mem::replace(&mut cx.stage, Stage::Lingering) {
+                Stage::Relaying(joined) => return Ok(Some(joined)),
+                Stage::Lingering => {
+                    conn.resume();
+                    conn.input().clear();
+                    if conn.input_ended() {
+                        conn.close();
+                    }
+                    return Ok(None);
                 }
-                return Ok(());
+                stage => cx.stage = stage,
             }
             let mut moved = from_upstream(cx);
             moved |= from_user(cx, conn);
@@ -200,20 +235,20 @@ impl Http {
             if !moved {
                 if conn.flush().is_err() {
                     // It closes with that error by itself, once what the user had sent before was read.
-                    return Ok(());
+                    return Ok(None);
                 }
                 // The kernel may have made room for what did not fit.
                 if conn.unsent() > 0 || cx.proxy.to_user().is_empty() {
                     settle(cx, conn);
                     cx.stall.follow(conn)?;
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
     }
 
     /// The target has answered, or the tunnel is gone.
-    fn answered(&self, cx: &mut User) {
+    fn answered(&self, cx: &mut Talk) {
         let Stage::Opening(stream) = &cx.stage else { return };
         let Some(answer) = opened(stream, &mut cx.journey) else { return };
         if let Stage::Opening(stream) = std::mem::replace(&mut cx.stage, Stage::Between) {
@@ -227,7 +262,7 @@ impl Http {
         }
     }
 
-    fn refuse(&self, cx: &mut User, verdict: Verdict) {
+    fn refuse(&self, cx: &mut Talk, verdict: Verdict) {
         let end = HttpEnd {
             who: char::from(verdict.end.who.letter()),
             phase: char::from(verdict.end.phase.letter()),
@@ -236,7 +271,7 @@ impl Http {
         cx.proxy.refused(refusal, clock());
     }
 
-    fn event(&self, cx: &mut User, conn: &mut Connection, event: Event) {
+    fn event(&self, cx: &mut Talk, conn: &mut Connection, event: Event) {
         match event {
             Event::Verify(login) => {
                 let answer = Arc::new(OnceLock::new());
@@ -291,8 +326,6 @@ impl Http {
                     }
                     cx.stage =
                         Stage::Relaying(Box::new(Joined::new(&self.gate, relay, journey, Some(record.code))));
-                    // The machine has done its work; a fresh one holds nothing.
-                    cx.proxy = HttpProxy::new(self.config.clone(), rt::now());
                 }
             }
             Event::Done(record) => self.done(cx, &record, None),
@@ -311,7 +344,7 @@ impl Http {
     }
 
     /// An exchange is over: its access line.
-    fn done(&self, cx: &mut User, record: &ExchangeRecord, end: Option<End>) {
+    fn done(&self, cx: &mut Talk, record: &ExchangeRecord, end: Option<End>) {
         let mut journey = cx.journey.take().unwrap_or_else(|| {
             // It never got as far as a stream.
             let proto = if record.method == "CONNECT" { Proto::Connect } else { Proto::Http };
@@ -338,7 +371,7 @@ impl Upstream {
 }
 
 /// Gives credit, and says what to wait for.
-fn settle(cx: &mut User, conn: &mut Connection) {
+fn settle(cx: &mut Talk, conn: &mut Connection) {
     let unsent = conn.unsent() + cx.proxy.to_user().len();
     if let Stage::Exchanging(upstream) = &mut cx.stage {
         // The response's framing is part of what is unsent, so credit is late by that, never early.
@@ -371,7 +404,7 @@ fn phase_of(end: HttpEnd) -> Phase {
 }
 
 /// From the user to the machine.
-fn from_user(cx: &mut User, conn: &mut Connection) -> bool {
+fn from_user(cx: &mut Talk, conn: &mut Connection) -> bool {
     let before = conn.input().len();
     let ended = conn.input_ended();
     if ended {
@@ -383,7 +416,7 @@ fn from_user(cx: &mut User, conn: &mut Connection) -> bool {
 }
 
 /// From the session to the machine.
-fn from_upstream(cx: &mut User) -> bool {
+fn from_upstream(cx: &mut Talk) -> bool {
     let Stage::Exchanging(upstream) = &mut cx.stage else { return false };
     if !cx.proxy.wants_upstream() {
         return false;
@@ -429,7 +462,7 @@ fn from_upstream(cx: &mut User) -> bool {
 }
 
 /// From the machine to the session.
-fn to_upstream(cx: &mut User) -> bool {
+fn to_upstream(cx: &mut Talk) -> bool {
     let Stage::Exchanging(upstream) = &mut cx.stage else { return false };
     let output = cx.proxy.to_upstream();
     if output.is_empty() {
@@ -442,5 +475,15 @@ fn to_upstream(cx: &mut User) -> bool {
             output.clear();
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_behind_connect_keeps_no_room_for_the_machine() {
+        assert_eq!(size_of::<User>(), 2 * size_of::<usize>());
     }
 }
