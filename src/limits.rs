@@ -24,8 +24,8 @@ pub const RECONNECT_QUICK_LIVED_MS: u64 = 5_000;
 /// Until this much waiting has been handed out, no wait is longer than `RECONNECT_EARLY_MAX_MS`.
 pub const RECONNECT_EARLY_MS: u64 = 10_000;
 /// The longest wait while the gateway has not been missing for long: one that restarts is missed for hardly longer
-/// than it takes to start.
-pub const RECONNECT_EARLY_MAX_MS: u64 = 300;
+/// than it takes to start. A little less than what its users may wait: the handshake and its ports come on top.
+pub const RECONNECT_EARLY_MAX_MS: u64 = 220;
 /// A tunnel that lived this long ends the back-off.
 pub const RECONNECT_RESET_LIVED_MS: u64 = 60_000;
 
