@@ -23,7 +23,9 @@ pub struct PollStats {
     /// Listeners, datagram sockets and dialed handlers whose callbacks were found to block without announcing it
     /// ([`blocking`](crate::blocking)), and which are looked at more closely since.
     pub hinted: u64,
-    /// Connections and other jobs that wait for the leader.
+    /// Connections and other jobs that have been left for the leader since it last took what was there, by other threads or
+    /// by a connection that has used up its turn. What else follows from the leader's own work, as the first turn of a
+    /// connection that it has accepted, waits for nothing but the end of the batch and is not counted.
     pub queued: usize,
 }
 
