@@ -61,7 +61,7 @@ pub(crate) enum Reclaim<T> {
 pub(crate) enum Call {
     /// The caller calls one worker, which calls [`Handover::stand_in`].
     Ask,
-    /// One is on its way.
+    /// One is on its way, or none is wanted any more.
     Asked,
 }
 
@@ -124,8 +124,9 @@ impl<T> Handover<T> {
 
     /// The monitor has found this callback to block, or to take long.
     pub(crate) fn suspect(&self, run: Run, blocks: bool) -> Call {
-        // Whoever announces itself needs nobody to find it out.
-        if self.wanted.load(Ordering::Relaxed) != 0 {
+        // A callback that has ended meanwhile needs nobody, and neither does one that announces itself: the look at its thread
+        // may have found it waiting for the next event.
+        if self.run.load(Ordering::Relaxed) != run.0 || self.wanted.load(Ordering::Relaxed) != 0 {
             return Call::Asked;
         }
         if blocks {
@@ -266,6 +267,7 @@ mod tests {
         let Reclaim::Kept(lead) = handover.reclaim(run) else { panic!("nobody took it") };
         let next = handover.lend(lead, false);
         assert!(handover.stand_in().is_none());
+        assert_eq!(handover.suspect(run, true), Call::Asked, "it has ended: nobody is called");
         // Called for one callback, and wanted by the next before it came.
         assert_eq!(handover.announce(next), Call::Ask);
         let Reclaim::Kept(lead) = handover.reclaim(next) else { panic!("nobody took it") };
