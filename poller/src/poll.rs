@@ -2,11 +2,15 @@
 //!
 //! ```text
 //!            ┌──────────────────────────── the lead (one owner at a time) ───────────────────────────┐
-//!   wait ──▶ batch of events ──▶ jobs from other threads ──▶ due timers ──▶ wait
-//!                 │ for each: put the lead into the slot ── run the operator ── take it out again
+//!   wait ──▶ batch of events ──▶ jobs ──▶ due timers ──▶ wait
+//!    takes        │               ▲            │ a lone event, after many of them: once more, those that have come
+//!    the jobs     │               └────────────┘
+//!    that came    │ for each: put the lead into the slot ── run the operator ── take it out again
 //!                 │                                             │ blocking(), or found to block: a standby worker takes it
 //!                 └─────────────────────────────────────────────┘
 //! ```
+//! Jobs are what other threads leave and what the leader's own work leaves; they wait for the end of the batch.
+//!
 //! The lead lies in a slot while a callback runs (see `handover`); the worker that comes back and finds it gone
 //! finishes the connection that it owns, and stands by.
 
@@ -31,7 +35,7 @@ use crate::listener::ListenerShared;
 use crate::live::Live;
 use crate::monitor::Watch;
 use crate::operator::Operator;
-use crate::pool::Pool;
+use crate::pool::{Pool, contain};
 use crate::state::News;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::sync::{self, Mutex, RwLock};
@@ -298,12 +302,12 @@ impl PollShared {
     }
 }
 
-/// Leads until the lead is lost or the poll stops.
+/// Leads until the lead is lost or the poll stops. What the last work left for the leader is still with `scratch` then.
 pub(crate) fn lead(poll: &Arc<PollShared>, mut lead: Box<Lead>, scratch: &mut Scratch) {
     loop {
         let work = lead.next(poll);
         let kept = match work {
-            Work::Stop => return,
+            Work::Stop => return lead.dismiss(),
             Work::Connection(shared, news) => {
                 poll.lend(lead, Some(&shared.service.hint), || shared.run(news, scratch))
             }
@@ -315,7 +319,7 @@ pub(crate) fn lead(poll: &Arc<PollShared>, mut lead: Box<Lead>, scratch: &mut Sc
         };
         match kept {
             Some(kept) => lead = kept,
-            None => return scratch.jobs.drain(..).for_each(|job| poll.push(job)),
+            None => return,
         }
         if !scratch.jobs.is_empty() {
             match lead.jobs.is_empty() {
@@ -378,9 +382,16 @@ impl Lead {
             jobs.ended = true;
         }
         poll.selector.write().take();
+        // Bound first: tasks are dropped with the lock off, each by itself, because it is the user's code.
         let dropped = poll.timers.lock().end();
-        drop(dropped);
+        dropped.for_each(|due| contain(|| drop(due)));
         true
+    }
+
+    /// Lets go of the tenants that are left: they have ended, but came too late to have their slots freed. Each may be the
+    /// last that keeps its handler, which is the user's code, so that a panic in one drop is none in the others.
+    fn dismiss(self) {
+        self.operators.into_tenants().for_each(|tenant| contain(|| drop(tenant)));
     }
 
     /// Waits for events, or for a job, or for the next deadline; then takes the jobs that have come.
@@ -449,3 +460,6 @@ impl Lead {
         }
     }
 }
+
+#[cfg(all(test, not(any(poller_loom, poller_shuttle))))]
+mod tests;

@@ -72,6 +72,10 @@ impl<T> Table<T> {
         Some(self.slots.remove(index))
     }
 
+    pub(crate) fn into_tenants(self) -> impl Iterator<Item = T> {
+        self.slots.into_iter().map(|(_, operator)| operator)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().map(|(_, operator)| operator)
     }

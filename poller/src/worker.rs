@@ -41,6 +41,8 @@ pub(crate) fn lead(poll: &Arc<PollShared>, scratch: &mut Scratch) {
         let mut held = Some(lead);
         while let Some(lead) = held.take() {
             contain(|| poll::lead(poll, lead, scratch));
+            // Whoever leads now does what was left, also by work that a panic has ended.
+            scratch.jobs.drain(..).for_each(|job| poll.push(job));
             // After a panic in a callback the lead still lies where it was put, unless another leads.
             let number = LENT.replace(Run::NONE);
             if number != Run::NONE
