@@ -10,6 +10,9 @@
 //! ```
 //! All of it is under one lock, so a look into the queue and the decision to wait are one step. A call is a number and
 //! not a name: whichever thread wakes first answers it, and one that wakes without a call goes on waiting.
+//!
+//! The buffers for work lie with the pool and not with its threads, the last used on top: a lead that goes round among
+//! threads finds them warm, and there are as many as there was work at the same time, whichever threads did it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -87,6 +90,8 @@ struct PoolState {
     closed: bool,
     /// Work that found no thread free and none to start. The first of it was said.
     starved: u64,
+    /// What is lent for work and is not in use. Invariant: as many as there are threads, at most.
+    scratches: Vec<Scratch>,
 }
 
 /// The pool has as much work as it takes, or is closed.
@@ -196,7 +201,6 @@ impl Pool {
     /// The life of one thread.
     fn run(self: Arc<Pool>, number: usize) {
         worker::enter(&self);
-        let mut scratch = Scratch::default();
         let mut state = self.state.lock();
         loop {
             while state.coming == 0 && !state.closed {
@@ -204,6 +208,7 @@ impl Pool {
             }
             state.coming = state.coming.saturating_sub(1);
             while let Some(work) = state.queue.pop_front() {
+                let mut scratch = state.scratches.pop().unwrap_or_default();
                 drop(state);
                 let run = || match work {
                     Work::Lead(poll) => worker::lead(&poll, &mut scratch),
@@ -211,6 +216,7 @@ impl Pool {
                 };
                 contain(run);
                 state = self.state.lock();
+                state.scratches.push(scratch);
             }
             if state.closed {
                 break;
@@ -239,7 +245,10 @@ impl Pool {
         }
         let threads = std::mem::take(&mut state.threads);
         let ended = std::mem::take(&mut state.ended);
+        let scratches = std::mem::take(&mut state.scratches);
         drop(state);
+        // Handles keep the pool for long, and no buffers with it.
+        drop(scratches);
         let left = threads.len() - ended.len();
         for (number, thread) in threads.into_iter().enumerate() {
             // One that is still busy is let go.
@@ -256,6 +265,7 @@ impl PoolState {
         debug_assert!(self.closed || self.idle + self.coming <= self.threads.len());
         debug_assert!(self.threads.len() <= pool.threads_max);
         debug_assert!(self.queue.len() <= self.coming || self.idle == 0);
+        debug_assert!(self.closed || self.scratches.len() <= self.threads.len());
     }
 }
 

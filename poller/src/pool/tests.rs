@@ -96,3 +96,41 @@ fn a_task_that_panics_leaves_its_thread_to_the_next() {
     dones.recv().expect("the second one ran");
     assert_eq!(pool.close(None), 0);
 }
+
+// proves L-27 for what belongs to no connection: buffers are as many as there was work at the same time, not as there are threads
+#[test]
+fn buffers_go_from_thread_to_thread() {
+    let pool = pool(3, 0);
+    let (started, starts) = mpsc::channel();
+    let busy = || {
+        let (release, released) = mpsc::channel::<()>();
+        let started = started.clone();
+        let work = task(move || {
+            started.send(()).expect("the test waits");
+            assert!(released.recv().is_err(), "nothing is sent, its end lets go");
+        });
+        assert_eq!(pool.submit(work), Ok(()));
+        starts.recv().expect("it runs");
+        release
+    };
+    let are_idle = |threads| {
+        while pool.state.lock().idle < threads {
+            std::thread::yield_now();
+        }
+    };
+    for _ in 0..3 {
+        drop((busy(), busy()));
+        are_idle(2);
+        assert_eq!(pool.state.lock().scratches.len(), 2);
+    }
+    pool.start_for(task(|| ())).expect("a thread");
+    for _ in 0..10 {
+        are_idle(3);
+        drop(busy());
+    }
+    are_idle(3);
+    assert_eq!(pool.state.lock().threads.len(), 3);
+    assert_eq!(pool.state.lock().scratches.len(), 2);
+    assert_eq!(pool.close(None), 0);
+    assert!(pool.state.lock().scratches.is_empty(), "a closed pool keeps none");
+}
