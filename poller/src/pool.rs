@@ -216,7 +216,9 @@ impl Pool {
                 };
                 contain(run);
                 state = self.state.lock();
-                state.scratches.push(scratch);
+                if !state.closed {
+                    state.scratches.push(scratch);
+                }
             }
             if state.closed {
                 break;
