@@ -244,17 +244,19 @@ fn a_client_comes_back_with_the_key_that_it_has() {
         Program::start(&args)
     };
     // No other test listens there and no connection begins there, so that the port stays free while the gateway is dead.
-    let gateway = start("127.0.77.2:0");
+    let mut gateway = start("127.0.77.2:0");
     let addr = gateway.addr("tunnel").to_string();
     let client = keys.client(&gateway, "edge04", "prod", "edge", &[]);
     client.wait(&["event=tun_up"]);
     gateway.signal("KILL");
+    gateway.ended();
     client.wait(&["event=tun_down"]);
     // The same key, and then another of the same password, which has another salt.
     for count in 2..4 {
-        let gateway = start(&addr);
+        let mut gateway = start(&addr);
         client.wait_nth(&["event=tun_up"], count);
         gateway.signal("KILL");
+        gateway.ended();
         client.wait_nth(&["event=tun_down"], count);
         let path = keys.path("edge");
         let cheap = ["--password-file", &path, "--memory-kib", "1025", "--passes", "1"];
