@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   idle connection            turn                           end of the turn
-//!   busy: None  ──── takes the thread's spare one ────▶ nothing left in it? back to the thread
+//!   busy: None  ──── takes the worker's spare one ───▶ nothing left in it? back to the worker
 //!   busy: Some  ──── its own ─────────────────────────▶ else it stays with the connection
 //! ```
 //! So an idle connection owns none, and a request that is read, answered and sent in one turn allocates nothing: one box
@@ -125,7 +125,7 @@ impl Deadlines {
     }
 }
 
-/// What belongs to a worker thread and is lent to whatever it runs.
+/// What the pool lends to a worker thread while it has work, and the thread to whatever it runs.
 #[derive(Default)]
 pub(crate) struct Scratch {
     node: Option<Node>,

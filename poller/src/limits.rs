@@ -1,6 +1,6 @@
 //! Every bound of the crate, with its unit in the name. Defaults that a builder can change say so.
 
-/// Bytes that one thread's read buffer holds: the most that one read takes.
+/// Bytes that the read buffer of a thread at work holds: the most that one read takes.
 ///
 /// Large enough that bulk transfers are bound by the copy and not by the call, small enough to stay in the second-level cache.
 pub const READ_BYTES_MAX: usize = 64 * 1024;

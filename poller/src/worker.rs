@@ -42,7 +42,8 @@ pub(crate) fn lead(poll: &Arc<PollShared>, scratch: &mut Scratch) {
         while let Some(lead) = held.take() {
             contain(|| poll::lead(poll, lead, scratch));
             // Whoever leads now does what was left, also by work that a panic has ended.
-            scratch.jobs.drain(..).for_each(|job| poll.push(job));
+            // A poll that has ended drops them, and with them what is the user's.
+            scratch.jobs.drain(..).for_each(|job| contain(|| poll.push(job)));
             // After a panic in a callback the lead still lies where it was put, unless another leads.
             let number = LENT.replace(Run::NONE);
             if number != Run::NONE
