@@ -179,7 +179,7 @@ impl Gateway {
             let why = if let Err(why) = admitted {
                 why
             } else if current.bars_users_of(&group, &former) {
-                "the key of its group's users was taken out or changed"
+                "the password or the key of its group's users was taken out or changed"
             } else {
                 continue;
             };

@@ -345,6 +345,7 @@ impl Http {
 
     /// An exchange is over: its access line.
     fn done(&self, cx: &mut Talk, record: &ExchangeRecord, end: Option<End>) {
+        cx.under = None;
         let mut journey = cx.journey.take().unwrap_or_else(|| {
             // It never got as far as a stream.
             let proto = if record.method == "CONNECT" { Proto::Connect } else { Proto::Http };
