@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   login ──▶ too many wrong ones from there? ──▶ remembered? ──▶ queue ──▶ verifier threads: Argon2id ──▶ remembered, told
-//!                  │ yes                             │ yes          │ full
-//!                  ▼                                 ▼              ▼
-//!                 Later                           Yes, No         Later
+//!                  │ yes                             │ yes          │ full                     │ no memory
+//!                  ▼                                 ▼              ▼                          ▼
+//!                 Later                           Yes, No         Later                      Later
 //! ```
 //! * A password that was verified is remembered, right or wrong, under an HMAC with a key of this process alone. So a request
 //!   pays for it once, and memory shows no passwords to anybody who reads it later. One that the gateway has as such is compared
@@ -68,6 +68,8 @@ struct Shared {
     /// VERIFY_WAITING_MAX long.
     waiting: HashMap<Tag, Vec<Then>>,
     failures: Failures,
+    /// There was no memory to verify the last one.
+    starved: bool,
 }
 
 /// The latest of what was found out. Invariant: both hold the same, at most VERIFIED_LEN_MAX.
@@ -331,7 +333,22 @@ impl Verifier {
 
     /// False when the question is another one by now.
     fn answer(&self, Job { tag, login, question, from }: &mut Job) -> bool {
-        let keys = derive(&login.password, &question.recipe);
+        let keys = match derive(&login.password, &question.recipe) {
+            Ok(keys) => keys,
+            Err(error) => {
+                let (waiting, is_news) = {
+                    let shared = &mut *self.shared.lock();
+                    shared.failures.refund(*from, rt::now());
+                    (shared.waiting.remove(tag), !std::mem::replace(&mut shared.starved, true))
+                };
+                // Once, until it goes well again.
+                if is_news {
+                    log::warn!(event = "limit_hit", limit = "memory"; "passwords cannot be verified: {error}");
+                }
+                waiting.into_iter().flatten().for_each(|then| tell(then, Proven::Later));
+                return true;
+            }
+        };
         let (waiting, is_right, is_news) = {
             let shared = &mut *self.shared.lock();
             let now = rt::now();
@@ -343,6 +360,7 @@ impl Verifier {
                     return false;
                 }
             };
+            shared.starved = false;
             if is_right {
                 shared.failures.refund(*from, now);
                 shared.right.insert(*tag);

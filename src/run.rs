@@ -260,7 +260,9 @@ pub fn passwd(config: &cli::Passwd) -> Result<String, Fault> {
     let mut salt = [0; 16];
     rt::fill_random(&mut salt)?;
     let recipe = Recipe { salt, cost: config.cost };
-    let key = Derived::new(recipe, &derive(&secret, &recipe)).written();
+    let key =
+        Derived::new(recipe, &derive(&secret, &recipe).map_err(|error| Fault::Failed(error.to_string()))?)
+            .written();
     Ok(match &config.whose {
         Whose::User(name) => format!("user {} {key}", name.as_str()),
         Whose::Client(name, grant) => format!("client {} {key} {grant}", name.as_str()),

@@ -260,7 +260,14 @@ impl ClientSide {
         }
         let fleet = self.fleet.clone();
         let task = move || {
-            let keys = derive(&secret, &recipe);
+            let keys = match derive(&secret, &recipe) {
+                Ok(keys) => keys,
+                Err(error) => {
+                    // Whoever waits has its handshake's limit, and asks again the next time.
+                    fleet.keys.lock().given_up(recipe);
+                    return log::warn!(event = "connect"; "no key for the gateway: {error}");
+                }
+            };
             let waiting = fleet.keys.lock().derived(recipe, keys.clone());
             for tunnel in waiting.iter().filter_map(Weak::upgrade) {
                 tunnel.exchange(|session| session.derived(&recipe, &keys));

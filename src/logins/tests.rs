@@ -13,7 +13,7 @@ fn logins() -> Logins {
 fn credentials(password: &str, salt: u8) -> Arc<Credentials> {
     let cost = Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).expect("the least");
     let recipe = Recipe { salt: [salt; 16], cost };
-    let keys = derive(&Secret::new(password).expect("a secret"), &recipe);
+    let keys = derive(&Secret::new(password).expect("a secret"), &recipe).expect("there is memory");
     let mut credentials = Credentials::new();
     credentials.insert_user("prod", Derived::new(recipe, &keys)).expect("there is room");
     credentials.insert("plain", Secret::new("right").expect("a secret")).expect("there is room");

@@ -146,7 +146,7 @@ mod tests {
     fn who_has_the_file_of_keys_cannot_prove_to_be_a_client() {
         let recipe =
             Recipe { salt: [3; 16], cost: Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).expect("the least") };
-        let keys = derive(&secret("s"), &recipe);
+        let keys = derive(&secret("s"), &recipe).expect("memory");
         let derived = Derived::new(recipe, &keys);
         let mut credentials = Credentials::new();
         let grant = Arc::new(Grant::parse("ops", "").expect("a group"));
@@ -168,7 +168,7 @@ mod tests {
         ] {
             refused("edge", &proof, &other);
         }
-        refused("edge", &prove_keys(&derive(&secret("t"), &recipe), &ours).0, &ours);
+        refused("edge", &prove_keys(&derive(&secret("t"), &recipe).expect("memory"), &ours).0, &ours);
         // With the file: the stored key in place of the client's, the secret's own proof, the mask alone.
         let thief = Keys { client: derived.stored.into(), gateway: derived.gateway.into() };
         refused("edge", &prove_keys(&thief, &ours).0, &ours);

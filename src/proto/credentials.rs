@@ -104,7 +104,7 @@ pub enum Proven {
     Yes,
     /// The password is wrong, or there is no such user: 407, or status 1 of RFC 1929.
     No,
-    /// Too many wrong passwords have come from there, or too many wait to be looked at: 429.
+    /// Too many wrong passwords have come from there, too many wait to be looked at, or there is no memory for it: 429.
     Later,
 }
 
@@ -525,8 +525,12 @@ mod tests {
         use crate::proto::derive::{Cost, derive};
         let cost = Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).expect("the least");
         let recipe = Recipe { salt: [1; 16], cost };
-        let key =
-            |secret: &str| Derived::new(recipe, &derive(&Secret::new(secret).expect("a secret"), &recipe));
+        let key = |secret: &str| {
+            Derived::new(
+                recipe,
+                &derive(&Secret::new(secret).expect("a secret"), &recipe).expect("there is memory"),
+            )
+        };
         let file = |users: &[(&str, &str)], clients: &[(&str, &str, &str)]| {
             let mut credentials = one("plain", "s");
             for (group, secret) in users {

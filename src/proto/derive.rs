@@ -92,21 +92,43 @@ impl fmt::Debug for Derived {
     }
 }
 
+/// There is no memory for a derivation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory {
+    kib: u32,
+}
+
+impl fmt::Display for NoMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no memory to derive a key, which takes {} KiB", self.kib)
+    }
+}
+
+impl std::error::Error for NoMemory {}
+
 /// Derives the keys of a password. This is meant to take long: not for a thread that others wait for.
-pub fn derive(secret: &Secret, recipe: &Recipe) -> Keys {
+///
+/// # Errors
+/// When the system does not give the memory that the recipe wants.
+pub fn derive(secret: &Secret, recipe: &Recipe) -> Result<Keys, NoMemory> {
     let [memory_kib, passes, lanes] = recipe.cost.parts();
     let params = Params::new(memory_kib, passes, lanes, Some(32))
         .expect("a cost within our limits is one of Argon2's");
     let mut key = Zeroizing::new([0; 32]);
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password_into(secret.as_bytes(), &recipe.salt, &mut *key)
-        .expect("lengths within our limits are some of Argon2's");
+    match Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
+        secret.as_bytes(),
+        &recipe.salt,
+        &mut *key,
+    ) {
+        Err(argon2::Error::OutOfMemory) => return Err(NoMemory { kib: memory_kib }),
+        done => done.expect("lengths within our limits are some of Argon2's"),
+    }
     let half = |label: &[u8]| -> Zeroizing<[u8; 32]> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&*key).expect("HMAC takes a key of any length");
         mac.update(label);
         Zeroizing::new(mac.finalize().into_bytes().into())
     };
-    Keys { client: half(b"anyproxy client key"), gateway: half(b"anyproxy gateway key") }
+    Ok(Keys { client: half(b"anyproxy client key"), gateway: half(b"anyproxy gateway key") })
 }
 
 impl Derived {
@@ -180,28 +202,32 @@ mod tests {
         Secret::new(text).expect("a secret")
     }
 
+    fn keys_of(text: &str, recipe: Recipe) -> Keys {
+        derive(&secret(text), &recipe).expect("there is memory")
+    }
+
     // Vectors of RFC 9106 need a key and associated data, which are none of ours; this holds the shape and the inputs together.
     #[test]
     fn everything_that_goes_in_counts() {
-        let keys = derive(&secret("s"), &cheap());
-        assert_eq!(keys, derive(&secret("s"), &cheap()));
+        let keys = keys_of("s", cheap());
+        assert_eq!(keys, keys_of("s", cheap()));
         assert_ne!(keys.client, keys.gateway);
-        assert_ne!(keys, derive(&secret("t"), &cheap()));
-        assert_ne!(keys, derive(&secret("s"), &Recipe { salt: [8; 16], ..cheap() }));
+        assert_ne!(keys, keys_of("t", cheap()));
+        assert_ne!(keys, keys_of("s", Recipe { salt: [8; 16], ..cheap() }));
         for (memory, passes, lanes) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
             let cost =
                 Cost::new(DERIVE_MEMORY_KIB_MIN + memory, 1 + passes, 1 + lanes).expect("within limits");
-            assert_ne!(keys, derive(&secret("s"), &Recipe { cost, ..cheap() }), "{cost:?}");
+            assert_ne!(keys, keys_of("s", Recipe { cost, ..cheap() }), "{cost:?}");
         }
         let derived = Derived::new(cheap(), &keys);
-        assert!(derived.matches(&keys) && !derived.matches(&derive(&secret("t"), &cheap())));
+        assert!(derived.matches(&keys) && !derived.matches(&keys_of("t", cheap())));
         assert_eq!(format!("{keys:?}"), "Keys(redacted)");
         assert!(!format!("{derived:?}").contains("stored"));
     }
 
     #[test]
     fn the_written_form_reads_as_it_was_written() {
-        let derived = Derived::new(cheap(), &derive(&secret("s"), &cheap()));
+        let derived = Derived::new(cheap(), &keys_of("s", cheap()));
         let text = derived.written();
         assert_eq!(Derived::parse(&text), Ok(derived));
         for len in 0..text.len() {

@@ -151,7 +151,8 @@ mod tests {
     fn derived() -> String {
         let cost = Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).expect("the least");
         let recipe = Recipe { salt: [1; 16], cost };
-        Derived::new(recipe, &derive(&Secret::new("s").expect("a secret"), &recipe)).written()
+        Derived::new(recipe, &derive(&Secret::new("s").expect("a secret"), &recipe).expect("there is memory"))
+            .written()
     }
 
     #[track_caller]

@@ -284,7 +284,7 @@ fn a_key_that_is_taken_out_in_the_middle_of_a_handshake_lets_nobody_in() {
     use anyproxy::proto::session::Lost;
     let secret = Secret::new("another").unwrap();
     let recipe = Recipe { salt: [1; 16], cost: Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).unwrap() };
-    let derived = Derived::new(recipe, &derive(&secret, &recipe));
+    let derived = Derived::new(recipe, &derive(&secret, &recipe).expect("there is memory"));
     let grant = std::sync::Arc::new(Grant::parse(GROUP, "").unwrap());
     let world = World::new();
     let mut puppet = Puppet::welcomed(&world, 1, 1);

@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
 use crate::support::{self, Origin, PasswordFile, Program, Request, Talk, Wire, basic, field, ok};
 
 /// A directory with passwords, and the gateway's file of keys.
@@ -24,12 +26,20 @@ impl Keys {
 
     /// Makes a password and its line, as `anyproxy passwd` does, with these words; the password is in the file `name`.
     fn add(&self, name: &str, whose: &[&str]) {
+        self.add_of(name, whose, 1024);
+    }
+
+    /// The same with a derivation that takes this much memory.
+    fn add_of(&self, name: &str, whose: &[&str], kib: u32) {
         let path = self.path(name);
-        let cheap = ["--generate", &path, "--memory-kib", "1024", "--passes", "1"];
+        let cheap = ["--generate", &path, "--memory-kib", &kib.to_string(), "--passes", "1"];
         let output = anyproxy(&[&["passwd"], whose, &cheap].concat());
         assert!(output.status.success(), "{output:?}");
         let line = String::from_utf8(output.stdout).expect("it prints text");
-        assert!(line.starts_with(whose[0]) && line.contains(" $argon2id$v=19$m=1024,t=1,p=1$"), "{line}");
+        assert!(
+            line.starts_with(whose[0]) && line.contains(&format!(" $argon2id$v=19$m={kib},t=1,p=1$")),
+            "{line}"
+        );
         assert!(!line.contains(&self.password(name)), "{line}");
         let mode = std::fs::metadata(&path).expect("it was made").permissions().mode() & 0o777;
         assert_eq!(mode, 0o600);
@@ -138,6 +148,32 @@ fn an_address_that_guesses_has_to_wait() {
     gateway.wait(&["level=WARN", "event=limit_hit", "limit=auth_failures", "cli=127.0.0.1"]);
     assert_eq!(gateway.lines(&["level=WARN"]).len(), 1, "it is said once");
     gateway.stop_but_for(&["limit=auth_failures"]);
+}
+
+// proves T18 for verifying: without memory for it a user is told to come later, and when there is some all is as before
+#[test]
+fn passwords_that_no_memory_is_left_for_are_verified_later() {
+    let keys = Keys::new();
+    keys.add_of("users", &["user", "prod"], 64 << 10);
+    let gateway = keys.gateway();
+    let right = basic("prod", &keys.password("users"));
+    // Whatever it takes for its first one.
+    assert_eq!(get(&gateway, "http://a/", &basic("prod", "guess")).code, 407);
+    let pid = Pid::from_raw(gateway.pid().cast_signed());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).expect("it runs");
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB"));
+    let size: u64 = kib.and_then(|kib| kib.parse().ok()).expect("it has a size");
+    // Enough for a thread, not for 64 MiB.
+    let little = Rlimit { current: Some((size + 8192) << 10), maximum: None };
+    let former = prlimit(pid, Resource::As, little).expect("ours");
+    // More often than there are threads to verify.
+    for _ in 0..5 {
+        assert_eq!(get(&gateway, "http://a/", &right).code, 429);
+    }
+    prlimit(pid, Resource::As, former).expect("ours");
+    assert_eq!(get(&gateway, "http://a/", &right).code, 503, "it is right, and there is no client");
+    assert_eq!(gateway.lines(&["level=WARN"]).len(), 1, "it is said once");
+    gateway.stop_but_for(&["limit=memory"]);
 }
 
 // proves T10: a group belongs to whose key lists it; neither its users nor other clients take it over

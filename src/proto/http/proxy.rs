@@ -190,7 +190,9 @@ impl HttpProxy {
         let (status, text, fields, why) = match proven {
             Proven::Yes => return self.act(asked.into_verdict(), clock),
             Proven::No => (407, "wrong user or password", request::CHALLENGE, "auth"),
-            Proven::Later => (429, "too many wrong passwords: wait a minute", RETRY_LATER, "auth_later"),
+            Proven::Later => {
+                (429, "the login is not looked at now: wait a minute", RETRY_LATER, "auth_later")
+            }
         };
         let answer = Answer { status, text, fields };
         self.answer(asked.into_exchange(), answer, End::new('P', 'A'), why, clock);

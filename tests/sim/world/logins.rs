@@ -14,7 +14,7 @@ pub(crate) fn run(seed: u64) -> [(Proven, u64); 2] {
     rt::begin(seed);
     let _gateway = rt::spawn("gateway", Ipv4Addr::new(10, 0, 0, 1));
     let recipe = Recipe { salt: [5; 16], cost: Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).unwrap() };
-    let keys = derive(&Secret::new("right").unwrap(), &recipe);
+    let keys = derive(&Secret::new("right").unwrap(), &recipe).expect("there is memory");
     let mut credentials = Credentials::new();
     credentials.insert_user("prod", Derived::new(recipe, &keys)).unwrap();
     let logins = Logins::new(Arc::new(credentials)).unwrap();

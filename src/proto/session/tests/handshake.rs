@@ -92,7 +92,7 @@ fn cheap() -> Recipe {
 
 /// A gateway that has a key of the client `edge04`, made of this password, for these groups.
 fn keyed(password: &str, groups: &str) -> GatewayConfig {
-    let keys = derive(&secret(password).expect("given"), &cheap());
+    let keys = derive(&secret(password).expect("given"), &cheap()).expect("there is memory");
     let grant = Arc::new(Grant::parse(groups, "8000").expect("good lists"));
     let mut credentials = Credentials::new();
     credentials.insert_client("edge04", Derived::new(cheap(), &keys), grant).expect("there is room");
@@ -106,7 +106,8 @@ fn drive_keyed(client: ClientConfig, gateway: GatewayConfig) -> (Vec<Event>, Vec
     let mut events = pair.take_events(CLIENT);
     if let Some(&Event::Derive(recipe)) = events.first() {
         assert!(!pair.ends[CLIENT].is_up() && events.len() == 1);
-        let keys = derive(client.secret.as_ref().expect("nothing is derived of nothing"), &recipe);
+        let keys = derive(client.secret.as_ref().expect("nothing is derived of nothing"), &recipe)
+            .expect("there is memory");
         // Of another recipe they are nothing to it.
         let other = Recipe { salt: [0; 16], ..recipe };
         pair.ends[CLIENT].derived(&other, &keys);
@@ -152,7 +153,8 @@ fn keys_that_come_too_late_are_dropped() {
     assert_eq!(pair.take_events(CLIENT), [Event::Derive(cheap())]);
     pair.advance(Duration::from_millis(HANDSHAKE_MS));
     assert_eq!(pair.ends[CLIENT].end(), Some(&Lost::Failed(Error::HandshakeTimeout)));
-    pair.ends[CLIENT].derived(&cheap(), &derive(&secret("s3cret").expect("given"), &cheap()));
+    pair.ends[CLIENT]
+        .derived(&cheap(), &derive(&secret("s3cret").expect("given"), &cheap()).expect("there is memory"));
     assert!(!pair.ends[CLIENT].wants_transmit());
 }
 
