@@ -16,6 +16,7 @@ pub mod logins;
 pub mod logs;
 pub mod proto;
 pub mod record;
+mod refused;
 pub mod relay;
 #[cfg_attr(anyproxy_sim, path = "../tests/sim/rt/mod.rs")]
 pub mod rt;

@@ -6,7 +6,6 @@
 
 pub mod forward;
 pub mod ingress;
-mod refused;
 pub mod registry;
 mod stats;
 mod strangers;
@@ -26,12 +25,12 @@ use crate::proto::credentials::Credentials;
 use crate::proto::frame::{GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, GatewayConfig, OpenError, Peer, Session};
 use crate::proto::ws::WebSocket;
+use crate::refused::Refusals;
 use crate::rt::{self, Listener, Remote, TcpListener};
 use crate::times::Times;
 use crate::tls::{self, Tls};
 use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
 use forward::Forwards;
-use refused::Refusals;
 use registry::{Joined, Member, Registry, is_elsewhere};
 use stats::Stats;
 use strangers::Strangers;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::NoStream;
-use super::strangers::address;
 use crate::limits::CLIENTS_PER_GROUP_MAX;
+use crate::refused::address;
 use crate::rt::Handle;
 use crate::tunnel::{Room, Tunnel};
 

@@ -8,12 +8,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use parking_lot::Mutex;
 
 use crate::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX};
-use crate::logins;
+use crate::refused::address;
 
 /// The strangers of one gateway.
 #[derive(Debug, Default)]
@@ -80,11 +80,6 @@ impl Strangers {
             counts.addresses.remove(&address);
         }
     }
-}
-
-/// What counts as one address.
-pub(super) fn address(peer: Option<SocketAddr>) -> IpAddr {
-    peer.map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| logins::whole(peer.ip()))
 }
 
 #[cfg(test)]

@@ -4,17 +4,17 @@
 //! address go to the debug log, and the next line aloud says how many there were.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::strangers::address;
 use crate::limits::{REFUSED_ADDRESSES_MAX, REFUSED_QUIET_MS};
+use crate::logins;
 
 /// What is known of those who were turned away.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     seen: Mutex<Seen>,
 }
 
@@ -36,8 +36,9 @@ struct Address {
 }
 
 impl Refusals {
-    /// Counts one more, of which `peer` is the address; one of IPv6 counts with its network. `Some` when it is to be said aloud: with how many there were of that address since that was last done.
-    pub(super) fn note(&self, peer: Option<SocketAddr>, now: Instant) -> Option<u64> {
+    /// Counts one more, of which `peer` is the address; one of IPv6 counts with its network. `Some` when it is to be said aloud:
+    /// with how many there were of that address since that was last done.
+    pub(crate) fn note(&self, peer: Option<SocketAddr>, now: Instant) -> Option<u64> {
         let (address, seen) = (address(peer), &mut *self.seen.lock());
         seen.total += 1;
         if seen.addresses.len() >= REFUSED_ADDRESSES_MAX && !seen.addresses.contains_key(&address) {
@@ -68,9 +69,14 @@ impl Refusals {
     }
 
     /// How many there were in all.
-    pub(super) fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.seen.lock().total
     }
+}
+
+/// What counts as one address.
+pub(crate) fn address(peer: Option<SocketAddr>) -> IpAddr {
+    peer.map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| logins::whole(peer.ip()))
 }
 
 impl Address {
