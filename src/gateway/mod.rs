@@ -347,6 +347,22 @@ impl GatewaySide {
                 via = peer.name.as_str(), group = peer.group.as_str(); "{why}: see who has its key");
         }
     }
+
+    /// Counts a stranger at the door, or a client that may not in, and says so once for each address and minute: no reason to
+    /// wake anybody, and whoever wants in can come as often as he likes.
+    fn refused(
+        &self,
+        peer: Option<SocketAddr>,
+        via: &str,
+        tun: &str,
+        fatal: bool,
+        why: &dyn std::fmt::Display,
+    ) {
+        let (said, total) = (self.0.refusals.note(peer, rt::now()), self.0.refusals.total());
+        let level = if said.is_some() { log::Level::Info } else { log::Level::Debug };
+        let event = if fatal { "tun_auth_fail" } else { "refuse" };
+        log::log!(level, event, tun, peer = crate::shown(peer), via, count = said.unwrap_or(1), total; "{why}");
+    }
 }
 
 impl Side for GatewaySide {
@@ -356,7 +372,10 @@ impl Side for GatewaySide {
 
     fn begin(&self, peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
         let nonce = rt::nonce()?;
-        self.0.strangers.enter(peer).map_err(|full| io::Error::other(full.to_string()))?;
+        self.0.strangers.enter(peer).map_err(|full| {
+            self.refused(peer, "-", "-", false, &full);
+            io::Error::other(full.to_string())
+        })?;
         let number = self.0.sessions.fetch_add(1, Ordering::Relaxed);
         let config = GatewayConfig { credentials: self.0.clients.lock().clone(), session_id: number, nonce };
         let mut session = Session::gateway(config, rt::now()).with_budget(self.0.windows.clone());
@@ -433,16 +452,7 @@ impl Side for GatewaySide {
         let (down_bytes, up_bytes) = down.bytes;
         if !down.was_up {
             self.0.strangers.leave(down.peer);
-            // A stranger at the door, or a client that may not in: no reason to wake anybody.
-            if down.fatal {
-                log::info!(event = "tun_auth_fail", tun = tunnel.label(), peer = crate::shown(down.peer), via;
-                    "{}", down.why);
-                return;
-            }
-            let said = self.0.refusals.note(down.peer, rt::now());
-            let level = if said.is_some() { log::Level::Info } else { log::Level::Debug };
-            log::log!(level, event = "refuse", tun = tunnel.label(), peer = crate::shown(down.peer), via,
-                count = said.unwrap_or(1), total = self.0.refusals.total(); "{}", down.why);
+            self.refused(down.peer, via, tunnel.label(), down.fatal, &down.why);
             return;
         }
         let level = if down.on_purpose { log::Level::Info } else { log::Level::Warn };

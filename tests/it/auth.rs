@@ -1,5 +1,7 @@
 //! Groups: who may use the gateway, and who may serve it.
 
+use std::time::Instant;
+
 use crate::support::{self, Origin, PasswordFile, Program, Request, Talk, Wire, basic, ok};
 
 fn page(request: &Request, wire: &mut Wire) -> Talk {
@@ -213,17 +215,27 @@ fn two_clients_of_a_group_share_its_users() {
     gateway.stop();
 }
 
-// proves S-07: a real fault gives exactly one ERROR, however often it is tried again
+// proves S-07: a real fault gives exactly one ERROR, however often it is tried again; and T9, T24: whoever guesses fills no log
 #[test]
 fn a_client_with_another_password_is_refused_and_says_so_once() {
     let (right, wrong) = (PasswordFile::new("right"), PasswordFile::new("wrong"));
-    let gateway = support::gateway(&group("prod", &right));
+    let begun = Instant::now();
+    let gateway = support::gateway_that_says("info,anyproxy::gateway=debug", &group("prod", &right));
     let stranger = gateway.client_unready(&group("prod", &wrong));
     let unknown = gateway.client_unready(&group("dev", &right));
     stranger.wait(&["level=ERROR", "event=tun_auth_fail"]);
     unknown.wait(&["level=ERROR", "event=tun_auth_fail"]);
     // Both have come back more than once by now.
     gateway.wait_nth(&["event=tun_auth_fail"], 8);
+    let lines = gateway.lines(&["event=tun_auth_fail"]);
+    let totals = lines.iter().map(|line| support::field(line, "total").parse::<u64>().expect("a number"));
+    assert!(totals.max() >= Some(8), "{lines:?}");
+    // The operator reads of it once a minute, with the reason.
+    let aloud = gateway.lines(&["level=INFO", "event=tun_auth_fail", "the group or its secret is wrong"]);
+    let minutes = begun.elapsed().as_secs() / 60;
+    assert!((1..=1 + minutes).contains(&(aloud.len() as u64)), "{aloud:?}");
+    let quiet = gateway.lines(&["level=DEBUG", "event=tun_auth_fail"]);
+    assert!(quiet.len() + aloud.len() >= 8, "{quiet:?}");
     let mut wire = Wire::connect(gateway.addr("http"));
     let login = basic("prod", "right");
     wire.send(format!(

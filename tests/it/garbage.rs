@@ -1,13 +1,14 @@
 //! What has no business here, at every door: the right answer or none, and nobody else notices.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
-use anyproxy::limits::TUNNEL_MESSAGE_BYTES;
+use anyproxy::limits::{PRE_AUTH_PER_ADDRESS_MAX, TUNNEL_MESSAGE_BYTES};
 use anyproxy::proto::frame::{Frame, GoAway, GoAwayCode};
 use anyproxy::proto::ws::{TUNNEL_PATH, WebSocket};
 use linkbuffer::LinkBuffer;
 
-use crate::support::{Origin, Program, Wire, gateway};
+use crate::support::{Origin, Program, Wire, gateway, gateway_that_says};
 
 const TLS_HELLO: &[u8] =
     b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x20bbbb";
@@ -201,4 +202,32 @@ fn noise_at_every_door_is_answered_and_hurts_nobody() {
     client.stop();
     gateway.stop();
     serve.stop();
+}
+
+// proves T17 for the log: strangers are counted, each of them, and fill nobody's disk
+#[test]
+fn strangers_without_end_are_counted_and_said_once() {
+    const TURNED_AWAY: [&str; 2] =
+        ["event=refuse", "connections of this address have not proved themselves yet"];
+    let begun = Instant::now();
+    let gateway = gateway_that_says("info,anyproxy::gateway=debug", &[]);
+    let tunnel = gateway.addr("tunnel");
+    let mut strangers = Vec::new();
+    // Once, unless that takes so long that the first have outstayed their time.
+    for _ in 0..5 {
+        if !gateway.lines(&TURNED_AWAY).is_empty() {
+            break;
+        }
+        strangers.extend((0..PRE_AUTH_PER_ADDRESS_MAX + 5).map(|_| Wire::connect(tunnel)));
+        gateway.wait_nth(&["event=refuse"], gateway.lines(&["event=refuse"]).len() + 1);
+    }
+    gateway.wait(&TURNED_AWAY);
+    let count = strangers.len();
+    drop(strangers);
+    gateway.wait(&["event=refuse", &format!("total={count}")]);
+    let aloud = gateway.lines(&["event=refuse", "level=INFO"]);
+    let minutes = begun.elapsed().as_secs() / 60;
+    assert!((1..=1 + minutes).contains(&(aloud.len() as u64)), "{aloud:?}");
+    assert_eq!(gateway.lines(&["event=refuse"]).len(), count);
+    gateway.stop();
 }

@@ -65,7 +65,9 @@ fn words(flags: &[String]) -> Vec<&str> {
 }
 
 fn gateway(certs: &Certs, name: &str, more: &[&str]) -> Program {
-    support::gateway(&[&words(&certs.flags(name))[..], more].concat())
+    // Whom it refuses more than once it says to developers alone.
+    let levels = "info,anyproxy::gateway=debug";
+    support::gateway_that_says(levels, &[&words(&certs.flags(name))[..], more].concat())
 }
 
 fn page(request: &Request, wire: &mut Wire) -> Talk {

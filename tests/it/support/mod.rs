@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub(crate) use origin::{Origin, Request, Talk, ok};
 pub(crate) use password::PasswordFile;
-pub(crate) use process::{Program, field, gateway, gateway_and_client, standalone};
+pub(crate) use process::{Program, field, gateway, gateway_and_client, gateway_that_says, standalone};
 pub(crate) use wire::{Ended, Response, Wire, basic};
 
 /// How long a test waits for what has to happen: longer than any silence that is tested. Only a failing test ever waits so

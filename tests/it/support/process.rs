@@ -39,9 +39,14 @@ pub(crate) fn standalone() -> Program {
 
 /// A gateway with all its listeners; `more` are further flags.
 pub(crate) fn gateway(more: &[&str]) -> Program {
+    gateway_that_says("info", more)
+}
+
+/// The same, with these levels of its log.
+pub(crate) fn gateway_that_says(levels: &str, more: &[&str]) -> Program {
     const ANY: &str = "127.0.0.1:0";
     let args = ["gateway", "--tunnel", ANY, "--http", ANY, "--socks", ANY];
-    Program::start(&[&args[..], more].concat())
+    Program::start_with(&[&args[..], more].concat(), &[("ANYPROXY_LOG", levels)])
 }
 
 /// A gateway and a client of it, whose tunnel is up; `more` are further flags of the client.
