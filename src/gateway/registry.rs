@@ -1,7 +1,8 @@
 //! Which clients of which group are connected, and which of them carries the next stream.
 //!
-//! * A client is known by its instance, a number it draws when its process starts; each of its connections has a
-//!   higher generation. A higher generation takes the place of a lower one at once.
+//! * A client is known by its name and its instance, a number that it draws for each of its tunnels; each connection for it has a
+//!   higher generation. A higher generation takes the place of a lower one at once, and nobody else takes a place: an instance may
+//!   have been overheard, but a name that has a key is nobody else's.
 //! * Who leaves is named by its tunnel, so the clean-up of an older generation touches nothing of the newer.
 //! * Of those that have room the least busy client is picked, the longest unpicked when several are equal. One that does not
 //!   answer, and so may be gone, is picked only when there is no other.
@@ -25,13 +26,18 @@ pub struct Member {
     pub tunnel: Arc<Tunnel>,
     /// The name that it gave.
     pub name: Arc<str>,
-    /// The number of its process.
+    /// The number that it drew.
     pub instance: u64,
     /// The number of its connection.
     pub generation: u64,
 }
 
 impl Member {
+    /// Whether this is another connection of the same client, to the same group.
+    fn is(&self, other: &Member) -> bool {
+        self.instance == other.instance && self.name == other.name
+    }
+
     /// Where it comes from.
     pub fn addr(&self) -> Option<SocketAddr> {
         self.tunnel.carrier().and_then(Handle::peer_addr)
@@ -52,7 +58,7 @@ pub enum Joined {
     Another,
     /// It took the place of its own older connection, which is to be closed.
     Replaced(Member),
-    /// A newer connection of the same client is there already; this one is to be closed.
+    /// A connection of the same client is there already, and this one is not newer: it is to be closed.
     Stale(Member),
     /// The group is full; this one is to be closed.
     Full,
@@ -69,8 +75,8 @@ impl Registry {
     pub fn join(&self, group: &str, member: Member) -> Joined {
         let mut groups = self.groups.lock();
         let members = groups.entry(group.to_owned()).or_default();
-        if let Some(index) = members.iter().position(|known| known.instance == member.instance) {
-            if members[index].generation > member.generation {
+        if let Some(index) = members.iter().position(|known| known.is(&member)) {
+            if members[index].generation >= member.generation {
                 return Joined::Stale(members[index].clone());
             }
             return Joined::Replaced(std::mem::replace(&mut members[index], member));

@@ -168,3 +168,44 @@ fn a_port_for_a_tunnel_that_was_replaced_meanwhile_is_not_kept() {
         std::thread::yield_now();
     }
 }
+
+fn of(member: &Member, name: &str, instance: u64, generation: u64) -> Member {
+    Member { name: name.into(), instance, generation, ..member.clone() }
+}
+
+// proves T10: nobody takes a place in a group that is not its own, whatever it has heard of who is there
+#[test]
+fn a_place_is_taken_over_by_a_newer_connection_of_the_same_client_alone() {
+    let registry = Registry::default();
+    let (first, other) = (member(7, 1), member(7, 1));
+    assert!(matches!(registry.join(GROUP, of(&first, "edge", 7, 2)), Joined::First));
+    for generation in [1, 2] {
+        let Joined::Stale(newer) = registry.join(GROUP, of(&other, "edge", 7, generation)) else {
+            panic!("generation {generation} is not newer");
+        };
+        assert!(Arc::ptr_eq(&newer.tunnel, &first.tunnel));
+    }
+    assert!(matches!(registry.join(GROUP, of(&other, "else", 7, 3)), Joined::Another));
+    assert!(matches!(registry.join("another", of(&other, "edge", 7, 3)), Joined::First));
+    assert_eq!(registry.client_count(), 3);
+    let Joined::Replaced(former) = registry.join(GROUP, of(&other, "edge", 7, 3)) else {
+        panic!("a newer connection of the same client");
+    };
+    assert!(Arc::ptr_eq(&former.tunnel, &first.tunnel));
+    assert_eq!(registry.client_count(), 3);
+}
+
+#[test]
+fn a_group_takes_so_many_clients_and_who_is_there_may_still_come_back() {
+    let registry = Registry::default();
+    let tunnel = member(0, 1);
+    let most = CLIENTS_PER_GROUP_MAX as u64;
+    for instance in 0..most {
+        let joined = registry.join(GROUP, of(&tunnel, "edge", instance, 1));
+        assert!(matches!(joined, Joined::First | Joined::Another));
+    }
+    assert!(matches!(registry.join(GROUP, of(&tunnel, "edge", most, 1)), Joined::Full));
+    assert!(matches!(registry.join(GROUP, of(&tunnel, "edge", 0, 2)), Joined::Replaced(_)));
+    assert!(matches!(registry.join("another", of(&tunnel, "edge", most, 1)), Joined::First));
+    assert_eq!(registry.client_count(), CLIENTS_PER_GROUP_MAX + 1);
+}
