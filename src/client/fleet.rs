@@ -22,6 +22,7 @@ use crate::proto::derive::{Recipe, derive};
 use crate::proto::frame::{Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Peer, Session};
 use crate::proto::ws::{TUNNEL_PATH, WebSocket};
+use crate::refused::Refusals;
 use crate::rt::{self, Remote, Timer};
 use crate::tls::{self, Tls};
 use crate::tunnel::{Carrier, Down, Side, Tunnel};
@@ -72,6 +73,8 @@ pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
             rules: config.rules.clone(),
             times: config.times,
             resolver: Resolver::system(remote.clone(), TARGET_LOOKUP_THREADS_MAX),
+            forbidden: Refusals::default(),
+            without_socket: Refusals::default(),
         }),
         // Not behind names of targets nor one behind another, and asked for anew each time: a gateway may have moved.
         resolver: Resolver::system_uncached(remote.clone(), GATEWAYS_MAX),

@@ -1,6 +1,8 @@
 //! How many descriptors the program takes for itself.
 
-use crate::support::{Program, field};
+use std::time::Instant;
+
+use crate::support::{self, Origin, Program, Wire, field};
 
 /// Soft and hard limit of a process.
 fn limits(pid: u32) -> [String; 2] {
@@ -20,4 +22,30 @@ fn the_program_takes_as_many_descriptors_as_it_may() {
     assert_eq!(soft, hard);
     assert_eq!(field(&program.wait(&["event=start"]), "nofile"), soft);
     program.stop();
+}
+
+// Whoever may use the proxy can have it ask for more sockets than there are, as often as he likes.
+#[test]
+fn a_client_without_descriptors_says_so_once_and_serves_again_when_it_has_some() {
+    let begun = Instant::now();
+    let (gateway, echo) = (support::gateway(&[]), Origin::echo());
+    let url = format!("ws://{}", gateway.addr("tunnel"));
+    let client = Program::start_bounded(64, &["client", "--gateway", &url, "--allow", "127.0.0.1"]);
+    client.wait(&["event=tun_up"]);
+    let connect = || {
+        let mut wire = Wire::connect(gateway.addr("http"));
+        wire.send(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", echo.addr()));
+        let code = wire.response("CONNECT").code;
+        (wire, code)
+    };
+    let (served, refused): (Vec<_>, Vec<_>) = (0..100).map(|_| connect()).partition(|(_, code)| *code == 200);
+    assert!(!served.is_empty() && refused.len() > 10, "{} of 100", served.len());
+    assert!(refused.iter().all(|(_, code)| *code == 503));
+    let said = client.lines(&["event=limit_hit"]);
+    let minutes = begun.elapsed().as_secs() / 60;
+    assert!((1..=1 + minutes).contains(&(said.len() as u64)), "{said:?}");
+    drop((served, refused));
+    while connect().1 != 200 {}
+    client.stop_but_for(&["event=limit_hit"]);
+    gateway.stop();
 }

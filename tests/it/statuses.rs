@@ -1,6 +1,7 @@
 //! What a user of the HTTP proxy is told when there is nothing to pass on, and what a user of SOCKS5 is.
 
 use std::net::{SocketAddr, TcpListener};
+use std::time::Instant;
 
 use crate::support::{self, Origin, Program, Wire, ok};
 
@@ -55,6 +56,7 @@ fn a_name_that_does_not_exist_is_502() {
 // proves S-71 (for proxies): what the client does not allow is not reached, by address or by name
 #[test]
 fn a_target_that_the_client_forbids_is_403() {
+    let begun = Instant::now();
     let origin = Origin::http(|_, _| panic!("it is not to be reached"));
     let (gateway, client) = support::gateway_and_client(&["--deny", "*.forbidden.example"]);
     let port = origin.addr().port();
@@ -68,6 +70,10 @@ fn a_target_that_the_client_forbids_is_403() {
         warned.len() == 1 && warned[0].contains(" event=refuse ") && warned[0].contains(&dst),
         "{warned:?}"
     );
+    // And so it is on the client.
+    let said = client.lines(&["event=refuse"]);
+    let minutes = begun.elapsed().as_secs() / 60;
+    assert!((1..=1 + minutes).contains(&(said.len() as u64)), "{said:?}");
     client.stop();
     gateway.stop_but_for(&["rules forbid"]);
 }

@@ -22,7 +22,8 @@ use parking_lot::Mutex;
 use super::resolve::{NoAddress, Resolver};
 use crate::proto::frame::{Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use crate::proto::session::StreamId;
-use crate::proto::target::{Rules, Target};
+use crate::proto::target::{Rules, Target, Verdict};
+use crate::refused::Refusals;
 use crate::relay::{Flow, Relay};
 use crate::rt::{self, Closed, Connection, Handle, Handler, Prepare, Reason, Reject, Remote};
 use crate::times::{Stall, Times};
@@ -34,6 +35,28 @@ pub(super) struct Ways {
     pub(super) rules: Rules,
     pub(super) times: Times,
     pub(super) resolver: Resolver,
+    /// Users who wanted to go where they may not.
+    pub(super) forbidden: Refusals,
+    /// Connections for which this process had no socket.
+    pub(super) without_socket: Refusals,
+}
+
+impl Ways {
+    /// Says once for each user's address and minute where they wanted to go: whoever is a user can do it as often as he likes.
+    fn log_forbidden(&self, user: Option<SocketAddr>, target: &Target, conn_id: u64, verdict: &Verdict) {
+        let said = self.forbidden.note(user, rt::now());
+        let level = if said.is_some() { log::Level::Info } else { log::Level::Debug };
+        log::log!(level, event = "refuse", conn_id = crate::conn_label(conn_id), cli = crate::shown(user), dst:% = target,
+            count = said.unwrap_or(1), total = self.forbidden.total(); "{verdict}");
+    }
+
+    /// Says once a minute that there was no socket for a target, whoever wanted it.
+    fn log_without_socket(&self, addr: SocketAddr, conn_id: u64, error: &io::Error) {
+        let said = self.without_socket.note(None, rt::now());
+        let level = if said.is_some() { log::Level::Info } else { log::Level::Debug };
+        log::log!(level, event = "limit_hit", conn_id = crate::conn_label(conn_id), dst:% = addr,
+            count = said.unwrap_or(1), total = self.without_socket.total(); "no connection to a target: {error}");
+    }
 }
 
 /// A stream whose target is being reached. Dropped without an answer, it is reset.
@@ -98,7 +121,7 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
     };
     let verdict = ways.rules.name(&target);
     if !verdict.allowed {
-        log_forbidden(&target, request.conn_id, &verdict);
+        ways.log_forbidden(request.user_addr, &target, request.conn_id, &verdict);
         return refuse(RefuseCode::Forbidden);
     }
     let mut reaching = Reaching {
@@ -114,6 +137,7 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
         left: VecDeque::new(),
         deadline: now + ways.times.connect,
     };
+    let user = request.user_addr;
     ways.resolver.resolve(&target, move |found| {
         if reaching.stream.is_closed() {
             return;
@@ -132,7 +156,7 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
                     if verdict.allowed {
                         reaching.left.push_back(address);
                     } else {
-                        log_forbidden(&reaching.target, reaching.conn_id, &verdict);
+                        reaching.ways.log_forbidden(user, &reaching.target, reaching.conn_id, &verdict);
                     }
                 }
                 match reaching.left.is_empty() {
@@ -142,10 +166,6 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
             }
         }
     });
-}
-
-fn log_forbidden(target: &Target, conn_id: u64, verdict: &crate::proto::target::Verdict) {
-    log::info!(event = "refuse", conn_id = crate::conn_label(conn_id), dst:% = target; "{verdict}");
 }
 
 /// A stream that has gone meanwhile wants no answer.
@@ -192,8 +212,10 @@ impl Reaching {
                 let reaching = dial.0.lock().take();
                 if let Some(reaching) = reaching {
                     let (reaching, _) = *reaching;
-                    log::info!(event = "limit_hit", conn_id = crate::conn_label(reaching.conn_id), dst:% = addr; "no connection to a target: {error}");
                     let stopping = remote.is_stopping();
+                    if !stopping {
+                        reaching.ways.log_without_socket(addr, reaching.conn_id, &error);
+                    }
                     reaching.refuse(if stopping { RefuseCode::Draining } else { RefuseCode::Limit });
                 }
             }

@@ -77,6 +77,14 @@ impl Program {
         Program::spawn(command, args[0])
     }
 
+    /// Starts the program with no more descriptors than these, whatever it asks for.
+    pub(crate) fn start_bounded(descriptors: u32, args: &[&str]) -> Program {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+        clear(&mut command).args(["-c", &script, env!("CARGO_BIN_EXE_anyproxy")]).args(args);
+        Program::spawn(command, args[0])
+    }
+
     fn spawn(mut command: Command, role: &str) -> Program {
         let mut child = command
             .stdin(Stdio::null())
