@@ -22,7 +22,7 @@ use crate::limits::CLIENTS_PER_GROUP_MAX;
 use crate::logins::Logins;
 use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Credentials;
-use crate::proto::frame::{GoAwayCode, OpenRequest};
+use crate::proto::frame::{AuthErrCode, GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, GatewayConfig, OpenError, Peer, Session};
 use crate::proto::ws::WebSocket;
 use crate::refused::Refusals;
@@ -91,6 +91,8 @@ pub struct Shared {
     refusals: Refusals,
     /// Users who wanted to go where they may not.
     forbidden: Refusals,
+    /// Clients that proved themselves, and for which there was no place.
+    unplaced: Refusals,
     /// Clients that were in two places.
     namesakes: Refusals,
     /// What all tunnels of this process may be allowed to send.
@@ -124,6 +126,7 @@ impl Gateway {
             sessions: AtomicU64::new(1),
             refusals: Refusals::default(),
             forbidden: Refusals::default(),
+            unplaced: Refusals::default(),
             namesakes: Refusals::default(),
             windows: config.windows,
             strangers: Strangers::default(),
@@ -348,6 +351,60 @@ impl GatewaySide {
         }
     }
 
+    /// Finds a place in its group for a client that has proved itself, or turns it away.
+    fn place(&self, tunnel: &Arc<Tunnel>) {
+        let addr = tunnel.carrier().and_then(rt::Handle::peer_addr);
+        let Some(peer) = tunnel.exchange(|session| session.peer().cloned()) else { return };
+        let (via, group) = (peer.name.as_str(), peer.group.as_str());
+        let (name, instance, generation) = (via.into(), peer.instance, peer.generation);
+        let joined =
+            self.0.registry.join(group, Member { tunnel: tunnel.clone(), name, instance, generation });
+        let former_addr = match &joined {
+            Joined::First => {
+                log::info!(event = "group_up", group; "the group's first client is here");
+                None
+            }
+            Joined::Replaced(former) => {
+                // This one wants the same ports.
+                self.0.end(&former.tunnel, GoAwayCode::Replaced, "a newer connection");
+                former.addr()
+            }
+            Joined::Stale(newer) => newer.addr(),
+            Joined::Another | Joined::Full | Joined::Gone => None,
+        };
+        let turned_away = match joined {
+            Joined::First | Joined::Another | Joined::Replaced(_) => None,
+            Joined::Stale(_) => {
+                Some((AuthErrCode::Replaced, "a connection of this client is there that is not older"))
+            }
+            Joined::Full => Some((AuthErrCode::Limit, "the group has as many clients as it may")),
+            // Of which its end says more.
+            Joined::Gone => return,
+        };
+        // It may have proved itself by a key that was taken out meanwhile. Looked at once everybody can see that it is here.
+        let current = self.0.clients.lock().clone();
+        let admitted = current.admits((via, group), peer.grant.as_ref(), peer.secret.as_deref());
+        let why = match (turned_away, admitted) {
+            (Some((code, why)), _) => {
+                tunnel.exchange(|session| session.turn_away(code, why));
+                why
+            }
+            (None, Err(why)) => {
+                self.0.end(tunnel, GoAwayCode::Stop, why);
+                why
+            }
+            (None, Ok(())) => {
+                log::info!(event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
+                    version = peer.version, tls = peer.has_tls(), generation; "a client is here");
+                return self.warn_of_namesake(tunnel, &peer, addr, former_addr);
+            }
+        };
+        let said = self.0.unplaced.note(addr, rt::now());
+        let level = if said.is_some() { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, event = "refuse", tun = tunnel.label(), peer = crate::shown(addr), via, group,
+            other = crate::shown(former_addr), count = said.unwrap_or(1), total = self.0.unplaced.total(); "{why}");
+    }
+
     /// Counts a stranger at the door, or a client that may not in, and says so once for each address and minute: no reason to
     /// wake anybody, and whoever wants in can come as often as he likes.
     fn refused(
@@ -380,58 +437,17 @@ impl Side for GatewaySide {
         let config = GatewayConfig { credentials: self.0.clients.lock().clone(), session_id: number, nonce };
         let mut session = Session::gateway(config, rt::now()).with_budget(self.0.windows.clone());
         session.limit_streams(self.0.streams_max);
+        session.ask_for_place();
         Ok((WebSocket::server(), Tunnel::new(session, format!("t{number}"))))
     }
 
     fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
-        let addr = tunnel.carrier().and_then(rt::Handle::peer_addr);
-        self.0.strangers.leave(addr);
-        let Some(peer) = tunnel.exchange(|session| session.peer().cloned()) else { return };
-        let member = Member {
-            tunnel: tunnel.clone(),
-            name: peer.name.as_str().into(),
-            instance: peer.instance,
-            generation: peer.generation,
-        };
-        let (via, group) = (peer.name.as_str(), peer.group.as_str());
-        let mut former_addr = None;
-        let refused = match self.0.registry.join(group, member) {
-            Joined::First => {
-                log::info!(event = "group_up", group; "the group's first client is here");
-                None
-            }
-            Joined::Another => None,
-            Joined::Replaced(former) => {
-                former_addr = former.addr();
-                // This one wants the same ports.
-                self.0.end(&former.tunnel, GoAwayCode::Replaced, "a newer connection");
-                None
-            }
-            Joined::Stale(newer) => {
-                former_addr = newer.addr();
-                Some("a newer connection of this client is there")
-            }
-            Joined::Full => Some("the group has as many clients as it may"),
-        };
-        // It may have proved itself by a key that was taken out meanwhile. Looked at once everybody can see that it is here.
-        let current = self.0.clients.lock().clone();
-        let admitted = current.admits((via, group), peer.grant.as_ref(), peer.secret.as_deref());
-        let refused = refused.or(admitted.err());
-        match refused {
-            None => log::info!(event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
-                version = peer.version, tls = peer.has_tls(), generation = peer.generation; "a client is here"),
-            Some(why) => {
-                log::warn!(event = "refuse", tun = tunnel.label(), peer = crate::shown(addr), via, group,
-                    other = crate::shown(former_addr); "{why}");
-                tunnel.exchange(|session| session.close(GoAwayCode::Replaced, why));
-                return;
-            }
-        }
-        self.warn_of_namesake(tunnel, &peer, addr, former_addr);
+        self.0.strangers.leave(tunnel.carrier().and_then(rt::Handle::peer_addr));
     }
 
     fn on_event(self: &Arc<Self>, tunnel: &Arc<Tunnel>, event: Event) {
         match event {
+            Event::Proved => self.place(tunnel),
             Event::PortRequested(request) => self.0.forwards.open(&self.0, tunnel, request),
             Event::PortClosed { network, port } => self.0.forwards.close(tunnel, network, port),
             event => log::debug!(event = "tunnel", tun = tunnel.label(); "not for a gateway: {event:?}"),
@@ -452,7 +468,10 @@ impl Side for GatewaySide {
         let (down_bytes, up_bytes) = down.bytes;
         if !down.was_up {
             self.0.strangers.leave(down.peer);
-            self.refused(down.peer, via, tunnel.label(), down.fatal, &down.why);
+            // Whom this side turned away was spoken of then, and nobody is refused by a gateway that stops.
+            if !down.by_us {
+                self.refused(down.peer, via, tunnel.label(), down.fatal, &down.why);
+            }
             return;
         }
         let level = if down.on_purpose { log::Level::Info } else { log::Level::Warn };

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::NoStream;
 use crate::limits::CLIENTS_PER_GROUP_MAX;
 use crate::refused::address;
-use crate::rt::Handle;
+use crate::rt::{self, Handle};
 use crate::tunnel::{Room, Tunnel};
 
 /// One connected client.
@@ -62,6 +62,8 @@ pub enum Joined {
     Stale(Member),
     /// The group is full; this one is to be closed.
     Full,
+    /// Its session has ended meanwhile.
+    Gone,
 }
 
 /// The groups and their clients.
@@ -71,18 +73,24 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Adds a client to a group.
+    /// Adds a client to a group, if there is a place for it, and lets its session come up: so whoever is in a group is up, and who
+    /// finds no place never was.
     pub fn join(&self, group: &str, member: Member) -> Joined {
         let mut groups = self.groups.lock();
-        let members = groups.entry(group.to_owned()).or_default();
-        if let Some(index) = members.iter().position(|known| known.is(&member)) {
-            if members[index].generation >= member.generation {
-                return Joined::Stale(members[index].clone());
-            }
-            return Joined::Replaced(std::mem::replace(&mut members[index], member));
+        let members = groups.get(group).map_or(&[][..], Vec::as_slice);
+        let former = members.iter().position(|known| known.is(&member));
+        match former.map(|index| &members[index]) {
+            Some(known) if known.generation >= member.generation => return Joined::Stale(known.clone()),
+            None if members.len() >= CLIENTS_PER_GROUP_MAX => return Joined::Full,
+            _ => {}
         }
-        if members.len() >= CLIENTS_PER_GROUP_MAX {
-            return Joined::Full;
+        // Under the lock: nobody who looks finds its place empty.
+        if !member.tunnel.exchange(|session| session.admit(rt::now())) {
+            return Joined::Gone;
+        }
+        let members = groups.entry(group.to_owned()).or_default();
+        if let Some(index) = former {
+            return Joined::Replaced(std::mem::replace(&mut members[index], member));
         }
         members.push(member);
         if members.len() == 1 { Joined::First } else { Joined::Another }

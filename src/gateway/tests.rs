@@ -5,11 +5,12 @@ use crate::limits::STREAMS_MAX;
 use crate::logfmt::Stamp;
 use crate::proto::auth::{Prover, Transcript, prove};
 use crate::proto::frame::{Frame, GoAway, Hello, Network, PortRequest};
-use crate::proto::session::{StreamId, VERSION_NEWEST, VERSION_OLDEST};
+use crate::proto::session::{ClientConfig, Error, StreamId, VERSION_NEWEST, VERSION_OLDEST};
 use crate::rt::{self, EventLoop};
 use crate::tunnel::StreamWatcher;
 use bytes::Bytes;
 use linkbuffer::LinkBuffer;
+use std::io::{Read as _, Write as _};
 
 const GROUP: &str = "g";
 
@@ -100,16 +101,14 @@ fn streams_go_to_clients_that_have_room() {
 
 #[test]
 fn a_group_without_room_says_the_best_of_its_reasons() {
-    let (full, leaving, gone) = (member(1, 0), member(2, 1), member(3, 1));
-    leaving.tunnel.exchange(Session::drain);
-    gone.tunnel.exchange(|session| session.close(GoAwayCode::Stop, ""));
-    for (members, why) in [
-        (vec![&gone, &leaving, &full], NoStream::Limit),
-        (vec![&gone, &leaving], NoStream::Draining),
-        (vec![&gone], NoStream::NoClient),
-        (vec![], NoStream::NoClient),
-    ] {
-        assert_eq!(open(&gateway(&members).1).err(), Some(why));
+    for (count, why) in
+        [(3, NoStream::Limit), (2, NoStream::Draining), (1, NoStream::NoClient), (0, NoStream::NoClient)]
+    {
+        let (gone, leaving, full) = (member(3, 1), member(2, 1), member(1, 0));
+        let (_event_loop, gateway) = gateway(&[&gone, &leaving, &full][..count]);
+        leaving.tunnel.exchange(Session::drain);
+        gone.tunnel.exchange(|session| session.close(GoAwayCode::Stop, ""));
+        assert_eq!(open(&gateway).err(), Some(why));
     }
 }
 
@@ -192,6 +191,10 @@ fn a_place_is_taken_over_by_a_newer_connection_of_the_same_client_alone() {
         panic!("a newer connection of the same client");
     };
     assert!(Arc::ptr_eq(&former.tunnel, &first.tunnel));
+    // One that has gone meanwhile takes nothing.
+    first.tunnel.exchange(|session| session.close(GoAwayCode::Stop, ""));
+    assert!(matches!(registry.join(GROUP, of(&first, "edge", 7, 4)), Joined::Gone));
+    assert!(matches!(registry.join("third", of(&first, "edge", 7, 4)), Joined::Gone));
     assert_eq!(registry.client_count(), 3);
 }
 
@@ -208,4 +211,55 @@ fn a_group_takes_so_many_clients_and_who_is_there_may_still_come_back() {
     assert!(matches!(registry.join(GROUP, of(&tunnel, "edge", 0, 2)), Joined::Replaced(_)));
     assert!(matches!(registry.join("another", of(&tunnel, "edge", most, 1)), Joined::First));
     assert_eq!(registry.client_count(), CLIENTS_PER_GROUP_MAX + 1);
+}
+
+/// What a client with this identity hears when it comes to an open gateway.
+fn dial(gateway: &Gateway, instance: u64, generation: u64) -> Result<(), Error> {
+    let mut socket = std::net::TcpStream::connect(gateway.tunnel_addr()).expect("it listens");
+    let mut ws = WebSocket::client("gateway", crate::proto::ws::TUNNEL_PATH, [7; 32]);
+    let (name, group) = ("c".into(), String::new());
+    let config = ClientConfig { name, group, secret: None, instance, generation, nonce: [1; 32] };
+    let mut session = Session::client(config, rt::now());
+    let mut input = LinkBuffer::new();
+    while !session.is_up() {
+        let (mut output, mut message) = (LinkBuffer::new(), LinkBuffer::new());
+        if ws.is_open() && session.poll_transmit(usize::MAX, &mut message, rt::now()) > 0 {
+            ws.send(message).expect("it is open");
+        }
+        ws.poll_output(&mut output);
+        let bytes = output.read_vec(output.len()).expect("there are so many");
+        socket.write_all(&bytes).expect("it reads until the end");
+        let mut bytes = [0; 4096];
+        let count = socket.read(&mut bytes).expect("it ends in order");
+        assert!(count > 0, "it ends with a word");
+        input.write(&bytes[..count]);
+        ws.handle_input(&mut input).expect("a gateway's words");
+        while let Some(part) = ws.poll_payload() {
+            session.handle_input(part.bytes, rt::now())?;
+        }
+    }
+    Ok(())
+}
+
+// What comes after AUTH_OK would be a tunnel that came up, for a client that is told at once to go.
+#[test]
+fn a_client_without_a_place_is_told_so_before_it_is_up_and_may_try_again() {
+    let (_event_loop, gateway) = gateway(&[]);
+    let (tunnel, most) = (member(0, 1), CLIENTS_PER_GROUP_MAX as u64);
+    for instance in 0..most {
+        let joined = gateway.shared.registry.join("", of(&tunnel, "c", instance, 2));
+        assert!(matches!(joined, Joined::First | Joined::Another));
+    }
+    for (instance, generation, expected) in
+        [(most, 1, AuthErrCode::Limit), (1, 2, AuthErrCode::Replaced), (most, 2, AuthErrCode::Limit)]
+    {
+        match dial(&gateway, instance, generation) {
+            Err(Error::Refused { retry: true, code, .. }) => assert_eq!(code, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((gateway.client_count() as u64, gateway.shared.unplaced.total()), (most, 3));
+    assert_eq!(dial(&gateway, 1, 3), Ok(()), "its own place is there");
+    // Nobody is left at the door, and none of them was counted as a stranger.
+    assert_eq!(gateway.shared.refusals.total(), 0);
 }

@@ -70,6 +70,8 @@ pub struct Down {
     pub why: String,
     /// One of the two sides ended it on purpose.
     pub on_purpose: bool,
+    /// It was this side that did.
+    pub by_us: bool,
     /// Trying again is pointless until somebody changes something.
     pub fatal: bool,
     /// Bytes sent and received by the carrier.
@@ -191,9 +193,10 @@ impl<S: Side> Handler for Carrier<S> {
             (inner.session.is_draining(), rt::since(inner.started))
         };
         let on_purpose = on_purpose || shutdown || announced;
+        let by_us = shutdown || matches!(cx.end, Some(End::Purpose));
         self.0.on_down(
             &cx.tunnel,
-            &Down { peer: info.peer, was_up: cx.up, lived, why, on_purpose, fatal, bytes },
+            &Down { peer: info.peer, was_up: cx.up, lived, why, on_purpose, by_us, fatal, bytes },
         );
     }
 }

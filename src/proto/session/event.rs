@@ -22,6 +22,8 @@ impl fmt::Display for StreamId {
 /// session with exactly one `Lost`, which is the last event of all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// Gateway, where it asked for that: the client has proved itself. Answer with `admit` or `turn_away`.
+    Proved,
     /// Both sides have proved themselves; streams may be opened.
     Up,
     /// Client: derive the keys of the secret like this, which takes long, and hand them to `derived`.

@@ -88,6 +88,8 @@ pub(super) enum Phase {
     AwaitHello { config: GatewayConfig, binding: Option<Binding> },
     /// Gateway: WELCOME was sent.
     AwaitAuth { claim: Claim, transcript: Transcript },
+    /// Gateway: the client has proved itself, and is answered with this if there is a place for it.
+    AwaitPlace { ours: Proof },
     /// Done.
     Up,
 }
@@ -174,8 +176,11 @@ impl Session {
                     (Claim::Secret { secret, .. }, Some(peer)) => peer.secret = secret.clone(),
                     (_, None) => {}
                 }
-                self.control(&Frame::AuthOk(ours), 0);
-                self.up(now);
+                self.phase = Phase::AwaitPlace { ours };
+                match self.asks_for_place {
+                    true => self.events.push_back(Event::Proved),
+                    false => _ = self.admit(now),
+                }
                 Ok(())
             }
             (Phase::AwaitAuthOk { expected }, Frame::AuthOk(proof)) => {
@@ -276,6 +281,23 @@ impl Session {
             self.phase = Phase::AwaitAuthOk { expected };
             self.control(&Frame::Auth(proof), 0);
         }
+    }
+
+    /// Gateway: has the application asked whether there is a place for a client that proved itself, by [`Event::Proved`]; it answers
+    /// with [`admit`](Self::admit) or [`turn_away`](Self::turn_away). To be called before anything was received.
+    pub fn ask_for_place(&mut self) {
+        self.asks_for_place = true;
+    }
+
+    /// There is a place for the client that has proved itself: says so to it. False when the session is not up then.
+    pub fn admit(&mut self, now: Instant) -> bool {
+        if let Phase::AwaitPlace { ours } = self.phase
+            && self.end.is_none()
+        {
+            self.control(&Frame::AuthOk(ours), 0);
+            self.up(now);
+        }
+        self.is_up()
     }
 
     fn up(&mut self, now: Instant) {

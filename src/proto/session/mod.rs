@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   client      AwaitWelcome ──WELCOME / AUTH──▶ AwaitAuthOk ──AUTH_OK──▶ Up
-//!   gateway     AwaitHello ──HELLO / WELCOME──▶ AwaitAuth ──AUTH / AUTH_OK──▶ Up
+//!   gateway     AwaitHello ──HELLO / WELCOME──▶ AwaitAuth ──AUTH──▶ AwaitPlace ──admit / AUTH_OK──▶ Up
 //!
 //!   any ──close, GOAWAY, an error──▶ over: each stream is Closed, then Lost is the last event
 //! ```
@@ -92,6 +92,8 @@ pub struct Session {
     liveness: Liveness,
     decoder: Decoder,
     peer: Option<Peer>,
+    /// The application says whether there is a place for the peer.
+    asks_for_place: bool,
 
     /// The streams. Boxed, because up to half of a table is empty. Invariant: every number in it is odd and less than `next_id`.
     table: IdMap<Box<Stream>>,
@@ -130,6 +132,7 @@ impl Session {
             liveness: Liveness::new(role, now),
             decoder: Decoder::default(),
             peer: None,
+            asks_for_place: false,
             table: IdMap::default(),
             next_id: 1,
             streams_max: STREAMS_MAX,
@@ -236,9 +239,9 @@ impl Session {
         self.finish_session(Lost::Closed(code), Some(farewell));
     }
 
-    /// Turns a client away before it has proved itself, because there is no room for it.
-    pub fn turn_away(&mut self, reason: &str) {
-        let farewell = AuthErr { retry: true, code: AuthErrCode::Limit, reason: reason.to_owned() };
+    /// Turns a client away that is not up, because there is no place for it. It may try again.
+    pub fn turn_away(&mut self, code: AuthErrCode, reason: &str) {
+        let farewell = AuthErr { retry: true, code, reason: reason.to_owned() };
         if self.role == Role::Gateway && !self.is_up() {
             self.finish_session(Lost::Closed(GoAwayCode::Stop), Some(Frame::AuthErr(farewell)));
         }

@@ -335,7 +335,7 @@ fn the_handshake_has_a_limit() {
 #[test]
 fn a_gateway_turns_away_and_says_when_to_come_back() {
     let stopping = |pair: &mut Pair| pair.ends[GATEWAY].close(GoAwayCode::Stop, "stopping");
-    let full = |pair: &mut Pair| pair.ends[GATEWAY].turn_away("1000 clients");
+    let full = |pair: &mut Pair| pair.ends[GATEWAY].turn_away(AuthErrCode::Limit, "1000 clients");
     for (act, code, reason) in [
         (&stopping as &dyn Fn(&mut Pair), AuthErrCode::Stopping, "stopping"),
         (&full, AuthErrCode::Limit, "1000 clients"),
