@@ -382,7 +382,9 @@ impl Side for ClientSide {
         let expected = down.on_purpose || self.fleet.remote.is_stopping();
         let level = if expected { log::Level::Info } else { log::Level::Warn };
         log::log!(level, event = "tun_down", tun = tunnel.label(), gateway:% = self.gateway().target,
-            dur_ms = down.lived.as_millis() as u64, up, down = received; "{}", down.why);
+            dur_ms = down.lived.as_millis() as u64, up, down = received, streams = down.stats.streams_opened,
+            refused = down.stats.streams_refused, late = down.stats.late_frames,
+            dgram_drop = down.stats.datagrams_dropped, ws_ctl = down.ws_control; "{}", down.why);
         // It was said that the gateway is gone; that it is still gone is not news.
         self.fleet.said[self.attempt.gateway].fetch_max(SAID_GONE, Ordering::Relaxed);
         self.fleet.again(self.attempt, Ended::Lost { lived: down.lived });

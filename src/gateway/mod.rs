@@ -476,7 +476,9 @@ impl Side for GatewaySide {
         }
         let level = if down.on_purpose { log::Level::Info } else { log::Level::Warn };
         log::log!(level, event = "tun_down", tun = tunnel.label(), peer = crate::shown(down.peer), via, group,
-            dur_ms = down.lived.as_millis() as u64, up = up_bytes, down = down_bytes; "{}", down.why);
+            dur_ms = down.lived.as_millis() as u64, up = up_bytes, down = down_bytes, streams = down.stats.streams_opened,
+            refused = down.stats.streams_refused, late = down.stats.late_frames,
+            dgram_drop = down.stats.datagrams_dropped, ws_ctl = down.ws_control; "{}", down.why);
         if left == Some(0) {
             // The loss was said above, as loudly as it deserves.
             log::info!(event = "group_empty", group; "no client is left");

@@ -76,6 +76,10 @@ pub struct Down {
     pub fatal: bool,
     /// Bytes sent and received by the carrier.
     pub bytes: (u64, u64),
+    /// What the session counted.
+    pub stats: session::Stats,
+    /// Control frames of the WebSocket that came.
+    pub ws_control: u64,
 }
 
 /// The carrier's handler, for either side.
@@ -188,15 +192,27 @@ impl<S: Side> Handler for Carrier<S> {
         };
         let bytes = (info.bytes_out, info.bytes_in);
         // Who has said that it is leaving is not missed, however it leaves in the end.
-        let (announced, lived) = {
+        let (announced, lived, stats) = {
             let inner = cx.tunnel.inner.lock();
-            (inner.session.is_draining(), rt::since(inner.started))
+            (inner.session.is_draining(), rt::since(inner.started), inner.session.stats())
         };
+        let ws_control = cx.ws.control_frames();
         let on_purpose = on_purpose || shutdown || announced;
         let by_us = shutdown || matches!(cx.end, Some(End::Purpose));
         self.0.on_down(
             &cx.tunnel,
-            &Down { peer: info.peer, was_up: cx.up, lived, why, on_purpose, by_us, fatal, bytes },
+            &Down {
+                peer: info.peer,
+                was_up: cx.up,
+                lived,
+                why,
+                on_purpose,
+                by_us,
+                fatal,
+                bytes,
+                stats,
+                ws_control,
+            },
         );
     }
 }

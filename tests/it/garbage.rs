@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyproxy::limits::{PRE_AUTH_PER_ADDRESS_MAX, TUNNEL_MESSAGE_BYTES};
-use anyproxy::proto::frame::{Frame, GoAway, GoAwayCode};
+use anyproxy::proto::frame::{Frame, GoAway, GoAwayCode, Network};
+use anyproxy::proto::session::{ClientConfig, Session};
 use anyproxy::proto::ws::{TUNNEL_PATH, WebSocket};
 use linkbuffer::LinkBuffer;
 
@@ -229,5 +230,56 @@ fn strangers_without_end_are_counted_and_said_once() {
     let minutes = begun.elapsed().as_secs() / 60;
     assert!((1..=1 + minutes).contains(&(aloud.len() as u64)), "{aloud:?}");
     assert_eq!(gateway.lines(&["event=refuse"]).len(), count);
+    gateway.stop();
+}
+
+/// A client of an open gateway, whose tunnel is up.
+fn puppet(tunnel: SocketAddr) -> (Wire, WebSocket) {
+    let (mut ws, ask) = upgrade();
+    let mut wire = Wire::connect(tunnel);
+    wire.send(ask);
+    let (name, group) = ("puppet".into(), String::new());
+    let config = ClientConfig { name, group, secret: None, instance: 1, generation: 1, nonce: [1; 32] };
+    let mut session = Session::client(config, Instant::now());
+    let mut input = LinkBuffer::new();
+    loop {
+        input.write(&wire.read_some().expect("it answers"));
+        ws.handle_input(&mut input).expect("a gateway's words");
+        while let Some(part) = ws.poll_payload() {
+            session.handle_input(part.bytes, Instant::now()).expect("an open gateway");
+        }
+        if session.is_up() {
+            return (wire, ws);
+        }
+        let mut words = LinkBuffer::new();
+        if session.poll_transmit(usize::MAX, &mut words, Instant::now()) > 0 {
+            ws.send(words).expect("it is open");
+        }
+        wire.send(output(&mut ws));
+    }
+}
+
+// Counters that nobody could read: the protocol says that late frames are counted (S-70: and a port of nobody is not closed).
+#[test]
+fn the_end_of_a_tunnel_says_what_was_odd_about_it() {
+    let gateway = gateway(&[]);
+    let (mut wire, mut ws) = puppet(gateway.addr("tunnel"));
+    for port in [9, 10] {
+        wire.send(message(&mut ws, &Frame::PortClose { network: Network::Tcp, port }.encode(0)));
+    }
+    // A PING of the WebSocket's own.
+    wire.send([0x89, 0x80, 0, 0, 0, 0]);
+    let goodbye = Frame::GoAway(GoAway { code: GoAwayCode::Stop, reason: String::new() });
+    wire.send(message(&mut ws, &goodbye.encode(0)));
+    wire.read_to_end();
+    gateway.wait(&[
+        "event=tun_down",
+        "level=INFO",
+        "via=puppet",
+        "streams=0",
+        "late=2",
+        "dgram_drop=0",
+        "ws_ctl=1",
+    ]);
     gateway.stop();
 }
