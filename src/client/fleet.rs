@@ -380,7 +380,11 @@ impl Side for ClientSide {
         }
         let (up, received) = down.bytes;
         let expected = down.on_purpose || self.fleet.remote.is_stopping();
-        let level = if expected { log::Level::Info } else { log::Level::Warn };
+        let level = match expected {
+            _ if down.fault => log::Level::Error,
+            true => log::Level::Info,
+            false => log::Level::Warn,
+        };
         log::log!(level, event = "tun_down", tun = tunnel.label(), gateway:% = self.gateway().target,
             dur_ms = down.lived.as_millis() as u64, up, down = received, streams = down.stats.streams_opened,
             refused = down.stats.streams_refused, late = down.stats.late_frames,

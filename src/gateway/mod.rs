@@ -93,6 +93,8 @@ pub struct Shared {
     forbidden: Refusals,
     /// Clients that proved themselves, and for which there was no place.
     unplaced: Refusals,
+    /// Clients that broke the protocol.
+    faults: Refusals,
     /// Clients that were in two places.
     namesakes: Refusals,
     /// What all tunnels of this process may be allowed to send.
@@ -127,6 +129,7 @@ impl Gateway {
             refusals: Refusals::default(),
             forbidden: Refusals::default(),
             unplaced: Refusals::default(),
+            faults: Refusals::default(),
             namesakes: Refusals::default(),
             windows: config.windows,
             strangers: Strangers::default(),
@@ -474,7 +477,12 @@ impl Side for GatewaySide {
             }
             return;
         }
-        let level = if down.on_purpose { log::Level::Info } else { log::Level::Warn };
+        // Without groups everybody is a client: an ERROR for each time would be a way to fill the log with them.
+        let level = match down.on_purpose {
+            _ if down.fault && self.0.faults.note(down.peer, rt::now()).is_some() => log::Level::Error,
+            true => log::Level::Info,
+            false => log::Level::Warn,
+        };
         log::log!(level, event = "tun_down", tun = tunnel.label(), peer = crate::shown(down.peer), via, group,
             dur_ms = down.lived.as_millis() as u64, up = up_bytes, down = down_bytes, streams = down.stats.streams_opened,
             refused = down.stats.streams_refused, late = down.stats.late_frames,

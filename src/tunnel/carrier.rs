@@ -72,6 +72,8 @@ pub struct Down {
     pub on_purpose: bool,
     /// It was this side that did.
     pub by_us: bool,
+    /// One of them broke the protocol of a tunnel that was up.
+    pub fault: bool,
     /// Trying again is pointless until somebody changes something.
     pub fatal: bool,
     /// Bytes sent and received by the carrier.
@@ -102,12 +104,35 @@ pub struct CarrierContext {
 enum End {
     Session(session::Error),
     WebSocket(ws::Error),
-    /// The peer said goodbye; whether it meant to.
-    Peer(String, bool),
+    /// The peer said goodbye.
+    Peer(String, Parting),
     /// This side did.
     Purpose,
     /// Bytes without end from somebody who has not proved anything.
     Stranger,
+}
+
+/// How the peer said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    /// It meant to.
+    Purpose,
+    /// Something has happened to it, or to the way.
+    Trouble,
+    /// It says that this side broke the protocol.
+    Blame,
+}
+
+impl End {
+    fn is_fault(&self) -> bool {
+        use session::Error::{HandshakeTimeout, PeerLost, Refused};
+        match self {
+            End::Session(error) => !matches!(error, HandshakeTimeout | PeerLost | Refused { .. }),
+            End::WebSocket(error) => error.close_code().is_some(),
+            End::Peer(_, parting) => *parting == Parting::Blame,
+            End::Purpose | End::Stranger => false,
+        }
+    }
 }
 
 impl fmt::Display for End {
@@ -179,7 +204,7 @@ impl<S: Side> Handler for Carrier<S> {
         cx.tunnel.lose(if shutdown { Broken::Reset(ResetCode::Stopping) } else { Broken::Lost });
         let (fatal, on_purpose) = match &cx.end {
             Some(End::Session(error)) => (!error.retry(), false),
-            Some(End::Peer(_, on_purpose)) => (false, *on_purpose),
+            Some(End::Peer(_, parting)) => (false, *parting == Parting::Purpose),
             Some(End::Purpose) => (false, true),
             Some(End::WebSocket(_) | End::Stranger) => (false, false),
             // A handshake that came to nothing over what it was about: a certificate, or no TLS at all. What a server
@@ -196,6 +221,7 @@ impl<S: Side> Handler for Carrier<S> {
             let inner = cx.tunnel.inner.lock();
             (inner.session.is_draining(), rt::since(inner.started), inner.session.stats())
         };
+        let fault = cx.up && cx.end.as_ref().is_some_and(End::is_fault);
         let ws_control = cx.ws.control_frames();
         let on_purpose = on_purpose || shutdown || announced;
         let by_us = shutdown || matches!(cx.end, Some(End::Purpose));
@@ -208,6 +234,7 @@ impl<S: Side> Handler for Carrier<S> {
                 why,
                 on_purpose,
                 by_us,
+                fault,
                 fatal,
                 bytes,
                 stats,
@@ -244,15 +271,19 @@ impl CarrierContext {
         if let Err(error) = taken {
             self.end.get_or_insert(End::WebSocket(error));
         } else if self.ws.is_closed() {
-            let (words, on_purpose) = match self.ws.peer_close() {
+            let (words, parting) = match self.ws.peer_close() {
                 Some((code, words)) => (
                     format!("closed by the peer: {code} {words}").trim_end().to_owned(),
                     // Who means to leave says GOAWAY, and 1001 behind it; alone it says that nobody answered.
-                    code == 1000,
+                    match code {
+                        1000 => Parting::Purpose,
+                        1002 | 1003 | 1007..=1009 => Parting::Blame,
+                        _ => Parting::Trouble,
+                    },
                 ),
-                None => ("closed by the peer".into(), true),
+                None => ("closed by the peer".into(), Parting::Purpose),
             };
-            self.end.get_or_insert(End::Peer(words, on_purpose));
+            self.end.get_or_insert(End::Peer(words, parting));
         } else if !self.up
             && conn.handle().bytes_in() > PRE_AUTH_BYTES_MAX
             && !self.tunnel.inner.lock().session.is_up()
@@ -419,8 +450,12 @@ impl<S: Side> Carrier<S> {
                 self.0.on_up(&cx.tunnel);
             }
             Event::Lost(session::Lost::PeerClosed(code, words)) => {
-                let on_purpose = matches!(code, GoAwayCode::Stop | GoAwayCode::Replaced);
-                cx.end.get_or_insert(End::Peer(format!("closed by the peer: {code:?} {words}"), on_purpose));
+                let parting = match code {
+                    GoAwayCode::Stop | GoAwayCode::Replaced => Parting::Purpose,
+                    GoAwayCode::Protocol => Parting::Blame,
+                    GoAwayCode::Drain | GoAwayCode::Internal => Parting::Trouble,
+                };
+                cx.end.get_or_insert(End::Peer(format!("closed by the peer: {code:?} {words}"), parting));
             }
             Event::Lost(session::Lost::Failed(error)) => {
                 cx.end.get_or_insert(End::Session(error));

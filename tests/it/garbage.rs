@@ -234,12 +234,12 @@ fn strangers_without_end_are_counted_and_said_once() {
 }
 
 /// A client of an open gateway, whose tunnel is up.
-fn puppet(tunnel: SocketAddr) -> (Wire, WebSocket) {
+fn puppet(tunnel: SocketAddr, instance: u64) -> (Wire, WebSocket) {
     let (mut ws, ask) = upgrade();
     let mut wire = Wire::connect(tunnel);
     wire.send(ask);
     let (name, group) = ("puppet".into(), String::new());
-    let config = ClientConfig { name, group, secret: None, instance: 1, generation: 1, nonce: [1; 32] };
+    let config = ClientConfig { name, group, secret: None, instance, generation: 1, nonce: [1; 32] };
     let mut session = Session::client(config, Instant::now());
     let mut input = LinkBuffer::new();
     loop {
@@ -263,7 +263,7 @@ fn puppet(tunnel: SocketAddr) -> (Wire, WebSocket) {
 #[test]
 fn the_end_of_a_tunnel_says_what_was_odd_about_it() {
     let gateway = gateway(&[]);
-    let (mut wire, mut ws) = puppet(gateway.addr("tunnel"));
+    let (mut wire, mut ws) = puppet(gateway.addr("tunnel"), 1);
     for port in [9, 10] {
         wire.send(message(&mut ws, &Frame::PortClose { network: Network::Tcp, port }.encode(0)));
     }
@@ -282,4 +282,27 @@ fn the_end_of_a_tunnel_says_what_was_odd_about_it() {
         "ws_ctl=1",
     ]);
     gateway.stop();
+}
+
+// proves S-07: who has proved itself and then breaks the protocol is one ERROR, and not one for each time that it comes back
+#[test]
+fn a_client_that_breaks_the_protocol_is_an_error_once() {
+    let begun = Instant::now();
+    let gateway = gateway(&[]);
+    for instance in 0..3 {
+        let (mut wire, mut ws) = puppet(gateway.addr("tunnel"), instance);
+        wire.send(message(&mut ws, &[0xff; 100]));
+        wire.read_to_end();
+    }
+    // By the WebSocket's rules as well, and an end without a word is none.
+    let (mut wire, _) = puppet(gateway.addr("tunnel"), 3);
+    wire.send(frame(0x81, 5, b"hello"));
+    wire.read_to_end();
+    drop(puppet(gateway.addr("tunnel"), 4));
+    gateway.wait_nth(&["event=tun_down", "via=puppet"], 5);
+    let errors = gateway.lines(&["level=ERROR"]);
+    let minutes = begun.elapsed().as_secs() / 60;
+    assert!((1..=1 + minutes).contains(&(errors.len() as u64)), "{errors:?}");
+    assert!(errors.iter().all(|line| line.contains(" event=tun_down ")), "{errors:?}");
+    gateway.stop_but_for(&["event=tun_down"]);
 }
