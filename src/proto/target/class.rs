@@ -60,7 +60,9 @@ impl fmt::Display for Class {
 
 fn of_v4(address: Ipv4Addr) -> Class {
     match address.octets() {
-        [169, 254, 169, 254] | [169, 254, 170, 2] | [100, 100, 100, 200] => Class::Metadata,
+        // Nearly everybody's; a container's task role, and a pod's; three that have one of their own.
+        [169, 254, 169, 254] | [169, 254, 170, 2 | 23] => Class::Metadata,
+        [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16] => Class::Metadata,
         [127, ..] => Class::Loopback,
         [0, ..] => Class::Unspecified,
         [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Class::Private,
@@ -75,7 +77,8 @@ fn of_v4(address: Ipv4Addr) -> Class {
 
 fn of_v6(address: Ipv6Addr) -> Class {
     match address.segments() {
-        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => Class::Metadata,
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23] => Class::Metadata,
+        [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => Class::Metadata,
         [0, 0, 0, 0, 0, 0, 0, 1] => Class::Loopback,
         [0, 0, 0, 0, 0, 0, 0, 0] => Class::Unspecified,
         [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => Class::Private,

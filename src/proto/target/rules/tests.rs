@@ -81,12 +81,21 @@ const NOT_PUBLIC: [&str; 37] = [
     "2002:c0a8:101::1",
 ];
 
-const METADATA: [&str; 5] = [
+const METADATA: [&str; 14] = [
     "169.254.169.254",
     "fd00:ec2::254",
     "::ffff:169.254.169.254",
     "64:ff9b::169.254.169.254",
     "169.254.170.2",
+    "169.254.170.23",
+    "fd00:ec2::23",
+    "fd20:ce::254",
+    "100.100.100.200",
+    "192.0.0.192",
+    "168.63.129.16",
+    "::ffff:168.63.129.16",
+    "64:ff9b::168.63.129.16",
+    "2002:a83f:8110::1",
 ];
 
 // T5: without rules, public addresses and no others.
@@ -154,6 +163,13 @@ fn metadata_is_reached_only_by_its_very_address() {
     check_address(&rules(&["169.254.169.254:81"], &[]), "169.254.169.254", false);
     check_address(&rules(&["fd00:ec2::254"], &[]), "fd00:ec2::254", true);
     check_address(&rules(&["fd00::/8"], &[]), "fd00:ec2::254", false);
+    for address in METADATA.iter().filter(|address| !address.contains("::")) {
+        check_address(&rules(&["0.0.0.0/0", "168.63.0.0/16", "192.0.0.0/24"], &[]), address, false);
+        check_address(&rules(&[address], &[]), address, true);
+    }
+    for address in ["168.63.129.15", "168.63.129.17"] {
+        check_address(&rules(&[], &[]), address, true);
+    }
 }
 
 // T5: whoever owns a name below a suffix could have it lead to the loopback, and a network that holds everything is `*`.
