@@ -78,6 +78,8 @@ pub(super) struct Stream {
     pub(super) opening: Opening,
     pub(super) sending: Sending,
     pub(super) receiving: Receiving,
+    /// The peer has said STOP, behind its FIN: it has nothing more to say.
+    pub(super) stopped: bool,
     /// Bytes that wait for their turn. Invariant: queue.len() ≤ send_window.available() and ≤ SEND_QUEUE_BYTES_MAX.
     queue: LinkBuffer,
     pub(super) send_window: SendWindow,
@@ -164,6 +166,7 @@ impl Stream {
             opening,
             sending: Sending::Open,
             receiving: Receiving::Open,
+            stopped: false,
             queue: LinkBuffer::new(),
             send_window: SendWindow::default(),
             wants_room: false,

@@ -254,7 +254,13 @@ impl CarrierContext {
         }
         let taken = self.ws.handle_input(conn.input()).and_then(|()| self.ws.handle_time(now));
         while let Some(part) = self.ws.poll_payload() {
-            let outcome = self.tunnel.inner.lock().session.handle_input(part.bytes, now);
+            let outcome = {
+                let session = &mut self.tunnel.inner.lock().session;
+                session.handle_input(part.bytes, now).and_then(|()| match part.ends {
+                    true => session.handle_message_end(),
+                    false => Ok(()),
+                })
+            };
             if let Err(error) = outcome {
                 self.end.get_or_insert(End::Session(error));
                 return;

@@ -21,9 +21,9 @@ pub struct Hello {
     pub version_max: u16,
     /// Bits of what the client can do beyond the version.
     pub features: u64,
-    /// Chosen at random by each process.
+    /// Drawn at random for each tunnel that the client keeps, and anew for the successor of one that drains.
     pub instance: u64,
-    /// Counts the connections of that process.
+    /// Counts the connections of that instance.
     pub generation: u64,
     /// Streams that the client lets be open at once.
     pub streams_max: u32,
@@ -466,6 +466,28 @@ mod tests {
             assert_eq!(Frame::read(head, longer), Err(FrameError::Body(head.kind, WireError::Trailing)));
         }
         assert!(Kind::ALL.iter().all(|kind| kinds.contains(kind)), "a sample of every type");
+    }
+
+    #[test]
+    fn texts_have_their_longest() {
+        let check = |frame: Frame, len: usize, letter: u8| {
+            let mut body = frame.encode(0)[HEAD_SIZE..].to_vec();
+            // As long as may be; its length stands right before it.
+            let from = body.windows(len).position(|text| text.iter().all(|byte| *byte == letter));
+            let from = from.expect("a sample has it");
+            assert_eq!(usize::from(body[from - 1]), len);
+            body[from - 1] += 1;
+            body.insert(from, letter);
+            let head = Head { kind: frame.kind(), stream: 0, len: body.len() };
+            let want = Err(FrameError::Body(head.kind, WireError::Text));
+            assert_eq!(Frame::read(head, body.into()), want, "{frame:?}");
+        };
+        let reason = "r".repeat(REASON_BYTES_MAX);
+        check(samples().remove(0), GROUP_BYTES_MAX, b'g');
+        check(samples().remove(0), CLIENT_NAME_BYTES_MAX, b'n');
+        let code = AuthErrCode::Limit;
+        check(Frame::AuthErr(AuthErr { retry: true, code, reason: reason.clone() }), REASON_BYTES_MAX, b'r');
+        check(Frame::GoAway(GoAway { code: GoAwayCode::Stop, reason }), REASON_BYTES_MAX, b'r');
     }
 
     #[test]

@@ -222,6 +222,11 @@ impl Decoder {
         self.input = input;
     }
 
+    /// Whether all that came was whole frames, once they have been taken.
+    pub fn is_between_frames(&self) -> bool {
+        self.data.is_none() && self.partial.is_empty() && self.input.is_empty()
+    }
+
     /// Drops everything: the peer is not listened to any more.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -407,5 +412,12 @@ mod tests {
             FrameError::Oversize { kind: Kind::Data, len: u32::MAX },
         );
         check([21, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1], FrameError::Oversize { kind: Kind::Fin, len: 1 });
+        let len = CONTROL_BODY_BYTES_MAX as u32 + 1;
+        check([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1], FrameError::Oversize { kind: Kind::Hello, len });
+        check([16, 0, 0, 0, 0, 0, 0, 1, 0, 0, 2, 1], FrameError::Oversize { kind: Kind::Open, len });
+        // One less is not judged before its body came.
+        let mut decoder = Decoder::default();
+        decoder.push(Bytes::from_static(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]));
+        assert_eq!(decoder.next_frame(), Ok(None));
     }
 }

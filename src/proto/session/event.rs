@@ -148,6 +148,10 @@ pub enum Error {
     Empty(Kind),
     /// A message that the peer's own FIN had ruled out.
     AfterFin(StreamId, Kind),
+    /// A message that the peer's own STOP had ruled out.
+    AfterStop(StreamId, Kind),
+    /// A WebSocket message that ends inside a frame.
+    Cut,
     /// Too much of something.
     Flood(Flood),
     /// No version that both sides speak.
@@ -221,6 +225,8 @@ impl fmt::Display for Error {
             Error::CreditOverflow(id) => write!(f, "more credit on stream {id} than a window may have"),
             Error::Empty(kind) => write!(f, "{kind:?} frame with nothing in it"),
             Error::AfterFin(id, kind) => write!(f, "{kind:?} frame on stream {id} after its FIN"),
+            Error::AfterStop(id, kind) => write!(f, "{kind:?} frame on stream {id} after its STOP"),
+            Error::Cut => f.write_str("a message that ends inside a frame"),
             Error::Flood(what) => write!(f, "too many frames at once: {what:?}"),
             Error::Version { min, max } => write!(f, "the peer speaks versions {min} to {max}"),
             Error::Credentials => f.write_str("the group or its secret is wrong"),

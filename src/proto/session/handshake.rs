@@ -5,7 +5,7 @@ use crate::limits::{PORTS_MAX, STREAMS_MAX};
 use crate::proto::auth::{self, Proof, Prover, Transcript, same};
 use crate::proto::credentials::{Claim, Credentials, Secret};
 use crate::proto::derive::{Keys, Recipe};
-use crate::proto::frame::{AuthErr, Frame, Hello, Welcome};
+use crate::proto::frame::{AuthErr, Frame, GoAwayCode, Hello, Welcome};
 use crate::proto::keys::Grant;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,9 +28,9 @@ pub struct ClientConfig {
     pub group: String,
     /// The group's secret; none for an open gateway.
     pub secret: Option<Secret>,
-    /// Chosen at random by each process.
+    /// Drawn at random for each tunnel that the client keeps, and anew for the successor of one that drains.
     pub instance: u64,
-    /// Counts the connections of that process.
+    /// Counts the connections of that instance.
     pub generation: u64,
     /// Fresh random bytes for each session.
     pub nonce: [u8; 32],
@@ -197,7 +197,8 @@ impl Session {
                 let AuthErr { retry, code, reason } = refusal;
                 Err(Error::Refused { retry, code, reason })
             }
-            (_, Frame::GoAway(goaway)) => {
+            // There is nothing yet that could be let go on: the end of all it is, or no word of it.
+            (_, Frame::GoAway(goaway)) if goaway.code != GoAwayCode::Drain => {
                 self.on_goaway(goaway);
                 Ok(())
             }

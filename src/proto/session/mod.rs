@@ -191,6 +191,17 @@ impl Session {
         Ok(())
     }
 
+    /// Takes the end of a message of the carrier. What came since the last one was whole frames.
+    ///
+    /// # Errors
+    /// When it was not. The session is over.
+    pub fn handle_message_end(&mut self) -> Result<(), Error> {
+        match self.end.is_some() || self.decoder.is_between_frames() {
+            true => Ok(()),
+            false => Err(self.fail(Error::Cut)),
+        }
+    }
+
     /// Looks at the clock; to be called when [`poll_timeout`](Self::poll_timeout) says, and harmless at any other time.
     ///
     /// # Errors

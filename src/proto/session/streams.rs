@@ -282,7 +282,10 @@ impl Session {
         if matches!(stream.receiving, Receiving::Rst(_)) {
             return Ok(None);
         }
-        // After its FIN the peer may only give credit and, once, STOP.
+        // After its FIN the peer may only give credit and, once and at the end, STOP.
+        if stream.stopped {
+            return Err(Error::AfterStop(id, kind));
+        }
         let after_fin = stream.receiving != Receiving::Open;
         match kind {
             Kind::Window => {}
@@ -355,6 +358,7 @@ impl Session {
                 self.remove(id);
             }
             Frame::Stop(code) => {
+                stream.stopped = true;
                 if stream.sending != Sending::Ended {
                     self.change_datagrams(id, Stream::stop_sending);
                     self.events.push_back(Event::Stopped(id, code));

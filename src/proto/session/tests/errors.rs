@@ -115,6 +115,53 @@ fn after_fin() {
     check_frames(GATEWAY, &[(Frame::Stop(ResetCode::Reset), 1)], Error::Unexpected(Kind::Stop));
 }
 
+// proves S-09: STOP is said once and is the last word, also while what came before the FIN waits to be read
+#[test]
+fn after_stop() {
+    let stop = (Frame::Stop(ResetCode::Reset), 1);
+    let begun = [(data(1), 1), (Frame::Fin, 1), stop.clone()];
+    for side in [CLIENT, GATEWAY] {
+        let then = |frame: Frame| [&begun[..], &[(frame, 1)]].concat();
+        let after = |kind| Error::AfterStop(ID, kind);
+        check_frames(side, &then(Frame::Stop(ResetCode::Reset)), after(Kind::Stop));
+        check_frames(side, &then(Frame::Window(WINDOW_INITIAL_BYTES)), after(Kind::Window));
+        check_frames(side, &then(Frame::Fin), after(Kind::Fin));
+        // Whoever had ended its own direction before is told once as well.
+        let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+        pair.ends[side].finish(id);
+        pair.ends[side].poll_transmit(usize::MAX, &mut LinkBuffer::new(), pair.now);
+        check(&mut pair, side, encode(&then(Frame::Stop(ResetCode::Reset))), &after(Kind::Stop));
+        // With nothing to be read the stream is gone, and what comes is late.
+        let (mut pair, _) = Pair::with_stream(tcp("a", 1));
+        let now = pair.now;
+        pair.ends[side].handle_input(encode(&begun).into(), now).unwrap();
+        pair.ends[side].read(ID, &mut LinkBuffer::new(), 10).unwrap();
+        assert!(!pair.ends[side].contains(ID));
+        pair.ends[side].handle_input(encode(&begun).into(), now).unwrap();
+        assert_eq!(pair.ends[side].stats().late_frames, 3);
+    }
+}
+
+#[test]
+fn messages_that_end_inside_a_frame() {
+    assert_eq!(Error::Cut.close_code(), 1002);
+    let frames = encode(&[(data(100), 1), (Frame::Window(5), 1)]);
+    for side in [CLIENT, GATEWAY] {
+        for len in 0..=frames.len() {
+            let (mut pair, _) = Pair::with_stream(tcp("a", 1));
+            let now = pair.now;
+            let end = &mut pair.ends[side];
+            end.handle_input(frames[..len].to_vec().into(), now).unwrap();
+            let whole = [0, 112, frames.len()].contains(&len);
+            assert_eq!(end.handle_message_end(), if whole { Ok(()) } else { Err(Error::Cut) }, "{len}");
+            assert_eq!(end.is_up(), whole);
+            // Of a session that is over, no message says anything.
+            end.close(GoAwayCode::Stop, "");
+            assert_eq!(end.handle_message_end(), Ok(()));
+        }
+    }
+}
+
 #[test]
 fn frames_out_of_place() {
     let opened = Frame::OpenOk { opened: Opened::default(), window: 1 };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::limits::{DERIVE_MEMORY_KIB_MIN, HANDSHAKE_MS};
 use crate::proto::derive::{Cost, Derived, Recipe, derive};
-use crate::proto::frame::Hello;
+use crate::proto::frame::{Hello, Welcome};
 use crate::proto::keys::Grant;
 
 #[track_caller]
@@ -72,7 +72,7 @@ fn proofs_are_bound_to_the_connection() {
         if bind {
             client.bind([7; 32]);
         }
-        let welcome = crate::proto::frame::Welcome {
+        let welcome = Welcome {
             version: VERSION_NEWEST,
             features,
             session_id: 1,
@@ -224,14 +224,8 @@ fn a_gateway_must_prove_itself() {
         name: String::new(),
     };
     // The impostor answers WELCOME and takes any proof.
-    let welcome = crate::proto::frame::Welcome {
-        version: 1,
-        features: 0,
-        session_id: 1,
-        ports_max: 1,
-        nonce: [0; 32],
-        recipe: None,
-    };
+    let welcome =
+        Welcome { version: 1, features: 0, session_id: 1, ports_max: 1, nonce: [0; 32], recipe: None };
     let now = pair.now;
     pair.ends[CLIENT].handle_input(Frame::Welcome(welcome).encode(0), now).unwrap();
     // It even sends the client's own proof back.
@@ -347,5 +341,61 @@ fn a_gateway_turns_away_and_says_when_to_come_back() {
         assert_eq!(pair.take_events(CLIENT), [Event::Lost(lost.clone())]);
         assert!(matches!(lost, Lost::Failed(error) if error.retry()));
         assert_eq!(pair.take_events(GATEWAY), [Event::Lost(Lost::Closed(GoAwayCode::Stop))]);
+    }
+}
+
+#[test]
+fn a_client_takes_no_version_that_it_did_not_offer() {
+    let now = pair::base();
+    for version in [0, VERSION_NEWEST + 1, u16::MAX] {
+        let mut client = Session::client(client_config(), now);
+        let welcome =
+            Welcome { version, features: 0, session_id: 1, ports_max: 1, nonce: [0; 32], recipe: None };
+        let got = client.handle_input(Frame::Welcome(welcome).encode(0), now);
+        assert_eq!(got, Err(Error::Version { min: version, max: version }));
+        assert!(!got.unwrap_err().retry(), "somebody has to change something first");
+    }
+}
+
+/// What each side says of itself, in order: HELLO and WELCOME.
+fn greetings(pair: &mut Pair) -> [Bytes; 2] {
+    let (now, mut out) = (pair.now, LinkBuffer::new());
+    let n = pair.ends[CLIENT].poll_transmit(usize::MAX, &mut out, now);
+    let hello = out.read_bytes(n).unwrap();
+    pair.ends[GATEWAY].handle_input(hello.clone(), now).unwrap();
+    let n = pair.ends[GATEWAY].poll_transmit(usize::MAX, &mut out, now);
+    [hello, out.read_bytes(n).unwrap()]
+}
+
+// Whoever stops or finds a fault may say so at any time; that nothing new is to be begun only when something may be.
+#[test]
+fn during_the_handshake_goaway_ends_the_session_and_does_nothing_else() {
+    let now = pair::base();
+    let goaway = |code| Frame::GoAway(GoAway { code, reason: "why".into() }).encode(0);
+    let [hello, welcome] = greetings(&mut Pair::silent(client_config(), gateway_config()));
+    // Before and after what the other side says first.
+    let ends = || {
+        let fresh = |side| match side {
+            CLIENT => Session::client(client_config(), now),
+            _ => Session::gateway(gateway_config(), now),
+        };
+        [(CLIENT, None), (GATEWAY, None), (CLIENT, Some(&welcome)), (GATEWAY, Some(&hello))].map(
+            |(side, first)| {
+                let mut end = fresh(side);
+                if let Some(first) = first {
+                    end.handle_input(first.clone(), now).unwrap();
+                }
+                end
+            },
+        )
+    };
+    for mut end in ends() {
+        end.handle_input(goaway(GoAwayCode::Stop), now).unwrap();
+        assert_eq!(end.end(), Some(&Lost::PeerClosed(GoAwayCode::Stop, "why".into())));
+    }
+    for mut end in ends() {
+        let got = end.handle_input(goaway(GoAwayCode::Drain), now);
+        assert_eq!(got, Err(Error::Unexpected(Kind::GoAway)));
+        assert!(!end.is_draining());
     }
 }
