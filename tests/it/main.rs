@@ -3,6 +3,7 @@
 mod aborts;
 mod access;
 mod auth;
+mod bad_gateway;
 mod cli;
 mod closing;
 mod descriptors;

@@ -10,6 +10,7 @@
 
 mod origin;
 mod password;
+mod peer;
 mod process;
 mod wire;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub(crate) use origin::{Origin, Request, Talk, ok};
 pub(crate) use password::PasswordFile;
+pub(crate) use peer::{Farewell, Peer};
 pub(crate) use process::{Program, field, gateway, gateway_and_client, gateway_that_says, standalone};
 pub(crate) use wire::{Ended, Response, Wire, basic};
 

@@ -1,7 +1,7 @@
 //! A user, byte by byte: what is sent is what the test says, what comes is kept as it came.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -74,6 +74,12 @@ impl Wire {
             Ok(stream) => Wire::new(stream),
             Err(error) => panic!("{addr}: {error}"),
         }
+    }
+
+    /// The next one that comes.
+    #[track_caller]
+    pub(crate) fn accept(listener: &TcpListener) -> Wire {
+        Wire::new(listener.accept().expect("somebody comes").0)
     }
 
     pub(crate) fn new(stream: TcpStream) -> Wire {
