@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyproxy::client;
+use anyproxy::limits::{GATEWAYS_MAX, REPLICAS_MAX};
 use anyproxy::proto::credentials::Credentials;
 use anyproxy::proto::frame::{GoAwayCode, Network, PortError, PortRequest};
 use anyproxy::proto::session::{Event, GatewayConfig, Session};
@@ -220,4 +221,21 @@ fn a_refused_port_is_asked_for_again_by_who_asks_now() {
     assert!(Arc::ptr_eq(&gateway.down(), &first));
     let second = gateway.up();
     assert!(Arc::ptr_eq(&gateway.port().0, &second), "at once, and not when the other's time has come");
+}
+
+// proves S-73: what a client cannot work with is said at once, and by its number
+#[test]
+fn a_client_with_no_gateway_or_too_many_is_not_started() {
+    let event_loop = event_loop();
+    let start = |gateways: usize, replicas: usize| {
+        let gateways = (0..gateways).map(|_| target(([127, 0, 0, 1], 9).into()).into()).collect();
+        client::start(event_loop.remote(), client::Config { replicas, ..client_of(gateways) })
+    };
+    for (gateways, replicas) in
+        [(0, 1), (GATEWAYS_MAX + 1, 1), (1, 0), (1, REPLICAS_MAX + 1), (0, 0), (usize::from(u16::MAX), 1)]
+    {
+        let error = start(gateways, replicas).expect_err("it cannot work");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(error.to_string(), format!("{gateways} gateways and {replicas} tunnels"));
+    }
 }

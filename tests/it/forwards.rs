@@ -4,7 +4,10 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::support::{self, Ended, Origin, PATIENCE, Program, Wire, field, pattern};
+use anyproxy::proto::frame::{Frame, Kind, Network, PortRequest};
+
+use crate::statuses::FullBacklog;
+use crate::support::{self, Ended, Origin, PATIENCE, Peer, Program, Wire, field, pattern};
 
 /// A client that opens a port of the gateway's choice for `target`, and that port.
 fn forward(gateway: &Program, target: SocketAddr, network: &str) -> (Program, SocketAddr) {
@@ -242,5 +245,89 @@ fn a_forward_that_the_rules_forbid_is_said_at_the_start() {
     let lines = client.lines(&[]);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("add --allow 127.0.0.1:9"), "{lines:?}");
+    gateway.stop();
+}
+
+// proves S-70: who names a port that is another's, by whichever number, closes its own or none
+#[test]
+fn only_its_owner_closes_a_port() {
+    let gateway = support::gateway(&[]);
+    let echo = Origin::echo();
+    let (owner, port) = forward(&gateway, echo.addr(), "tcp");
+    let udp = format!("0:{}/udp", udp_target());
+    let more = gateway.client(&["--allow", "127.0.0.1", "--forward", &udp]);
+    let actual = field(&more.wait(&["event=fwd_open"]), "actual").parse().expect("a port");
+    let udp = SocketAddr::from(([127, 0, 0, 1], actual));
+    let mut before = Wire::connect(port);
+    before.send("hello");
+    assert_eq!(before.take(5), b"hello");
+
+    let mut other = Peer::client(gateway.addr("tunnel")).up();
+    // Its own has the same name as the other two: any port.
+    let any = PortRequest { network: Network::Tcp, port: 0, host: "h".into(), target_port: 80 };
+    other.say(&[(Frame::PortOpen(any), 0)]);
+    let (own, _) = other.until(|frame| frame.kind() == Kind::PortOk);
+    let Frame::PortOk { actual: own, .. } = own else { panic!("{own:?}") };
+    let close = |network, port| (Frame::PortClose { network, port }, 0);
+    let named = [Network::Tcp, Network::Udp]
+        .map(|network| [port.port(), udp.port(), 0].map(|port| close(network, port)))
+        .concat();
+    other.say(&named);
+    other.say(&[(Frame::Ping(77), 0)]);
+    other.until(|frame| *frame == Frame::Pong(77));
+    gateway.wait(&["event=fwd_close", &format!("addr=127.0.0.1:{own}")]);
+
+    assert_eq!(gateway.lines(&["event=fwd_close"]).len(), 1, "its own and no other");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
+    ask(&socket, udp, b"question");
+    for wire in [&mut before, &mut Wire::connect(port)] {
+        wire.send("again");
+        assert_eq!(wire.take(5), b"again");
+    }
+    drop((before, other));
+    gateway.wait(&["event=tun_down", "via=peer"]);
+    owner.stop();
+    more.stop();
+    gateway.stop_but_for(&["event=tun_down"]);
+}
+
+// proves S-71: where a name leads is looked at when somebody wants to go there, for ports as for proxies
+#[test]
+fn a_forwarded_name_that_leads_where_the_rules_forbid_is_a_break_for_the_user() {
+    let gateway = support::gateway(&[]);
+    let origin = Origin::new(|_| panic!("it is not to be reached"));
+    let asked = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
+    let udp = asked.local_addr().expect("it is bound").port();
+    let flags = [format!("0:localhost:{}", origin.addr().port()), format!("0:localhost:{udp}/udp")];
+    let client = gateway.client(&["--forward", &flags[0], "--forward", &flags[1]]);
+    let port = |net: &str| {
+        let actual = field(&client.wait(&["event=fwd_open", &format!("net={net}")]), "actual").parse();
+        SocketAddr::from(([127, 0, 0, 1], actual.expect("a port")))
+    };
+    let mut wire = Wire::connect(port("tcp"));
+    assert_eq!(wire.read_to_end(), (vec![], Ended::Reset));
+    gateway.wait(&["event=access", "proto=tcp", "in=forward", "end=PC", "why=acl"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
+    socket.send_to(b"question", port("udp")).expect("loopback takes it");
+    gateway.wait(&["event=access", "proto=udp", "in=forward", "end=PC", "why=acl"]);
+    asked.set_nonblocking(true).expect("it is a socket");
+    assert!(asked.recv(&mut [0; 100]).is_err(), "nothing got there");
+    assert_eq!(origin.accepted(), 0);
+    client.stop();
+    gateway.stop_but_for(&["rules forbid"]);
+}
+
+// proves S-49, S-65: a forwarded port waits for its target as long as a proxy does
+#[test]
+fn a_forwarded_target_that_does_not_answer_is_given_up() {
+    let full = FullBacklog::new();
+    let gateway = support::gateway(&[]);
+    let flag = format!("0:{}", full.addr);
+    let client = gateway.client(&["--allow", "127.0.0.1", "--connect-timeout", "500ms", "--forward", &flag]);
+    let port: u16 = field(&client.wait(&["event=fwd_open"]), "actual").parse().expect("a port");
+    let mut wire = Wire::connect(SocketAddr::from(([127, 0, 0, 1], port)));
+    assert_eq!(wire.read_to_end(), (vec![], Ended::Reset));
+    gateway.wait(&["event=access", "proto=tcp", "in=forward", "end=sC", "why=timeout"]);
+    client.stop();
     gateway.stop();
 }

@@ -120,6 +120,30 @@ fn a_frozen_client_is_found_behind_unsent_bytes() {
     }
 }
 
+// proves S-28, S-57: the other way round
+#[test]
+fn a_frozen_gateway_is_found_and_comes_back() {
+    if skipped("a frozen gateway") {
+        return;
+    }
+    let (echo, gateway) = (Origin::echo(), gateway(&[]));
+    let client = gateway.client(&["--allow", "127.0.0.1"]);
+    let mut user = Wire::http_connect(gateway.addr("http"), echo.addr());
+    echoes(&mut user, "hello");
+    gateway.signal("STOP");
+    let line = client.wait(&["event=tun_down", "level=WARN"]);
+    println!("a frozen gateway: {line}");
+    gateway.signal("CONT");
+    client.wait_nth(&["event=tun_up"], 2);
+    drop(user);
+    let mut user = Wire::http_connect(gateway.addr("http"), echo.addr());
+    echoes(&mut user, "hello again");
+    assert_eq!(client.lines(&["event=tun_down"]).len(), 1, "said once");
+    drop(user);
+    client.stop_but_for(&["event=tun_down", "event=connect"]);
+    gateway.stop_but_for(&["event=tun_down", "event=group_empty"]);
+}
+
 // proves S-48, S-49, S-50, S-51: an answer that begins after 29 s, and a transfer that takes 40
 #[test]
 fn a_long_transfer_completes_by_every_way() {

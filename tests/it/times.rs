@@ -91,19 +91,40 @@ fn a_target_that_reads_nothing_is_given_up() {
 // proves S-53, S-65, S-66: users on whom nothing moves are closed where that was asked for, and nowhere else
 #[test]
 fn idle_users_are_closed_by_the_kind_of_their_stream() {
-    let (sink, ends) = mpsc::channel();
-    let origin = Origin::silent(sink);
-    let gateway = gateway(&["--idle-timeout", "socks=1s"]);
-    let client = gateway.client(&["--allow", "127.0.0.1"]);
-    let mut connect = Wire::http_connect(gateway.addr("http"), origin.addr());
-    let mut socks = Wire::socks_connect(gateway.addr("socks"), "127.0.0.1", origin.addr().port());
-    gateway.wait(&["event=access", "proto=socks5", "end=cD", "why=timeout"]);
-    socks.read_to_end();
+    std::thread::scope(|scope| {
+        for kind in ["http", "socks", "forward"] {
+            scope.spawn(move || idle_users_are_closed(kind));
+        }
+    });
+}
+
+fn idle_users_are_closed(kind: &str) {
+    // Each has a target of its own, so that it is known whose end it is.
+    let kinds = [("http", "connect"), ("socks", "socks5"), ("forward", "tcp")].map(|(kind, proto)| {
+        let (sink, ends) = mpsc::channel();
+        (kind, proto, Origin::silent(sink), ends)
+    });
+    let [(.., http, _), (.., socks, _), (.., forwarded, _)] = &kinds;
+    let gateway = gateway(&["--idle-timeout", &format!("{kind}=1s")]);
+    let client = gateway.client(&["--allow", "127.0.0.1", "--forward", &format!("0:{}", forwarded.addr())]);
+    let actual = field(&client.wait(&["event=fwd_open"]), "actual").to_owned();
+    let mut users = [
+        Wire::http_connect(gateway.addr("http"), http.addr()),
+        Wire::socks_connect(gateway.addr("socks"), "127.0.0.1", socks.addr().port()),
+        Wire::connect(format!("127.0.0.1:{actual}").parse().expect("an address")),
+    ];
+    forwarded.wait_accepted(1);
+    let (at, (_, proto, _, ends)) =
+        kinds.iter().enumerate().find(|(_, (of, ..))| *of == kind).expect("one of these");
+    gateway.wait(&["event=access", &format!("proto={proto}"), "end=cD", "why=timeout"]);
+    users[at].read_to_end();
     assert_eq!(ends.recv_timeout(PATIENCE).expect("its target hears of it").1, Ended::Reset);
-    assert!(connect.is_quiet(), "the other one is idle, and there");
-    connect.finish();
-    assert_eq!(ends.recv_timeout(PATIENCE).expect("its target hears of it").1, Ended::Fin);
-    drop(connect);
+    for (user, (of, _, _, ends)) in users.iter_mut().zip(&kinds).filter(|(_, (of, ..))| *of != kind) {
+        assert!(user.is_quiet(), "{of} is idle, and there, with {kind}=1s");
+        user.finish();
+        assert_eq!(ends.recv_timeout(PATIENCE).expect("its target hears of it").1, Ended::Fin);
+    }
+    drop(users);
     stop(gateway, client);
 }
 

@@ -70,6 +70,26 @@ fn a_target_that_breaks_off_is_a_break_for_the_user() {
     stop(programs);
 }
 
+// proves S-05, S-58: also where much is on its way to it, and on the side that writes to it
+#[test]
+fn a_target_that_breaks_off_under_a_transfer_is_no_fault_of_the_client() {
+    const LEN: usize = 1 << 20;
+    let origin = Origin::breaks(1000);
+    let (gateway, client) = start();
+    for (way, n) in WAYS.into_iter().zip(1..) {
+        let mut wire = way(&gateway, &origin);
+        // It may hear of the end before it has said everything.
+        wire.try_send(vec![b'x'; LEN]).ok();
+        assert_eq!(wire.read_to_end(), (vec![], Ended::Reset));
+        gateway.wait_nth(&["event=access", "end=SD", "why=rst"], n);
+    }
+    let lines = client.stop();
+    let up = lines.iter().position(|line| line.contains(" event=tun_up ")).expect("it was up");
+    let down = lines.iter().position(|line| line.contains(" event=stop")).unwrap_or(lines.len());
+    assert!(lines[up + 1..down].is_empty(), "nobody reads of it at this level: {lines:?}");
+    gateway.stop();
+}
+
 // proves S-05
 #[test]
 fn a_user_who_breaks_off_is_a_break_for_the_target() {
