@@ -13,7 +13,7 @@ use std::io::{self, Write as _};
 use std::time::SystemTime;
 
 use log::kv::{Error, Key, Value, VisitSource};
-use log::{Level, LevelFilter, Record};
+use log::{LevelFilter, Record};
 
 use crate::limits::{LOG_MSG_BYTES_MAX, LOG_VALUE_BYTES_MAX};
 use crate::logfmt::{self, Stamp};
@@ -125,24 +125,10 @@ pub fn quiet(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::ESHUTDOWN))
 }
 
-/// How loud an I/O error is: ordinary endings are for developers, a network that does not answer is for people to
-/// know, and what remains is a fault.
-pub fn level_of(error: &io::Error) -> Level {
-    use io::ErrorKind::{
-        ConnectionRefused, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, TimedOut,
-        WouldBlock,
-    };
-    match error.kind() {
-        _ if quiet(error) => Level::Debug,
-        Interrupted | WouldBlock => Level::Debug,
-        ConnectionRefused | HostUnreachable | NetworkDown | NetworkUnreachable | TimedOut => Level::Warn,
-        _ => Level::Error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use log::Level;
     use std::time::Duration;
 
     #[track_caller]
@@ -200,38 +186,27 @@ mod tests {
         assert!(refused.starts_with("\"debgu\" is not a level") && !refused.contains('\n'), "{refused}");
     }
 
-    // proves S-05, S-06, S-07 and S-58: ordinary endings and faults are separate classes with fixed levels
+    // proves S-58: ordinary endings are a class of their own
     #[test]
-    fn io_errors_have_fixed_levels() {
+    fn ordinary_endings_are_told_from_faults() {
         use io::ErrorKind as K;
         let os = io::Error::from_raw_os_error;
-        let table = [
-            (os(libc::EPIPE), Level::Debug),
-            (os(libc::ECONNRESET), Level::Debug),
-            (os(libc::ECONNABORTED), Level::Debug),
-            (os(libc::ENOTCONN), Level::Debug),
-            (os(libc::ESHUTDOWN), Level::Debug),
-            (os(libc::ECANCELED), Level::Debug),
-            (K::UnexpectedEof.into(), Level::Debug),
-            (io::Error::new(K::BrokenPipe, "use of closed connection"), Level::Debug),
-            (os(libc::EINTR), Level::Debug),
-            (os(libc::EAGAIN), Level::Debug),
-            (os(libc::ECONNREFUSED), Level::Warn),
-            (os(libc::ETIMEDOUT), Level::Warn),
-            (os(libc::EHOSTUNREACH), Level::Warn),
-            (os(libc::ENETUNREACH), Level::Warn),
-            (os(libc::EMFILE), Level::Error),
-            (os(libc::ENFILE), Level::Error),
-            (os(libc::EACCES), Level::Error),
-            (os(libc::EADDRINUSE), Level::Error),
-            (os(libc::EBADF), Level::Error),
-            (io::Error::new(K::InvalidData, "bad frame"), Level::Error),
-            (io::Error::other("tls"), Level::Error),
+        let endings = [libc::EPIPE, libc::ECONNRESET, libc::ECONNABORTED, libc::ENOTCONN, libc::ESHUTDOWN];
+        let closed = io::Error::new(K::BrokenPipe, "use of closed connection");
+        for error in endings.map(os).into_iter().chain([os(libc::ECANCELED), K::UnexpectedEof.into(), closed])
+        {
+            assert!(quiet(&error), "{error:?}");
+        }
+        let faults = [
+            libc::ECONNREFUSED,
+            libc::ETIMEDOUT,
+            libc::EHOSTUNREACH,
+            libc::EMFILE,
+            libc::EBADF,
+            libc::ENOSPC,
         ];
-        for (error, want) in table {
-            assert_eq!(level_of(&error), want, "{error:?}");
-            let want_quiet = want == Level::Debug && !matches!(error.kind(), K::Interrupted | K::WouldBlock);
-            assert_eq!(quiet(&error), want_quiet, "{error:?}");
+        for error in faults.map(os).into_iter().chain([K::InvalidData.into(), io::Error::other("tls")]) {
+            assert!(!quiet(&error), "{error:?}");
         }
     }
 
