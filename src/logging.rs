@@ -6,7 +6,7 @@
 //! time=2026-11-20T10:00:00.023Z level=INFO event=listen name=http addr=127.0.0.1:8088 msg=ready
 //! ```
 //! `ANYPROXY_LOG`, or else `RUST_LOG`, chooses levels (`info` unless set; `debug`; `warn,anyproxy::client=debug`).
-//! [`level_of`] is the one place that decides how loud an I/O error is.
+//! [`quiet`] says which I/O errors are ordinary endings, and not faults.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
