@@ -82,7 +82,8 @@ impl Owner<'_> {
         }
         match self.conn.kept.phase {
             Phase::Lingering => return !self.is_late() && self.lingers(),
-            Phase::Closing => {}
+            // What the peer has sent while the output left may be there with no event yet.
+            Phase::Closing => self.conn.kept.flags.set(Flags::READABLE),
             _ if !begins => return false,
             _ => {}
         }
