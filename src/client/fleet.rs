@@ -108,6 +108,9 @@ impl Fleet {
         if let Some((_, timer)) = timer {
             timer.cancel();
         }
+        // One of many is nobody's news; that a lost tunnel is on its way back is.
+        let level = if attempt.returns { log::Level::Info } else { log::Level::Debug };
+        log::log!(level, event = "tun_dial", tun = label(attempt).as_str(), gateway:% = self.gateway(attempt).target; "connecting");
         let fleet = self.clone();
         self.resolver.resolve(&self.gateway(attempt).target, move |found| match found {
             Ok(addresses) => fleet.dial(attempt, addresses),
@@ -226,6 +229,11 @@ impl State {
     }
 }
 
+/// What a tunnel is called in the logs, from its attempt on.
+fn label(attempt: Attempt) -> String {
+    format!("g{}", attempt.number)
+}
+
 fn request_port(tunnel: &Arc<Tunnel>, request: PortRequest) {
     let port = request.port;
     let asked = tunnel.exchange(|session| session.is_up().then(|| session.request_port(request)));
@@ -289,7 +297,7 @@ impl Side for ClientSide {
     }
 
     fn begin(&self, _peer: Option<SocketAddr>) -> io::Result<(WebSocket, Arc<Tunnel>)> {
-        let Attempt { number, instance, generation, .. } = self.attempt;
+        let Attempt { instance, generation, .. } = self.attempt;
         let config = &self.fleet.config;
         let config = ClientConfig {
             name: config.name.clone(),
@@ -302,7 +310,7 @@ impl Side for ClientSide {
         let mut session = Session::client(config, rt::now()).with_budget(self.fleet.config.windows.clone());
         session.limit_streams(self.fleet.config.streams_max);
         let ws = WebSocket::client(&self.gateway().target.to_string(), TUNNEL_PATH, rt::nonce()?);
-        Ok((ws, Tunnel::new(session, format!("g{number}"))))
+        Ok((ws, Tunnel::new(session, label(self.attempt))))
     }
 
     fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {

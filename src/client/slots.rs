@@ -35,6 +35,8 @@ pub(super) struct Attempt {
     pub(super) instance: u64,
     /// The number of attempts with this instance: the newest takes the place of the others.
     pub(super) generation: u64,
+    /// The first since the tunnel of its slot was lost, or left.
+    pub(super) returns: bool,
 }
 
 /// What a tunnel that came up leads to.
@@ -86,7 +88,14 @@ impl Slots {
     pub(super) fn new(gateways: usize, instances: impl IntoIterator<Item = u64>) -> Slots {
         assert!(gateways > 0, "a client has a gateway");
         let slot = |(slot, instance)| Slot {
-            latest: Attempt { slot, gateway: slot % gateways, number: 0, instance, generation: 0 },
+            latest: Attempt {
+                slot,
+                gateway: slot % gateways,
+                number: 0,
+                instance,
+                generation: 0,
+                returns: false,
+            },
             phase: Phase::Waiting,
             reconnect: Reconnect::new(),
             elsewhere: false,
@@ -139,6 +148,7 @@ impl Slots {
         let slot = self.current_mut(attempt)?;
         slot.phase = Phase::Waiting;
         slot.elsewhere = ended == Ended::Failed;
+        slot.latest.returns = ended != Ended::Failed;
         let wait = slot.reconnect.wait(ended, random);
         Some(After { wait, asks: self.hand_on(attempt) })
     }
@@ -151,6 +161,7 @@ impl Slots {
         slot.elsewhere = true;
         slot.latest.instance = instance;
         slot.latest.generation = 0;
+        slot.latest.returns = true;
         // Another number at once, so that nothing that is still said of the old tunnel is taken for the next one's.
         self.attempts += 1;
         let number = self.attempts;

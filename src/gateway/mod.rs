@@ -457,6 +457,12 @@ impl Side for GatewaySide {
         }
     }
 
+    fn on_draining(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
+        let peer = tunnel.exchange(|session| session.peer().cloned());
+        let (via, group) = peer.as_ref().map_or(("-", ""), |peer| (peer.name.as_str(), peer.group.as_str()));
+        log::info!(event = "tun_drain", tun = tunnel.label(), via, group; "the client is leaving");
+    }
+
     fn on_stopping(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
         // Flows have no end of their own that could be waited for.
         self.0.forwards.close_all(tunnel);

@@ -1,9 +1,10 @@
 //! Either end is killed, again and again; the other says so, goes on, and works again once there are two.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::support::{Ended, Origin, PATIENCE, Program, Wire, full, gateway};
+use crate::support::{Ended, Origin, PATIENCE, Program, Wire, field, full, gateway};
 
 const ROUNDS: usize = 10;
 /// No other test listens here and no connection begins here, so that a port stays free while its owner is dead.
@@ -169,4 +170,72 @@ fn the_death_of_one_client_is_nothing_to_another() {
     drop((users, next));
     staying.stop_but_for(&[]);
     gateway.stop_but_for(&["event=tun_down", "event=group_empty"]);
+}
+
+/// What is said of the lives of tunnels: the event of each line, by the tunnel.
+fn lives(program: &Program) -> BTreeMap<String, Vec<String>> {
+    let mut lives: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in program.lines(&[]).into_iter().filter(|line| line.contains(" event=tun_")) {
+        lives.entry(field(&line, "tun").to_owned()).or_default().push(field(&line, "event").to_owned());
+    }
+    lives
+}
+
+// proves S-32: connecting, up, draining and lost are said of each tunnel, on the end that can know it
+#[test]
+fn the_life_of_a_tunnel_is_told_on_both_ends() {
+    let echo = Origin::echo();
+    let (tunnel, http) = (format!("{HOST}:{}", free_port()), format!("{HOST}:{}", free_port()));
+    let http_addr: SocketAddr = http.parse().expect("an address of ours");
+    let mut first = gateway_at(&tunnel, &http);
+    let url = format!("ws://{tunnel}");
+    let mut client = Program::start_with(
+        &["client", "--gateway", &url, "--allow", "127.0.0.1", "--name", "edge"],
+        &[("ANYPROXY_LOG", "debug")],
+    );
+    let dials = |level: &str, count| client.wait_nth(&["event=tun_dial", level], count);
+    dials("level=DEBUG", 1);
+    client.wait(&["event=tun_up"]);
+
+    // A loss: the attempt behind it is news, those that follow are not.
+    first.signal("KILL");
+    first.ended();
+    client.wait(&["event=tun_down", "level=WARN"]);
+    let again = dials("level=INFO", 1);
+    assert_eq!(field(&again, "gateway"), tunnel);
+    dials("level=DEBUG", 2);
+    assert_eq!(client.lines(&["event=tun_dial", "level=INFO"]).len(), 1);
+
+    // The gateway leaves, and later the client; each time a stream keeps the tunnel for a while.
+    let mut second = gateway_at(&tunnel, &http);
+    client.wait_nth(&["event=tun_up"], 2);
+    let held = Wire::http_connect(http_addr, echo.addr());
+    second.signal("TERM");
+    client.wait(&["event=tun_drain", "level=INFO"]);
+    dials("level=INFO", 2);
+    drop(held);
+    second.ended();
+    let third = gateway_at(&tunnel, &http);
+    client.wait_nth(&["event=tun_up"], 3);
+    let held = Wire::http_connect(http_addr, echo.addr());
+    client.signal("TERM");
+    let drain = third.wait(&["event=tun_drain", "level=INFO"]);
+    assert_eq!(field(&drain, "via"), "edge");
+    drop(held);
+    client.ended();
+    third.wait(&["event=tun_down", "level=INFO"]);
+
+    assert_eq!(lives(&third).into_values().collect::<Vec<_>>(), [["tun_up", "tun_drain", "tun_down"]]);
+    let lived: Vec<_> = lives(&client).into_values().filter(|life| life.len() > 1).collect();
+    let mut want = [
+        vec!["tun_dial", "tun_up", "tun_down"],
+        vec!["tun_dial", "tun_up", "tun_drain", "tun_down"],
+        vec!["tun_dial", "tun_up", "tun_down"],
+    ];
+    let mut lived: Vec<Vec<&str>> =
+        lived.iter().map(|life| life.iter().map(String::as_str).collect()).collect();
+    want.sort_unstable();
+    lived.sort_unstable();
+    assert_eq!(lived, want);
+    third.stop();
 }
