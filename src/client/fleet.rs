@@ -13,6 +13,7 @@ use super::keyring::{Ask, Keyring};
 use super::reconnect::Ended;
 use super::resolve::Resolver;
 use super::slots::{Attempt, Slots};
+use super::stats;
 use super::upstream::{self, Ways};
 use super::{Config, Gateway};
 use crate::limits::{
@@ -25,11 +26,11 @@ use crate::proto::ws::{TUNNEL_PATH, WebSocket};
 use crate::refused::Refusals;
 use crate::rt::{self, Remote, Timer};
 use crate::tls::{self, Tls};
-use crate::tunnel::{Carrier, Down, Side, Tunnel};
+use crate::tunnel::{Carrier, Down, Side, Totals, Tunnel};
 
 /// Everything that the tunnels of a client share.
-struct Fleet {
-    remote: Remote,
+pub(super) struct Fleet {
+    pub(super) remote: Remote,
     config: Config,
     ways: Arc<Ways>,
     /// The keys that were derived of the secret.
@@ -41,6 +42,8 @@ struct Fleet {
     said: Vec<AtomicU8>,
     /// By gateway: how often each port was refused in a row. Invariant: as many entries as there are forwards, at most.
     refusals: Vec<Mutex<HashMap<(Network, u16), u32>>>,
+    /// What all tunnels counted.
+    totals: Totals,
 }
 
 struct State {
@@ -49,6 +52,8 @@ struct State {
     timers: Vec<Option<(u64, Timer)>>,
     /// By slot: its tunnel, while that is up.
     tunnels: Vec<Option<Arc<Tunnel>>>,
+    /// Tunnels that are up, also those that their slots have left behind.
+    alive: Vec<Arc<Tunnel>>,
 }
 
 const SAID_NOTHING: u8 = 0;
@@ -66,6 +71,7 @@ pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
         slots: Slots::new(gateways, instances),
         timers: (0..replicas).map(|_| None).collect(),
         tunnels: vec![None; replicas],
+        alive: Vec::new(),
     };
     let fleet = Arc::new(Fleet {
         ways: Arc::new(Ways {
@@ -82,9 +88,11 @@ pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
         state: Mutex::new(state),
         said: (0..gateways).map(|_| AtomicU8::new(SAID_NOTHING)).collect(),
         refusals: (0..gateways).map(|_| Mutex::default()).collect(),
+        totals: Totals::default(),
         config,
         remote,
     });
+    stats::watch(&fleet, stats::Line::default());
     let waiting = fleet.state.lock().slots.waiting();
     waiting.into_iter().for_each(|after| fleet.connect(after));
     Ok(())
@@ -93,6 +101,18 @@ pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
 impl Fleet {
     fn gateway(&self, attempt: Attempt) -> &Gateway {
         &self.config.gateways[attempt.gateway]
+    }
+
+    /// How it goes.
+    pub(super) fn line(&self) -> stats::Line {
+        let alive = self.state.lock().alive.clone();
+        alive.iter().for_each(|tunnel| self.totals.take(tunnel));
+        stats::Line {
+            conns: alive.iter().map(|tunnel| tunnel.stream_count()).sum(),
+            tun: alive.len(),
+            tally: self.totals.get(),
+            forbidden: self.ways.forbidden.total(),
+        }
     }
 
     /// The next attempt of a slot that waits since that one, if it still does.
@@ -321,6 +341,7 @@ impl Side for ClientSide {
             group = fleet.config.group.as_str(), tls; "the gateway is there");
         let up = {
             let state = &mut *fleet.state.lock();
+            state.alive.push(tunnel.clone());
             let up = state.slots.up(self.attempt);
             if up.is_some() {
                 state.tunnels[self.attempt.slot] = Some(tunnel.clone());
@@ -383,6 +404,8 @@ impl Side for ClientSide {
     }
 
     fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {
+        self.fleet.totals.take(tunnel);
+        self.fleet.state.lock().alive.retain(|alive| !Arc::ptr_eq(alive, tunnel));
         if !down.was_up {
             return self.fleet.failed(self.attempt, &down.why, down.fatal);
         }

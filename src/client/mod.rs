@@ -12,6 +12,7 @@ mod keyring;
 pub mod reconnect;
 pub mod resolve;
 mod slots;
+mod stats;
 mod upstream;
 
 use std::io;

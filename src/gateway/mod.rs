@@ -29,7 +29,7 @@ use crate::refused::Refusals;
 use crate::rt::{self, Listener, Remote, TcpListener};
 use crate::times::Times;
 use crate::tls::{self, Tls};
-use crate::tunnel::{Carrier, Down, Side, Stream, Tunnel, Watcher};
+use crate::tunnel::{Carrier, Down, Side, Stream, Totals, Tunnel, Watcher};
 use forward::Forwards;
 use registry::{Joined, Member, Registry, is_elsewhere};
 use stats::Stats;
@@ -101,6 +101,8 @@ pub struct Shared {
     windows: Arc<WindowBudget>,
     strangers: Strangers,
     stats: Stats,
+    /// What all tunnels counted.
+    totals: Totals,
     /// Starts every conn_id of this process, so that a restart does not repeat them.
     seed: u64,
     streams: AtomicU64,
@@ -134,6 +136,7 @@ impl Gateway {
             windows: config.windows,
             strangers: Strangers::default(),
             stats: Stats::default(),
+            totals: Totals::default(),
             seed: rt::random()?,
             streams: AtomicU64::new(0),
             remote: remote.clone(),
@@ -470,6 +473,7 @@ impl Side for GatewaySide {
 
     fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {
         self.0.forwards.close_all(tunnel);
+        self.0.totals.take(tunnel);
         let peer = tunnel.exchange(|session| session.peer().cloned());
         let group = peer.as_ref().map_or("", |peer| peer.group.as_str());
         let left = self.0.registry.leave(group, tunnel);

@@ -5,7 +5,8 @@
 //!                                          └── many of them timed out ──▶ at WARN
 //! ```
 //! `conn_tot ok timeouts` count from the start of the process, so that a lost line does no harm; `latency_ms` is the mean of the
-//! interval, from the request to the target's first byte. A gateway on which nothing happens says nothing.
+//! interval, from the request to the target's first byte. What the tunnels counted and who was turned away at their port is there
+//! besides. A gateway on which nothing happens says nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use super::Shared;
 use crate::limits::{STATS_ALARM_PERCENT_MIN, STATS_ALARM_STREAMS_MIN, STATS_MS};
 use crate::record::{AccessRecord, Who};
+use crate::tunnel::Tally;
 
 /// What has ended so far, in counters that grow.
 #[derive(Debug, Default)]
@@ -31,8 +33,19 @@ pub(super) struct Stats {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Said {
-    active: usize,
+    beside: Beside,
     counts: Counts,
+}
+
+/// What others know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Beside {
+    /// Streams that are open.
+    active: usize,
+    /// What all tunnels counted.
+    tally: Tally,
+    /// Who was turned away at the tunnels' port.
+    strangers: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +60,7 @@ struct Counts {
 /// What a line says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Line {
-    active: usize,
+    beside: Beside,
     counts: Counts,
     latency_ms: u64,
     alarm: bool,
@@ -76,7 +89,7 @@ impl Stats {
     }
 
     /// The next line, if there is anything new to say.
-    fn line(&self, active: usize) -> Option<Line> {
+    fn line(&self, beside: Beside) -> Option<Line> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counts = Counts {
             ended: read(&self.ended),
@@ -85,8 +98,8 @@ impl Stats {
             answered: read(&self.answered),
             latency_us: read(&self.latency_us),
         };
-        let said = std::mem::replace(&mut *self.said.lock(), Said { active, counts });
-        if said == (Said { active, counts }) {
+        let said = std::mem::replace(&mut *self.said.lock(), Said { beside, counts });
+        if said == (Said { beside, counts }) {
             return None;
         }
         let before = said.counts;
@@ -95,7 +108,7 @@ impl Stats {
         let latency_us = counts.latency_us.saturating_sub(before.latency_us);
         let latency_ms = latency_us / 1000 / (counts.answered - before.answered).max(1);
         let alarm = ended >= STATS_ALARM_STREAMS_MIN && timeouts * 100 >= ended * STATS_ALARM_PERCENT_MIN;
-        Some(Line { active, counts, latency_ms, alarm })
+        Some(Line { beside, counts, latency_ms, alarm })
     }
 }
 
@@ -114,12 +127,20 @@ pub(super) fn watch(shared: &Arc<Shared>) {
 }
 
 fn say(shared: &Shared) {
-    let Some(line) = shared.stats.line(shared.registry.stream_count()) else { return };
+    shared.registry.members().iter().for_each(|(_, member)| shared.totals.take(&member.tunnel));
+    let beside = Beside {
+        active: shared.registry.stream_count(),
+        tally: shared.totals.get(),
+        strangers: shared.refusals.total(),
+    };
+    let Some(line) = shared.stats.line(beside) else { return };
     let level = if line.alarm { log::Level::Warn } else { log::Level::Info };
     let words = if line.alarm { "many streams time out" } else { "" };
     let Counts { ended, ok, timeouts, .. } = line.counts;
-    log::log!(level, event = "stats", v = 1, conns = line.active, conn_tot = ended, ok, timeouts,
-        latency_ms = line.latency_ms, tun = shared.registry.client_count(), log_drop = shared.access.dropped(); "{words}");
+    let Tally { refused, late, dgram_drop, ws_ctl, .. } = line.beside.tally;
+    log::log!(level, event = "stats", v = 1, conns = line.beside.active, conn_tot = ended, ok, timeouts,
+        latency_ms = line.latency_ms, tun = shared.registry.client_count(), log_drop = shared.access.dropped(),
+        refused, late, dgram_drop, ws_ctl, strangers = line.beside.strangers; "{words}");
 }
 
 #[cfg(test)]
@@ -137,23 +158,39 @@ mod tests {
         record
     }
 
+    fn active(active: usize) -> Beside {
+        Beside { active, ..Beside::default() }
+    }
+
+    // What the tunnels counted, and who was turned away, is news as well.
+    #[test]
+    fn a_line_comes_when_a_tunnel_counted_something_or_somebody_was_turned_away() {
+        let stats = Stats::default();
+        let late = Beside { tally: Tally { late: 1, ..Tally::default() }, ..Beside::default() };
+        let turned_away = Beside { strangers: 1, ..late };
+        for beside in [late, turned_away] {
+            assert_eq!(stats.line(beside).map(|line| line.beside), Some(beside));
+            assert_eq!(stats.line(beside), None, "that is known");
+        }
+    }
+
     // proves S-67: total, active, time-outs, successes and average latency; and silence while nothing happens
     #[test]
     fn a_line_has_the_totals_and_the_latency_of_its_interval() {
         let stats = Stats::default();
-        assert_eq!(stats.line(0), None);
+        assert_eq!(stats.line(active(0)), None);
         stats.note(&ended(Who::Normal, Some(7)));
         stats.note(&ended(Who::Normal, Some(27)));
         stats.note(&ended(Who::UserReset, None));
         stats.note(&ended(Who::TargetTimeout, None));
-        let line = stats.line(3).expect("there is news");
+        let line = stats.line(active(3)).expect("there is news");
         let Counts { ended: count, ok, timeouts, .. } = line.counts;
-        assert_eq!((line.active, count, ok, timeouts, line.latency_ms), (3, 4, 2, 1, 20));
-        assert_eq!(stats.line(3), None, "that is known");
-        let line = stats.line(2).expect("one is gone");
-        assert_eq!((line.active, line.counts.ended, line.latency_ms), (2, 4, 0));
+        assert_eq!((line.beside.active, count, ok, timeouts, line.latency_ms), (3, 4, 2, 1, 20));
+        assert_eq!(stats.line(active(3)), None, "that is known");
+        let line = stats.line(active(2)).expect("one is gone");
+        assert_eq!((line.beside.active, line.counts.ended, line.latency_ms), (2, 4, 0));
         stats.note(&ended(Who::Normal, Some(97)));
-        let line = stats.line(2).expect("there is news");
+        let line = stats.line(active(2)).expect("there is news");
         assert_eq!((line.counts.ended, line.counts.ok, line.latency_ms), (5, 3, 100));
     }
 
@@ -167,14 +204,14 @@ mod tests {
                 (0..count).for_each(|_| stats.note(&ended(who, None)));
             }
             assert_eq!(
-                stats.line(0).map(|line| line.alarm),
+                stats.line(active(0)).map(|line| line.alarm),
                 Some(alarm),
                 "{timeouts} of {}",
                 timeouts + others
             );
             // It is over when they are.
             stats.note(&ended(Who::Normal, None));
-            assert_eq!(stats.line(0).map(|line| line.alarm), Some(false));
+            assert_eq!(stats.line(active(0)).map(|line| line.alarm), Some(false));
         }
         let (streams, percent) = (STATS_ALARM_STREAMS_MIN, STATS_ALARM_PERCENT_MIN);
         check(streams, 0, true);

@@ -217,12 +217,13 @@ impl<S: Side> Handler for Carrier<S> {
         };
         let bytes = (info.bytes_out, info.bytes_in);
         // Who has said that it is leaving is not missed, however it leaves in the end.
+        let ws_control = cx.ws.control_frames();
         let (announced, lived, stats) = {
-            let inner = cx.tunnel.inner.lock();
+            let inner = &mut *cx.tunnel.inner.lock();
+            inner.ws_control = ws_control;
             (inner.session.is_draining(), rt::since(inner.started), inner.session.stats())
         };
         let fault = cx.up && cx.end.as_ref().is_some_and(End::is_fault);
-        let ws_control = cx.ws.control_frames();
         let on_purpose = on_purpose || shutdown || announced;
         let by_us = shutdown || matches!(cx.end, Some(End::Purpose));
         self.0.on_down(
@@ -266,7 +267,12 @@ impl CarrierContext {
                 return;
             }
         }
-        if self.tunnel.inner.lock().session.end().is_some() {
+        let over = {
+            let inner = &mut *self.tunnel.inner.lock();
+            inner.ws_control = self.ws.control_frames();
+            inner.session.end().is_some()
+        };
+        if over {
             // Its event says how; what the WebSocket says behind a farewell is only the end of that.
             return;
         }

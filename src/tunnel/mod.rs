@@ -14,6 +14,7 @@
 
 mod carrier;
 mod stream;
+mod tally;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -30,6 +31,7 @@ use crate::rt::{self, Handle};
 pub use carrier::{Carrier, CarrierContext, Down, Side};
 use stream::Notes;
 pub use stream::{Broken, Stream, StreamWatcher, Watcher};
+pub use tally::{Tally, Totals};
 
 /// A session, as everyone who has a stream in it sees it.
 pub struct Tunnel {
@@ -76,6 +78,10 @@ struct Inner {
     stopping: bool,
     /// The carrier is gone.
     lost: bool,
+    /// Control frames of the WebSocket that came.
+    ws_control: u64,
+    /// What was counted when that was asked for last.
+    told: Tally,
 }
 
 /// Whether the carrier has to be woken when there is something for it.
@@ -180,6 +186,8 @@ impl Tunnel {
             carrier: CarrierState::Awake,
             stopping: false,
             lost: false,
+            ws_control: 0,
+            told: Tally::default(),
         };
         Arc::new(Tunnel {
             inner: Mutex::new(inner),
@@ -215,6 +223,13 @@ impl Tunnel {
     /// Streams that are open.
     pub fn stream_count(&self) -> usize {
         self.stream_count.load(Ordering::Relaxed)
+    }
+
+    /// What was counted since this was asked for last.
+    fn tally(&self) -> Tally {
+        let inner = &mut *self.inner.lock();
+        let counted = Tally::new(&inner.session.stats(), inner.ws_control);
+        counted - std::mem::replace(&mut inner.told, counted)
     }
 
     /// Whether it is worth asking for a stream: it is up, neither side is leaving, and it is not full.

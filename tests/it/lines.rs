@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::support::{Ended, Origin, Program, Talk, Wire, field, ok, pattern};
+use crate::support::{Ended, Origin, Peer, Program, Talk, Wire, field, ok, pattern};
 
 fn debug(args: &[&str], level: &str) -> Program {
     Program::start_with(args, &[("ANYPROXY_LOG", level)])
@@ -141,4 +141,42 @@ fn a_gateway_says_how_it_goes() {
     drop(held);
     client.stop();
     gateway.stop();
+}
+
+// What is harmless in small numbers can be watched while its tunnel is there, and is not lost with it.
+#[test]
+fn what_tunnels_counted_and_who_was_turned_away_is_in_the_line() {
+    let gateway = crate::support::gateway(&[]);
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    let mut one = Peer::client(gateway.addr("tunnel")).up();
+    (0..3).for_each(|_| one.raw(&ping));
+    let mut stranger = Wire::connect(gateway.addr("tunnel"));
+    stranger.send("nothing that is known here\r\n\r\n");
+    stranger.read_to_end();
+    let line = gateway.wait(&["event=stats", "ws_ctl=3", "strangers=1"]);
+    for pair in ["refused=0", "late=0", "dgram_drop=0"] {
+        assert!(line.split(' ').any(|word| word == pair), "{pair}: {line}");
+    }
+    one.hang_up();
+    gateway.wait(&["event=tun_down"]);
+    let mut two = Peer::client(gateway.addr("tunnel")).up();
+    (0..2).for_each(|_| two.raw(&ping));
+    gateway.wait(&["event=stats", "ws_ctl=5"]);
+    drop((one, two));
+    gateway.stop_but_for(&["event=tun_down"]);
+}
+
+#[test]
+fn a_client_says_how_it_goes() {
+    let echo = Origin::echo();
+    let (gateway, client) = crate::support::gateway_and_client(&["--allow", "127.0.0.1"]);
+    let held = Wire::http_connect(gateway.addr("http"), echo.addr());
+    assert_eq!(Wire::connect(gateway.addr("http")).get("http://127.0.0.2:1/").code, 403);
+    let line = client.wait(&["event=stats", "streams=2", "forbidden=1"]);
+    for pair in ["level=INFO", "conns=1", "tun=1", "refused=0", "late=0", "dgram_drop=0", "ws_ctl=0"] {
+        assert!(line.split(' ').any(|word| word == pair), "{pair}: {line}");
+    }
+    drop(held);
+    client.stop();
+    gateway.stop_but_for(&["event=refuse"]);
 }
