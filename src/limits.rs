@@ -332,6 +332,9 @@ pub const UDP_EARLY_MAX: usize = 16;
 pub const UDP_IDLE_MS: u64 = 60_000;
 /// How often UDP flows are looked at.
 pub const UDP_SWEEP_MS: u64 = 10_000;
+/// Lines that the ports of one tunnel are said in aloud; further ones are, once for each address and minute. More than the opening and the
+/// closing of all that it may have.
+pub const PORT_LINES_MAX: usize = 4 * PORTS_MAX;
 /// How long a client waits before it asks again for a port that it did not get; twice as long each time.
 pub const PORT_RETRY_MS: u64 = 500;
 /// The longest such wait.

@@ -1,7 +1,8 @@
 //! Which client a stream goes to, with tunnels that have no carrier.
 
+use super::forward::Word;
 use super::*;
-use crate::limits::STREAMS_MAX;
+use crate::limits::{PORT_LINES_MAX, STREAMS_MAX};
 use crate::logfmt::Stamp;
 use crate::proto::auth::{Prover, Transcript, prove};
 use crate::proto::frame::{Frame, GoAway, Hello, Network, PortRequest};
@@ -262,4 +263,30 @@ fn a_client_without_a_place_is_told_so_before_it_is_up_and_may_try_again() {
     assert_eq!(dial(&gateway, 1, 3), Ok(()), "its own place is there");
     // Nobody is left at the door, and none of them was counted as a stranger.
     assert_eq!(gateway.shared.refusals.total(), 0);
+}
+
+/// Says this of the tunnel's ports; how many lines of it are aloud.
+fn aloud(gateway: &Gateway, tunnel: &Arc<Tunnel>, words: impl IntoIterator<Item = Word>) -> usize {
+    let level = |word| gateway.shared.forwards.level(tunnel, word);
+    words.into_iter().map(level).filter(|level| *level == log::Level::Info).count()
+}
+
+// A client asks again and again for a port that it did not get; and another one asks for all that there are, or opens one for ever.
+#[test]
+fn a_tunnels_ports_are_said_aloud_so_often() {
+    let (one, two) = (member(1, 9), member(2, 9));
+    let (_event_loop, gateway) = gateway(&[&one, &two]);
+    let (one, two) = (&one.tunnel, &two.tunnel);
+    let refused = |port| Word::Refused(Network::Tcp, port);
+    assert_eq!(aloud(&gateway, one, [refused(1), refused(1), Word::Refused(Network::Udp, 1), refused(1)]), 2);
+    assert_eq!(aloud(&gateway, one, [Word::Opened(Network::Tcp, 1), Word::Closed, refused(1)]), 3);
+    // The one more is what is said once a minute of all that goes beyond.
+    assert_eq!(aloud(&gateway, one, (2..=u16::MAX).map(refused)), PORT_LINES_MAX - 5 + 1);
+    assert_eq!(aloud(&gateway, one, (2..=u16::MAX).map(refused)), 0);
+    let often = (0..PORT_LINES_MAX).flat_map(|_| [Word::Opened(Network::Udp, 5), Word::Closed]);
+    assert_eq!(aloud(&gateway, two, often), PORT_LINES_MAX);
+    // Nothing is kept of those who left.
+    assert_eq!(gateway.shared.forwards.said_count(), 2);
+    [one, two].into_iter().for_each(|tunnel| gateway.shared.forwards.close_all(tunnel));
+    assert_eq!(gateway.shared.forwards.said_count(), 0);
 }

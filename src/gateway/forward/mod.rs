@@ -8,6 +8,7 @@
 mod tcp;
 mod udp;
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,8 +17,10 @@ use parking_lot::Mutex;
 
 use super::ingress::{Gate, Journey, Verdict};
 use super::{NoStream, Opening};
+use crate::limits::PORT_LINES_MAX;
 use crate::proto::frame::{Network, OpenRequest, PortError, PortRequest};
 use crate::record::{Ingress, Proto, Text};
+use crate::refused::Refusals;
 use crate::rt::{self, Datagrams, Listener, TcpListener, UdpSocket};
 use crate::tunnel::{Stream, Tunnel, Watcher};
 use tcp::Tcp;
@@ -29,8 +32,19 @@ pub(super) struct Forwards {
     ip: IpAddr,
     /// The session bounds how many ports a client may have.
     open: Mutex<Vec<Open>>,
-    /// Refusals that were said: clients ask again and again. A tunnel's leave with it; the session bounds how many it has.
-    refused: Mutex<Vec<(Arc<Tunnel>, Network, u16)>>,
+    /// By the address of a tunnel: what was said of its ports. Leaves with the tunnel.
+    said: Mutex<HashMap<usize, Said>>,
+    /// Lines about ports of tunnels that had said enough.
+    more: Refusals,
+}
+
+/// What was said aloud of a tunnel's ports.
+#[derive(Debug, Default)]
+struct Said {
+    /// Invariant: at most `PORT_LINES_MAX`.
+    lines: usize,
+    /// Refusals: clients ask again and again. Invariant: no more than `lines`.
+    refused: HashSet<(Network, u16)>,
 }
 
 struct Open {
@@ -39,6 +53,14 @@ struct Open {
     /// As it was asked for.
     port: u16,
     door: Door,
+}
+
+/// What is said of a port.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Word {
+    Opened(Network, u16),
+    Refused(Network, u16),
+    Closed,
 }
 
 enum Door {
@@ -67,7 +89,7 @@ impl Door {
 
 impl Forwards {
     pub(super) fn new(ip: IpAddr) -> Forwards {
-        Forwards { ip, open: Mutex::default(), refused: Mutex::default() }
+        Forwards { ip, open: Mutex::default(), said: Mutex::default(), more: Refusals::default() }
     }
 
     /// Opens a port for a tunnel and answers the client.
@@ -77,15 +99,12 @@ impl Forwards {
         let answer = match self.bind(gate, tunnel, request) {
             Ok(door) => {
                 let addr = door.addr();
-                self.refused.lock().retain(|refused| !is_port(refused, tunnel, network, port));
                 self.open.lock().push(Open { tunnel: tunnel.clone(), network, port, door });
-                log::info!(event = "fwd_open", tun = tunnel.label(), net = network.word(), addr:% = addr, dst = to; "a port is open");
+                log::log!(self.level(tunnel, Word::Opened(network, port)), event = "fwd_open", tun = tunnel.label(), net = network.word(), addr:% = addr, dst = to; "a port is open");
                 Ok(addr.port())
             }
             Err(error) => {
-                let news = self.is_news(tunnel, network, port);
-                let level = if news { log::Level::Info } else { log::Level::Debug };
-                log::log!(level, event = "refuse", tun = tunnel.label(), net = network.word(), port; "a client's port cannot be opened: {error}");
+                log::log!(self.level(tunnel, Word::Refused(network, port)), event = "refuse", tun = tunnel.label(), net = network.word(), port; "a client's port cannot be opened: {error}");
                 Err(match error.kind() {
                     io::ErrorKind::AddrInUse => PortError::InUse,
                     io::ErrorKind::PermissionDenied => PortError::Forbidden,
@@ -98,14 +117,39 @@ impl Forwards {
         }
     }
 
-    /// Whether this refusal was not said before.
-    fn is_news(&self, tunnel: &Arc<Tunnel>, network: Network, port: u16) -> bool {
-        let mut refused = self.refused.lock();
-        let news = !refused.iter().any(|known| is_port(known, tunnel, network, port));
-        if news {
-            refused.push((tunnel.clone(), network, port));
+    /// How loudly something is said of a tunnel's port. A client can have ports opened, refused and closed as often as it likes.
+    pub(super) fn level(&self, tunnel: &Arc<Tunnel>, word: Word) -> log::Level {
+        {
+            let mut said = self.said.lock();
+            let said = said.entry(address(tunnel)).or_default();
+            match word {
+                Word::Opened(network, port) => {
+                    said.refused.remove(&(network, port));
+                }
+                Word::Refused(network, port) if said.refused.contains(&(network, port)) => {
+                    return log::Level::Debug;
+                }
+                Word::Refused(..) | Word::Closed => {}
+            }
+            if said.lines < PORT_LINES_MAX {
+                said.lines += 1;
+                if let Word::Refused(network, port) = word {
+                    said.refused.insert((network, port));
+                }
+                return log::Level::Info;
+            }
         }
-        news
+        let addr = tunnel.carrier().and_then(rt::Handle::peer_addr);
+        match self.more.note(addr, rt::now()) {
+            Some(_) => log::Level::Info,
+            None => log::Level::Debug,
+        }
+    }
+
+    /// Tunnels of whose ports something was said.
+    #[cfg(test)]
+    pub(super) fn said_count(&self) -> usize {
+        self.said.lock().len()
     }
 
     fn bind(&self, gate: &Gate, tunnel: &Arc<Tunnel>, request: PortRequest) -> io::Result<Door> {
@@ -143,27 +187,23 @@ impl Forwards {
 
     /// Closes all ports of a tunnel.
     pub(super) fn close_all(&self, tunnel: &Arc<Tunnel>) {
-        self.refused.lock().retain(|(of, ..)| !Arc::ptr_eq(of, tunnel));
         self.close_where(|open| Arc::ptr_eq(&open.tunnel, tunnel));
+        self.said.lock().remove(&address(tunnel));
     }
 
     fn close_where(&self, which: impl Fn(&Open) -> bool) {
         let closed: Vec<Open> = self.open.lock().extract_if(.., |open| which(open)).collect();
         for open in closed {
             open.door.close();
-            log::info!(event = "fwd_close", tun = open.tunnel.label(), net = open.network.word(),
+            log::log!(self.level(&open.tunnel, Word::Closed), event = "fwd_close", tun = open.tunnel.label(), net = open.network.word(),
                 addr:% = open.door.addr(); "a port is closed");
         }
     }
 }
 
-fn is_port(
-    (of, net, number): &(Arc<Tunnel>, Network, u16),
-    tunnel: &Arc<Tunnel>,
-    network: Network,
-    port: u16,
-) -> bool {
-    Arc::ptr_eq(of, tunnel) && *net == network && *number == port
+/// What tells a tunnel from the others, while it is there.
+fn address(tunnel: &Arc<Tunnel>) -> usize {
+    Arc::as_ptr(tunnel).addr()
 }
 
 /// From a port to its target.
