@@ -35,20 +35,39 @@ struct Address {
     unsaid: u64,
 }
 
+/// What is to be said of one who was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Noted {
+    /// `Some` when it is to be said aloud: with how many there were of that address since that was last done.
+    pub(crate) said: Option<u64>,
+    /// How many there were in all, this one among them; no other is told the same.
+    pub(crate) total: u64,
+}
+
 impl Refusals {
-    /// Counts one more, of which `peer` is the address; one of IPv6 counts with its network. `Some` when it is to be said aloud:
-    /// with how many there were of that address since that was last done.
-    pub(crate) fn note(&self, peer: Option<SocketAddr>, now: Instant) -> Option<u64> {
+    /// Counts one more, of which `peer` is the address; one of IPv6 counts with its network.
+    pub(crate) fn note(&self, peer: Option<SocketAddr>, now: Instant) -> Noted {
         let (address, seen) = (address(peer), &mut *self.seen.lock());
         seen.total += 1;
-        if seen.addresses.len() >= REFUSED_ADDRESSES_MAX && !seen.addresses.contains_key(&address) {
+        Noted { said: seen.note(address, now), total: seen.total }
+    }
+
+    /// How many there were in all.
+    pub(crate) fn total(&self) -> u64 {
+        self.seen.lock().total
+    }
+}
+
+impl Seen {
+    fn note(&mut self, address: IpAddr, now: Instant) -> Option<u64> {
+        if self.addresses.len() >= REFUSED_ADDRESSES_MAX && !self.addresses.contains_key(&address) {
             // Who said nothing for a minute begins anew, as if it had not been there.
-            seen.addresses.retain(|_, address| !address.is_old(now));
+            self.addresses.retain(|_, address| !address.is_old(now));
         }
-        let full = seen.addresses.len() >= REFUSED_ADDRESSES_MAX;
-        let place = match seen.addresses.get_mut(&address) {
+        let full = self.addresses.len() >= REFUSED_ADDRESSES_MAX;
+        let place = match self.addresses.get_mut(&address) {
             Some(place) => place,
-            None if full => match &mut seen.others {
+            None if full => match &mut self.others {
                 Some(place) => place,
                 none => {
                     *none = Some(Address { said: now, unsaid: 0 });
@@ -56,7 +75,7 @@ impl Refusals {
                 }
             },
             None => {
-                seen.addresses.insert(address, Address { said: now, unsaid: 0 });
+                self.addresses.insert(address, Address { said: now, unsaid: 0 });
                 return Some(1);
             }
         };
@@ -66,11 +85,6 @@ impl Refusals {
         }
         place.said = now;
         Some(std::mem::take(&mut place.unsaid))
-    }
-
-    /// How many there were in all.
-    pub(crate) fn total(&self) -> u64 {
-        self.seen.lock().total
     }
 }
 
@@ -99,21 +113,35 @@ mod tests {
         let (refusals, begun) = (Refusals::default(), crate::rt::now());
         let quiet = Duration::from_millis(REFUSED_QUIET_MS);
         let just_before = begun + quiet - Duration::from_millis(1);
-        assert_eq!(refusals.note(number(1), begun), Some(1));
-        assert_eq!(refusals.note(number(1), begun), None);
-        assert_eq!(refusals.note(number(2), begun), Some(1));
-        assert_eq!(refusals.note(number(1), just_before), None);
-        assert_eq!(refusals.note(number(1), begun + quiet), Some(3));
-        assert_eq!(refusals.note(number(1), begun + quiet), None);
-        assert_eq!(refusals.note(number(1), begun + 3 * quiet), Some(2));
+        assert_eq!(refusals.note(number(1), begun).said, Some(1));
+        assert_eq!(refusals.note(number(1), begun).said, None);
+        assert_eq!(refusals.note(number(2), begun).said, Some(1));
+        assert_eq!(refusals.note(number(1), just_before).said, None);
+        assert_eq!(refusals.note(number(1), begun + quiet).said, Some(3));
+        assert_eq!(refusals.note(number(1), begun + quiet).said, None);
+        assert_eq!(refusals.note(number(1), begun + 3 * quiet).said, Some(2));
         assert_eq!(refusals.total(), 7);
+    }
+
+    // A reader takes the highest for all that there were.
+    #[test]
+    fn no_two_are_told_the_same_total() {
+        const EACH: u64 = 20_000;
+        let (refusals, now) = (Refusals::default(), crate::rt::now());
+        let note = || (0..EACH).map(|_| refusals.note(number(1), now).total).collect::<Vec<_>>();
+        let mut totals: Vec<u64> = std::thread::scope(|scope| {
+            let threads = [0; 4].map(|_| scope.spawn(note));
+            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        totals.sort_unstable();
+        assert!(totals.into_iter().eq(1..=4 * EACH));
     }
 
     // One host has all the addresses of its network to come from.
     #[test]
     fn a_network_of_ipv6_is_said_once() {
         let (refusals, now) = (Refusals::default(), crate::rt::now());
-        let note = |text: &str| refusals.note(Some(text.parse().expect("an address of ours")), now);
+        let note = |text: &str| refusals.note(Some(text.parse().expect("an address of ours")), now).said;
         assert_eq!(note("[2001:db8::1]:1"), Some(1));
         assert_eq!(note("[2001:db8::ffff:2]:2"), None);
         assert_eq!(note("[2001:db8:0:1::1]:1"), Some(1));
@@ -127,13 +155,13 @@ mod tests {
     fn addresses_without_end_share_one_place() {
         let (refusals, now) = (Refusals::default(), crate::rt::now());
         for n in 0..REFUSED_ADDRESSES_MAX {
-            assert_eq!(refusals.note(number(n), now), Some(1));
+            assert_eq!(refusals.note(number(n), now).said, Some(1));
         }
-        let said = (0..1000).filter_map(|n| refusals.note(number(1 << 20 | n), now)).count();
+        let said = (0..1000).filter_map(|n| refusals.note(number(1 << 20 | n), now).said).count();
         assert_eq!((said, refusals.seen.lock().addresses.len()), (1, REFUSED_ADDRESSES_MAX));
         // A minute later there is room again.
         let later = now + Duration::from_millis(REFUSED_QUIET_MS);
-        assert_eq!(refusals.note(number(1 << 20), later), Some(1));
+        assert_eq!(refusals.note(number(1 << 20), later).said, Some(1));
         assert_eq!(refusals.seen.lock().addresses.len(), 1);
     }
 }

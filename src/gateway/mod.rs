@@ -25,7 +25,7 @@ use crate::proto::credentials::Credentials;
 use crate::proto::frame::{AuthErrCode, GoAwayCode, OpenRequest};
 use crate::proto::session::{Event, GatewayConfig, OpenError, Peer, Session};
 use crate::proto::ws::WebSocket;
-use crate::refused::Refusals;
+use crate::refused::{Noted, Refusals};
 use crate::rt::{self, Listener, Remote, TcpListener};
 use crate::times::Times;
 use crate::tls::{self, Tls};
@@ -351,7 +351,7 @@ impl GatewaySide {
                 None => return,
             },
         };
-        if self.0.namesakes.note(addr, rt::now()).is_some() {
+        if self.0.namesakes.note(addr, rt::now()).said.is_some() {
             log::warn!(event = "tun_twice", tun = tunnel.label(), peer = crate::shown(addr), other:% = other,
                 via = peer.name.as_str(), group = peer.group.as_str(); "{why}: see who has its key");
         }
@@ -405,10 +405,10 @@ impl GatewaySide {
                 return self.warn_of_namesake(tunnel, &peer, addr, former_addr);
             }
         };
-        let said = self.0.unplaced.note(addr, rt::now());
+        let Noted { said, total } = self.0.unplaced.note(addr, rt::now());
         let level = if said.is_some() { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, event = "refuse", tun = tunnel.label(), peer = crate::shown(addr), via, group,
-            other = crate::shown(former_addr), count = said.unwrap_or(1), total = self.0.unplaced.total(); "{why}");
+            other = crate::shown(former_addr), count = said.unwrap_or(1), total; "{why}");
     }
 
     /// Counts a stranger at the door, or a client that may not in, and says so once for each address and minute: no reason to
@@ -421,7 +421,7 @@ impl GatewaySide {
         fatal: bool,
         why: &dyn std::fmt::Display,
     ) {
-        let (said, total) = (self.0.refusals.note(peer, rt::now()), self.0.refusals.total());
+        let Noted { said, total } = self.0.refusals.note(peer, rt::now());
         let level = if said.is_some() { log::Level::Info } else { log::Level::Debug };
         let event = if fatal { "tun_auth_fail" } else { "refuse" };
         log::log!(level, event, tun, peer = crate::shown(peer), via, count = said.unwrap_or(1), total; "{why}");
@@ -489,7 +489,7 @@ impl Side for GatewaySide {
         }
         // Without groups everybody is a client: an ERROR for each time would be a way to fill the log with them.
         let level = match down.on_purpose {
-            _ if down.fault && self.0.faults.note(down.peer, rt::now()).is_some() => log::Level::Error,
+            _ if down.fault && self.0.faults.note(down.peer, rt::now()).said.is_some() => log::Level::Error,
             true => log::Level::Info,
             false => log::Level::Warn,
         };

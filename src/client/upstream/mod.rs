@@ -23,7 +23,7 @@ use super::resolve::{NoAddress, Resolver};
 use crate::proto::frame::{Network, OpenRequest, Opened, RefuseCode, ResetCode};
 use crate::proto::session::StreamId;
 use crate::proto::target::{Rules, Target, Verdict};
-use crate::refused::Refusals;
+use crate::refused::{Noted, Refusals};
 use crate::relay::{Flow, Relay};
 use crate::rt::{self, Closed, Connection, Handle, Handler, Prepare, Reason, Reject, Remote};
 use crate::times::{Stall, Times};
@@ -44,18 +44,18 @@ pub(super) struct Ways {
 impl Ways {
     /// Says once for each user's address and minute where they wanted to go: whoever is a user can do it as often as he likes.
     fn log_forbidden(&self, user: Option<SocketAddr>, target: &Target, conn_id: u64, verdict: &Verdict) {
-        let said = self.forbidden.note(user, rt::now());
+        let Noted { said, total } = self.forbidden.note(user, rt::now());
         let level = if said.is_some() { log::Level::Info } else { log::Level::Debug };
         log::log!(level, event = "refuse", conn_id = crate::conn_label(conn_id), cli = crate::shown(user), dst:% = target,
-            count = said.unwrap_or(1), total = self.forbidden.total(); "{verdict}");
+            count = said.unwrap_or(1), total; "{verdict}");
     }
 
     /// Says once a minute that there was no socket for a target, whoever wanted it.
     fn log_without_socket(&self, addr: SocketAddr, conn_id: u64, error: &io::Error) {
-        let said = self.without_socket.note(None, rt::now());
+        let Noted { said, total } = self.without_socket.note(None, rt::now());
         let level = if said.is_some() { log::Level::Info } else { log::Level::Debug };
         log::log!(level, event = "limit_hit", conn_id = crate::conn_label(conn_id), dst:% = addr,
-            count = said.unwrap_or(1), total = self.without_socket.total(); "no connection to a target: {error}");
+            count = said.unwrap_or(1), total; "no connection to a target: {error}");
     }
 }
 

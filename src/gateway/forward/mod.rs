@@ -140,7 +140,7 @@ impl Forwards {
             }
         }
         let addr = tunnel.carrier().and_then(rt::Handle::peer_addr);
-        match self.more.note(addr, rt::now()) {
+        match self.more.note(addr, rt::now()).said {
             Some(_) => log::Level::Info,
             None => log::Level::Debug,
         }

@@ -13,6 +13,7 @@ use crate::proto::frame::{Opened, RefuseCode, ResetCode};
 use crate::proto::session::Refused;
 use crate::proto::target::Target;
 use crate::record::{AccessRecord, End, Ingress, Phase, Proto, Text, Who};
+use crate::refused::Noted;
 use crate::rt;
 use crate::tunnel::{Broken, Stream};
 
@@ -163,13 +164,13 @@ impl Journey {
 
 /// Says once for each address and minute who wants to go where the rules of the client forbid it: it may be looking for a way in.
 fn warn_of_forbidden(shared: &Shared, record: &AccessRecord) {
-    let Some(count) = shared.forbidden.note(record.cli, rt::now()) else { return };
+    let Noted { said: Some(count), total } = shared.forbidden.note(record.cli, rt::now()) else { return };
     let [conn_id, user, via, dst] = [&record.conn_id, &record.user, &record.via, &record.dst]
         .map(|text| String::from_utf8_lossy(text.as_bytes()));
     // As the rules see it, however it was written.
     let dst = dst.parse::<Target>().map_or_else(|_| dst.to_string(), |target| target.to_string());
     log::warn!(event = "refuse", conn_id = &*conn_id, cli = crate::shown(record.cli), user = &*user, via = &*via,
-        dst = dst.as_str(), count, total = shared.forbidden.total(); "the client's rules forbid this target");
+        dst = dst.as_str(), count, total; "the client's rules forbid this target");
 }
 
 /// What became of a stream that is being opened; `None` while nobody knows.
