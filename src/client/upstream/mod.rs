@@ -150,22 +150,43 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
                 NoAddress::Timeout => RefuseCode::Timeout,
                 NoAddress::Busy => RefuseCode::Limit,
             }),
-            Ok(addresses) => {
-                for address in addresses {
-                    let verdict = reaching.ways.rules.address(&reaching.target, address);
-                    if verdict.allowed {
-                        reaching.left.push_back(address);
-                    } else {
+            Ok(addresses) => match allowed(&reaching.ways.rules, &reaching.target, addresses) {
+                Ok(addresses) => {
+                    reaching.left = addresses;
+                    reaching.next(RefuseCode::Unreachable);
+                }
+                Err(verdict) => {
+                    if let Some(verdict) = verdict {
                         reaching.ways.log_forbidden(user, &reaching.target, reaching.conn_id, &verdict);
                     }
+                    reaching.refuse(RefuseCode::Forbidden);
                 }
-                match reaching.left.is_empty() {
-                    true => reaching.refuse(RefuseCode::Forbidden),
-                    false => reaching.next(RefuseCode::Unreachable),
-                }
-            }
+            },
         }
     });
+}
+
+/// Those of a target's addresses that may be reached.
+///
+/// # Errors
+/// When none of them may; with what the rules say of the first, where there is one. That is one refusal, however many addresses
+/// the name has, and none where the user is served by another of them.
+fn allowed(
+    rules: &Rules,
+    target: &Target,
+    addresses: Vec<SocketAddr>,
+) -> Result<VecDeque<SocketAddr>, Option<Verdict>> {
+    let (mut allowed, mut forbidden) = (VecDeque::new(), None);
+    for address in addresses {
+        let verdict = rules.address(target, address);
+        if verdict.allowed {
+            allowed.push_back(address);
+        } else {
+            log::debug!(event = "stream", dst:% = target, ip:% = address; "{verdict}");
+            forbidden.get_or_insert(verdict);
+        }
+    }
+    if allowed.is_empty() { Err(forbidden) } else { Ok(allowed) }
 }
 
 /// A stream that has gone meanwhile wants no answer.
@@ -321,4 +342,24 @@ fn pump(cx: &mut TargetConn, conn: &mut Connection) -> rt::Result {
     }
     cx.stage = Stage::Over;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A user who is served by one address of a name is not told of the others, and one who is not is one, not as many as they are.
+    #[test]
+    fn a_name_is_forbidden_once_and_where_no_address_of_it_is_allowed() {
+        let rules = Rules::parse(&["*.test".into(), "127.0.0.4/31".into()], &[]).expect("rules");
+        let target: Target = "a.test:80".parse().expect("a target");
+        let addresses = |hosts: &[u8]| -> Vec<SocketAddr> {
+            hosts.iter().map(|host| ([127, 0, 0, *host], 80).into()).collect()
+        };
+        let of = |hosts: &[u8]| allowed(&rules, &target, addresses(hosts)).map(Vec::from);
+        assert_eq!(of(&[2, 4, 3, 5]).ok(), Some(addresses(&[4, 5])));
+        let verdict = of(&[3, 2]).expect_err("neither is allowed").expect("and why");
+        assert_eq!(verdict.to_string(), rules.address(&target, addresses(&[3])[0]).to_string());
+        assert!(of(&[]).expect_err("there is none").is_none());
+    }
 }
