@@ -190,12 +190,17 @@ mod tests {
         }
     }
 
+    /// Only a failing test ever waits so long.
+    const PATIENCE: Duration = Duration::from_secs(90);
+
     impl Sink {
         /// Waits until there are that many lines.
         fn wait_for(&self, lines: u64) {
             let count = |write: &Vec<u8>| write.iter().filter(|b| **b == b'\n').count() as u64;
             let mut writes = self.writes.lock();
-            self.written.wait_while(&mut writes, |writes| writes.iter().map(count).sum::<u64>() < lines);
+            let missing = |writes: &mut Vec<Vec<u8>>| writes.iter().map(count).sum::<u64>() < lines;
+            let waited = self.written.wait_while_for(&mut writes, missing, PATIENCE);
+            assert!(!waited.timed_out(), "{lines} lines did not come");
         }
 
         fn lines(&self) -> Vec<String> {

@@ -45,7 +45,7 @@ fn a_client_without_descriptors_says_so_once_and_serves_again_when_it_has_some()
     let minutes = begun.elapsed().as_secs() / 60;
     assert!((1..=1 + minutes).contains(&(said.len() as u64)), "{said:?}");
     drop((served, refused));
-    while connect().1 != 200 {}
+    support::until("a connection where there are descriptors again", || connect().1 == 200);
     client.stop_but_for(&["event=limit_hit"]);
     gateway.stop();
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Ended, Origin, PATIENCE, Program, Talk, Wire, full, gateway, gateway_and_client, ok, standalone,
+    Ended, Origin, PATIENCE, Program, Talk, Wire, full, gateway, gateway_and_client, ok, standalone, until,
 };
 
 const ANY: &str = "127.0.0.1:0";
@@ -152,7 +152,7 @@ fn a_client_finishes_what_is_under_way() {
     client.wait(&["event=stop"]);
     // From then on it is no client for anybody: said at once, not at the deadline.
     let mut late = Wire::connect(http);
-    while late.get(&origin.url("/late")).code != 503 {}
+    until("no client takes new streams", || late.get(&origin.url("/late")).code == 503);
     let other = gateway.client(&["--allow", "127.0.0.1"]);
     assert_eq!(late.get(&origin.url("/other")).text(), "/other");
     go.send(()).expect("it is waited for");

@@ -14,7 +14,7 @@ mod peer;
 mod process;
 mod wire;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) use origin::{Origin, Request, Talk, ok};
 pub(crate) use password::PasswordFile;
@@ -29,6 +29,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Whether long transfers, long silences and timed assertions were asked for (`ANYPROXY_FULL=1`).
 pub(crate) fn full() -> bool {
     std::env::var_os("ANYPROXY_FULL").is_some_and(|value| value == "1")
+}
+
+/// Tries again and again, until it is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited too long: {what}");
+    }
 }
 
 /// Bytes that show every loss and every change of places.
