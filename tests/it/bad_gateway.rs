@@ -3,13 +3,16 @@
 
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyproxy::proto::frame::{
     AuthErr, AuthErrCode, Frame, GoAway, GoAwayCode, Kind, Network, OpenRequest, PortRequest, Welcome,
 };
 
 use crate::garbage::{broken_messages, broken_websockets};
-use crate::support::{Origin, Peer, Program, Wire};
+use crate::support::{Origin, Peer, Program, Wire, until};
 
 /// Where the log says that no tunnel came of it, and waiting may help; that it did not and somebody has to mend it; that one is lost.
 const AGAIN: &str = "event=connect";
@@ -289,4 +292,38 @@ fn a_tunnel_that_ends_without_a_word_is_no_error() {
     assert!(line.contains("the connection ended without a close"), "{line}");
     let lines = gateway.stop_but_for(&[LOST]);
     assert!(!lines.iter().any(is_error), "{lines:?}");
+}
+
+// proves S-34, S-43: what waits for a gateway that reads nothing keeps a client that stops until the deadline, and no longer
+#[test]
+fn a_client_stops_though_its_gateway_reads_nothing() {
+    let sent = Arc::new(AtomicU64::new(0));
+    let counts = sent.clone();
+    let flood = Origin::new(move |mut wire| {
+        while wire.try_send([0; 4096]).is_ok() {
+            counts.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    // Little, so that a gateway that does not read is felt soon.
+    socket2::SockRef::from(&listener).set_recv_buffer_size(4 << 10).expect("any size is taken");
+    let url = format!("ws://{}", listener.local_addr().expect("it is bound"));
+    let mut client = Program::start(&["client", "--gateway", &url, "--allow", "127.0.0.1"]);
+    let mut peer = Peer::gateway(&listener).up();
+    opened(&mut peer, flood.addr().port());
+    // The socket is full, and all that may wait before it waits.
+    let (mut last, mut quiet) = (0, 0);
+    until("the target is held back", || {
+        std::thread::sleep(Duration::from_millis(10));
+        let sent = sent.load(Ordering::SeqCst);
+        quiet = if sent > 0 && sent == last { quiet + 1 } else { 0 };
+        last = sent;
+        quiet == 20
+    });
+    client.signal("TERM");
+    assert_eq!(client.ended().code(), Some(0));
+    // Long before the gateway would have been given up for not reading.
+    let down = client.wait(&["event=tun_down"]);
+    assert!(down.contains(" level=INFO ") && !down.contains("takes nothing"), "{down}");
+    drop(peer);
 }
