@@ -9,6 +9,10 @@ use crate::support::{Origin, Program, Wire, full, gateway, gateway_and_client};
 const STREAM_BYTES: u64 = 71_000 * 65 / 100;
 /// An idle tunnel has a connection, a session and no stream.
 const TUNNEL_BYTES: u64 = 71_000;
+/// What was reached, and half as much again for the pages that an allocator holds: of so many streams 2,700 bytes, and of so few
+/// tunnels 29,000, most of which are the first one's of each thread.
+const FULL_STREAM_BYTES: u64 = 4_096;
+const FULL_TUNNEL_BYTES: u64 = 44_000;
 /// Not more than may come from one address at once.
 const TUNNELS: usize = 40;
 
@@ -35,7 +39,8 @@ fn an_idle_stream_costs_little() {
     held.extend((0..streams).map(|_| open()));
     let bytes = rss([&gateway, &client]).saturating_sub(before) / streams;
     println!("an idle stream, both ends: {bytes} bytes of resident memory ({streams} streams)");
-    assert!(bytes <= STREAM_BYTES, "{bytes} bytes, at most {STREAM_BYTES}");
+    let most = if full() { FULL_STREAM_BYTES } else { STREAM_BYTES };
+    assert!(bytes <= most, "{bytes} bytes, at most {most}");
     drop(held);
     client.stop();
     gateway.stop();
@@ -53,7 +58,8 @@ fn an_idle_tunnel_costs_little() {
     // Both clients have one tunnel; the rest is the other's.
     let bytes = rss([&gateway, &many]).saturating_sub(before) / TUNNELS as u64;
     println!("an idle tunnel, both ends: {bytes} bytes of resident memory ({TUNNELS} tunnels)");
-    assert!(bytes <= TUNNEL_BYTES, "{bytes} bytes, at most {TUNNEL_BYTES}");
+    let most = if full() { FULL_TUNNEL_BYTES } else { TUNNEL_BYTES };
+    assert!(bytes <= most, "{bytes} bytes, at most {most}");
     one.stop();
     many.stop();
     gateway.stop();
