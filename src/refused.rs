@@ -126,7 +126,7 @@ mod tests {
     // A reader takes the highest for all that there were.
     #[test]
     fn no_two_are_told_the_same_total() {
-        const EACH: u64 = 20_000;
+        const EACH: u64 = 100_000;
         let (refusals, now) = (Refusals::default(), crate::rt::now());
         let note = || (0..EACH).map(|_| refusals.note(number(1), now).total).collect::<Vec<_>>();
         let mut totals: Vec<u64> = std::thread::scope(|scope| {
