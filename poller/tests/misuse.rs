@@ -76,7 +76,7 @@ fn a_stopped_event_loop_says_so() {
     }
 }
 
-// proves that stopping from within is refused in words, before anything waits for itself; and that what was dropped by it
+// proves S-30 and that stopping from within is refused in words, before anything waits for itself; and that what was dropped by it
 // ends all the same
 #[test]
 fn a_handler_that_stops_its_own_event_loop_is_told() {

@@ -5,6 +5,7 @@
 
 mod carriers;
 mod fleet;
+mod order;
 mod streams;
 mod support;
 mod tls;

@@ -26,7 +26,7 @@ fn a_dial_that_cannot_even_begin_is_answered() {
 }
 
 /// An address at which SYNs are not answered, and what keeps it so.
-fn silent_address() -> (SocketAddr, Vec<Socket>) {
+pub(crate) fn silent_address() -> (SocketAddr, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&localhost().into()).unwrap();
     listener.listen(0).unwrap();

@@ -322,6 +322,11 @@ impl Puppet {
         self.socket.write_all(&[0x89, 0x80, 0, 0, 0, 0]).unwrap();
     }
 
+    /// Leaves with a reset, in the middle of everything.
+    pub(crate) fn reset(self) {
+        reset(self.socket);
+    }
+
     /// Waits for the next event.
     #[track_caller]
     pub(crate) fn next(&mut self) -> Event {
