@@ -11,7 +11,7 @@ const FUNCTION_LINES_MAX: usize = 100;
 /// A rule: takes a path relative to the root, with its text, and adds `line: fault` for each fault.
 type Rule = fn(&Path, &str, &mut Vec<String>);
 
-// proves S-14, S-20, S-64, S-74: results, waiting, length, and every size in one file
+// proves S-14, S-15, S-20, S-46, S-64, S-74: results, waiting, stop flags, length, and every size in one file
 #[test]
 fn the_tree_keeps_the_rules() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -24,6 +24,7 @@ fn the_tree_keeps_the_rules() {
         no_unwrap,
         no_silence,
         no_blocking,
+        no_private_stop_flags,
         short_files,
         short_functions,
         no_foreign_words,
@@ -40,6 +41,16 @@ fn the_tree_keeps_the_rules() {
         let forbids = |text: &str| text.lines().any(|line| line == "#![forbid(unsafe_code)]");
         if !files.iter().any(|(path, text)| path == Path::new(head) && forbids(text)) {
             faults.push(format!("{head}: wants #![forbid(unsafe_code)]"));
+        }
+    }
+    for (file, flag) in STOP_FLAGS {
+        let has = |text: &str| {
+            code(text).any(|(_, line)| {
+                line.contains(&format!("{flag}: bool")) || line.contains(&format!("{flag}: Mutex<bool>"))
+            })
+        };
+        if !files.iter().any(|(path, text)| path == Path::new(file) && has(text)) {
+            faults.push(format!("{file}: {flag} is listed as a stop flag, and is none any more"));
         }
     }
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
@@ -99,13 +110,22 @@ fn is_test(path: &Path) -> bool {
     test_name || path.components().any(|c| ["tests", "benches", "fuzz"].iter().any(|d| c.as_os_str() == *d))
 }
 
-/// The lines before the tests, numbered from 1, without comments and with string contents left out.
+/// The lines before the tests that stand in the same file, numbered from 1, without comments and with string contents left out.
 fn code(text: &str) -> impl Iterator<Item = (usize, String)> {
-    let lines = text.lines().enumerate();
-    let before_tests = lines.take_while(|(_, line)| {
-        !line.trim_start().starts_with("#[cfg(test)]") && !line.trim_start().starts_with("#[cfg(all(test")
-    });
-    before_tests.map(|(i, line)| (i + 1, without_strings(line)))
+    let begins_tests = |line: &str| {
+        let line = line.trim_start();
+        line.starts_with("#[cfg(test)]") || line.starts_with("#[cfg(all(test")
+    };
+    let mut lines = text.lines().enumerate().peekable();
+    // A single item for tests, or tests in another file, are not the end of the code.
+    let mut before_tests = true;
+    std::iter::from_fn(move || {
+        let (i, line) = lines.next()?;
+        let below = lines.peek().map_or("", |(_, below)| below.trim());
+        let elsewhere = below.starts_with("mod ") && below.ends_with(';');
+        before_tests &= !begins_tests(line) || elsewhere || words(below).any(|word| word == "fn");
+        before_tests.then(|| (i + 1, without_strings(line)))
+    })
 }
 
 fn without_strings(line: &str) -> String {
@@ -251,6 +271,78 @@ fn no_blocking(path: &Path, text: &str, faults: &mut Vec<String>) {
     }
 }
 
+/// What says of a thing that it stops or has ended, each with the one who sets it: the event loop stops connections by their handlers
+/// (`on_shutdown`), and whoever owns a thing ends it. A component that stops by a flag of its own is none of these.
+const STOP_FLAGS: [(&str, &str); 17] = [
+    // Told by `on_shutdown` of the connection that has it.
+    ("src/gateway/ingress/http.rs", "stopping"),
+    ("src/proto/http/proxy.rs", "stopping"),
+    ("src/proto/http/proxy/response.rs", "stopping"),
+    ("src/serve/exchange.rs", "stopping"),
+    ("src/tunnel/mod.rs", "stopping"),
+    // The peer or this side drains; the protocol says so.
+    ("src/proto/session/mod.rs", "draining"),
+    // What a protocol's machine has seen: the end of an input, a STOP, a connection that is not to be used again.
+    ("src/gateway/ingress/http.rs", "ended"),
+    ("src/proto/http/proxy.rs", "closed"),
+    ("src/proto/stream.rs", "stopped"),
+    ("src/relay.rs", "ended"),
+    ("src/relay.rs", "finished"),
+    // Set once by the carrier's `on_close`, with the streams that it ends.
+    ("src/tunnel/mod.rs", "lost"),
+    ("src/tunnel/stream.rs", "closed"),
+    // Set by the stream's one owner.
+    ("src/tunnel/stream.rs", "left"),
+    // Set by the one who owns the port, and looked at behind the same lock as its flows.
+    ("src/gateway/forward/udp.rs", "closed"),
+    // Threads beside the event loop: set when their one owner is dropped or closed.
+    ("src/access.rs", "closed"),
+    ("src/client/resolve/mod.rs", "closed"),
+];
+
+/// One scope ends everything (S-46): nothing has a stop flag of its own but what is listed, and no flag is shared without a lock.
+fn no_private_stop_flags(path: &Path, text: &str, faults: &mut Vec<String>) {
+    const WORDS: [&str; 19] = [
+        "stop",
+        "stopping",
+        "stopped",
+        "closed",
+        "closing",
+        "lost",
+        "cancel",
+        "cancelled",
+        "done",
+        "ended",
+        "dead",
+        "quit",
+        "gone",
+        "running",
+        "alive",
+        "finished",
+        "draining",
+        "shutdown",
+        "left",
+    ];
+    if !is_rust(path) || is_test(path) || !path.starts_with("src") {
+        return;
+    }
+    for (i, line) in code(text) {
+        if words(&line).any(|word| word == "AtomicBool") {
+            faults.push(format!("{i}: a flag that is shared without a lock"));
+        }
+        let Some((names, kind)) = line.split_once(": ") else { continue };
+        let name = words(names).last().unwrap_or_default();
+        let is_flag =
+            ["bool", "Mutex<bool>", "Cell<bool>", "Arc<Mutex<bool>>"].contains(&kind.trim_end_matches(','));
+        let listed = STOP_FLAGS.iter().any(|(file, flag)| path == Path::new(file) && *flag == name);
+        if is_flag && WORDS.contains(&name) && !listed {
+            faults.push(format!(
+                "{i}: {name} is a stop flag of its own: end it with the event loop, or list it"
+            ));
+        }
+    }
+}
+
 /// A function that one can see whole (S-64): its length is what is reported of its complexity.
 fn short_functions(path: &Path, text: &str, faults: &mut Vec<String>) {
     if !is_rust(path) || is_test(path) {
@@ -384,6 +476,25 @@ fn the_rules_find_what_they_forbid() {
     check(no_blocking, "src/gateway/a.rs", "thread::sleep(second);\nlet x = queue.recv();", 2);
     check(no_blocking, "src/client/resolve/mod.rs", "work.wait_for(state, time)", 0);
     check(no_blocking, "src/access.rs", "while let Ok(x) = queue.recv() {", 0);
+    check(
+        no_private_stop_flags,
+        "src/relay.rs",
+        "    stopping: bool,\n    pub(super) closed: Mutex<bool>,",
+        2,
+    );
+    check(no_private_stop_flags, "src/relay.rs", "use std::sync::atomic::{AtomicBool, AtomicU8};", 1);
+    check(
+        no_private_stop_flags,
+        "src/relay.rs",
+        "    ended: bool,\n    stopping: usize,\n    wide: bool,",
+        0,
+    );
+    check(
+        no_unwrap,
+        "src/a.rs",
+        "#[cfg(test)]\nmod tests;\n#[cfg(test)]\npub(crate) fn f() {}\ny.unwrap();",
+        1,
+    );
     let function = |lines: usize| {
         format!("impl A {{\n    pub fn f() {{\n{}    }}\n}}\n", "        x();\n".repeat(lines - 2))
     };
