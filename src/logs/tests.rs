@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::limits::LOG_VALUE_BYTES_MAX;
+use crate::limits::{LOG_VALUE_BYTES_MAX, REPORT_ROWS_MAX};
 use crate::logfmt::Stamp;
 use crate::record::{AccessRecord, End, Ingress, Phase, Proto, Text, Who};
 
@@ -163,4 +163,24 @@ fn files_give_an_outcome_or_one_line() {
     }
     let full = run(&[found], &mut [0_u8; 3].as_mut_slice()).expect_err("there is no room");
     assert!(matches!(full, LogsError::Write(_)), "{full}");
+}
+
+// REPORT_ROWS_MAX: the report names the first few of many, and says how many there are.
+#[test]
+fn a_report_names_the_first_few_of_many() {
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut log = Vec::new();
+    for rank in 0..REPORT_ROWS_MAX + 2 {
+        for n in 0..40 - rank {
+            let mut record = random_record(&mut rng, n as u64);
+            record.dst = format!("host{rank}:80").into();
+            record.write_line(Stamp::Time, &mut log);
+        }
+    }
+    let screen = String::from_utf8(report::render(&summarize(&log, usize::MAX))).expect("text");
+    for rank in 0..REPORT_ROWS_MAX + 2 {
+        let named = screen.contains(&format!("host{rank}:80"));
+        assert_eq!(named, rank < REPORT_ROWS_MAX, "the {rank}th of\n{screen}");
+    }
+    assert!(screen.contains(&format!("{} distinct", REPORT_ROWS_MAX + 2)), "{screen}");
 }

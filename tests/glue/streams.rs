@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use anyproxy::limits::{UDP_EARLY_MAX, WINDOW_INITIAL_BYTES};
+use anyproxy::limits::{UDP_EARLY_MAX, UDP_FLOWS_MAX, WINDOW_INITIAL_BYTES};
 use anyproxy::proto::frame::{Network, Opened, PortRequest, RefuseCode, ResetCode};
 use anyproxy::proto::session::Event;
 use poller::EventLoop;
@@ -255,4 +255,52 @@ fn datagrams_that_were_dropped_are_not_counted() {
     puppet.send();
     until("the second line", || world.lines.all().len() == 2);
     assert_eq!(value(&world.lines.all()[1], "up"), lens.iter().sum::<usize>().to_string());
+}
+
+// UDP_FLOWS_MAX: whoever sends from one address after the other cannot make the gateway hold more, and one that ends makes room.
+#[test]
+fn a_port_has_so_many_flows_and_not_one_more() {
+    let world = World::new();
+    let mut puppet = Puppet::new(&world, 1, 1);
+    let request = PortRequest { network: Network::Udp, port: 0, host: "127.0.0.1".into(), target_port: 1 };
+    puppet.session.request_port(request).unwrap();
+    let Event::PortOpened { actual, .. } = puppet.next() else { panic!("not what was asked for") };
+    let port = SocketAddr::from(([127, 0, 0, 1], actual));
+    // Each from another address.
+    let send = |n: usize| {
+        let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
+        let socket = UdpSocket::bind(SocketAddr::from(([127, 2, high, low], 0))).unwrap();
+        socket.send_to(b"x", port).unwrap();
+        socket
+    };
+    let mut flows = Vec::new();
+    for n in 0..UDP_FLOWS_MAX {
+        let user = send(n);
+        let Event::Opened(id, opened) = puppet.next() else { panic!("a stream is asked for") };
+        assert_eq!(opened.user_addr, Some(user.local_addr().unwrap()));
+        flows.push((id, user));
+    }
+    assert_eq!(world.gateway.stream_count(), UDP_FLOWS_MAX);
+    // A datagram behind the one too many shows that this one was seen, and was dropped.
+    send(UDP_FLOWS_MAX);
+    let (id, user) = &flows[1];
+    puppet.session.accept(*id, Opened::default()).unwrap();
+    user.send_to(b"behind", port).unwrap();
+    let mut words = Vec::new();
+    while words.last().is_none_or(|words| *words != b"behind"[..]) {
+        let event = puppet.next();
+        assert!(matches!(event, Event::Readable(_)), "{event:?}");
+        words.extend(std::iter::from_fn(|| puppet.session.read_datagram(*id)));
+    }
+    puppet.session.refuse(flows[0].0, RefuseCode::Refused, 0, 0).unwrap();
+    puppet.send();
+    // Behind its line there is room.
+    world.lines.first();
+    let user = send(UDP_FLOWS_MAX + 1).local_addr().unwrap();
+    let opened = loop {
+        if let Event::Opened(_, opened) = puppet.next() {
+            break opened;
+        }
+    };
+    assert_eq!(opened.user_addr, Some(user));
 }

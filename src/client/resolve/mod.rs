@@ -269,12 +269,7 @@ impl Drop for Counted<'_> {
 pub fn look_up(name: &str) -> Result<Vec<SocketAddr>, NoAddress> {
     match rt::look_up(name, 0) {
         Ok(found) => {
-            let mut addresses: Vec<SocketAddr> = Vec::new();
-            for address in found {
-                if addresses.len() < RESOLVE_ADDRESSES_MAX && !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
+            let addresses = first_distinct(found);
             if addresses.is_empty() { Err(NoAddress::NotFound) } else { Ok(addresses) }
         }
         Err(error) => {
@@ -286,6 +281,17 @@ pub fn look_up(name: &str) -> Result<Vec<SocketAddr>, NoAddress> {
             })
         }
     }
+}
+
+/// The first addresses of a name, each once, and no more than are tried.
+fn first_distinct(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for address in found {
+        if addresses.len() < RESOLVE_ADDRESSES_MAX && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 #[cfg(test)]

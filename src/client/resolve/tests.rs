@@ -136,3 +136,13 @@ fn a_thread_without_names_ends_and_another_begins_with_the_next() {
     assert_eq!(held.resolve("two", 2).recv_timeout(PATIENCE), Ok(Ok(vec![address(2)])));
     assert_eq!(held.lookups.load(Ordering::SeqCst), 2);
 }
+
+// RESOLVE_ADDRESSES_MAX: a name with many addresses costs as many dials as are allowed, and the same one is no second.
+#[test]
+fn of_a_names_addresses_only_the_first_are_tried() {
+    let of = |ports: &[u16]| ports.iter().copied().map(address).collect::<Vec<_>>();
+    let twice = (0..100).flat_map(|port| [address(port), address(port / 2)]);
+    let first: Vec<u16> = (0..).take(RESOLVE_ADDRESSES_MAX).collect();
+    assert_eq!(first_distinct(twice), of(&first));
+    assert_eq!(first_distinct([3, 3, 1].into_iter().map(address)), of(&[3, 1]));
+}

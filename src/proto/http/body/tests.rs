@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::http::{
-    CHUNK_EXCESS_MAX_BYTES, CHUNK_EXTENSION_MAX_BYTES, TRAILERS_MAX, TRAILERS_MAX_BYTES,
+    CHUNK_EXCESS_MAX_BYTES, CHUNK_EXTENSION_MAX_BYTES, CHUNK_FREE_BYTES, TRAILERS_MAX, TRAILERS_MAX_BYTES,
 };
 
 type Read = Result<(Vec<u8>, bool, usize), Reject>;
@@ -122,6 +122,11 @@ fn chunk_framing_is_bounded() {
     let chunk = format!("1;{}\r\na\r\n", "e".repeat(210));
     let enough = CHUNK_EXCESS_MAX_BYTES as usize / 200 + 2;
     chunked(chunk.repeat(enough), Err((400, "too much chunk framing for its payload")));
+    // What is free, with the one that the byte of payload pays, costs nothing however often it comes; one more adds up.
+    let framed = |bytes: u64| format!("1;{}\r\na\r\n", "e".repeat(bytes as usize - 6));
+    let many = CHUNK_EXCESS_MAX_BYTES as usize + 2;
+    chunked(framed(CHUNK_FREE_BYTES + 1).repeat(many), Ok((&"a".repeat(many), false, 0)));
+    chunked(framed(CHUNK_FREE_BYTES + 2).repeat(many), Err((400, "too much chunk framing for its payload")));
     // A long body of small, plain chunks is nobody's attack.
     chunked("1\r\na\r\n".repeat(20_000), Ok((&"a".repeat(20_000), false, 0)));
 
