@@ -164,7 +164,7 @@ fn a_port_has_one_owner() {
 }
 
 /// Answers each datagram with the same bytes behind `re: `, until the test's end.
-fn udp_target() -> SocketAddr {
+pub(crate) fn udp_target() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
     let addr = socket.local_addr().expect("it is bound");
     std::thread::spawn(move || {
@@ -180,7 +180,7 @@ fn udp_target() -> SocketAddr {
 
 /// Asks once and waits for the answer to it.
 #[track_caller]
-fn ask(user: &UdpSocket, port: SocketAddr, question: &[u8]) {
+pub(crate) fn ask(user: &UdpSocket, port: SocketAddr, question: &[u8]) {
     user.set_read_timeout(Some(PATIENCE)).expect("not zero");
     user.send_to(question, port).expect("loopback takes it");
     let mut buffer = vec![0; 70_000];

@@ -1,8 +1,9 @@
 //! The log as people follow it: one stream's life by its conn_id, on both ends; and nothing for each piece of a transfer.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
+use crate::forwards::{ask, udp_target};
 use crate::support::{Ended, Origin, Peer, Program, Talk, Wire, field, ok, pattern};
 
 fn debug(args: &[&str], level: &str) -> Program {
@@ -87,6 +88,31 @@ fn a_streams_life_can_be_followed_by_its_conn_id() {
         assert_eq!(life, ["established", "closing", "access"], "{conn_id} at the gateway");
         assert_eq!(at_client[&conn_id], ["established", "closing", "closed"], "{conn_id} at the client");
     }
+}
+
+// proves S-18: so can a flow of datagrams, and a stream that was refused, of which each end says why
+#[test]
+fn a_flow_and_a_refusal_can_be_followed_by_their_conn_id() {
+    let forward = format!("0:{}/udp", udp_target());
+    let (gateway, client, ports) = talkative("debug", &[&forward]);
+    let user = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
+    ask(&user, ports[0], b"question");
+    let mut wire = Wire::connect(gateway.addr("http"));
+    assert_eq!(wire.get("http://127.0.0.2:1/").code, 403);
+    drop(wire);
+    let of = |line: String| field(&line, "conn_id").to_owned();
+    let refused = of(gateway.wait(&["event=access", "code=403", "why=acl"]));
+    client.wait(&["event=refuse", &format!("conn_id={refused}")]);
+    // The flow has no end of its own: it ends with its port.
+    let at_client = client.stop();
+    let flow = of(gateway.wait(&["event=access", "proto=udp"]));
+    let at_gateway = gateway.stop_but_for(&["event=refuse"]);
+    let (at_client, at_gateway) = (lives(&at_client), lives(&at_gateway));
+    assert_eq!(at_gateway[&flow], ["established", "closing", "access"], "{at_gateway:#?}");
+    assert_eq!(at_client[&flow], ["established", "closing", "closed"], "{at_client:#?}");
+    assert_eq!(at_gateway[&refused], ["closing", "access"], "{at_gateway:#?}");
+    // It never was a connection at the client, which said above why.
+    assert_eq!((at_gateway.len(), at_client.len()), (2, 1), "{at_gateway:#?} {at_client:#?}");
 }
 
 // proves S-74: what is said of a stream does not grow with its bytes (sizes stand in one file: see tests/tidy.rs)

@@ -1,8 +1,11 @@
 //! Times that were asked for: a peer that reads nothing, a user on whom nothing moves, a target that is not there.
 
 use std::io::Write as _;
+use std::net::UdpSocket;
 use std::sync::mpsc;
+use std::time::Instant;
 
+use crate::forwards::{ask, udp_target};
 use crate::statuses::FullBacklog;
 use crate::support::{Ended, Origin, PATIENCE, Program, Wire, field, gateway, pattern};
 
@@ -138,5 +141,33 @@ fn a_target_that_does_not_answer_is_given_up_when_it_was_asked_for() {
     assert_eq!(user.get(&format!("http://{}/", full.addr)).code, 504);
     gateway.wait(&["event=access", "end=sC", "why=timeout", "code=504"]);
     drop(user);
+    stop(gateway, client);
+}
+
+// proves S-54: targets that do not answer delay nobody: neither the next user's connection nor a datagram
+#[test]
+fn dials_that_hang_delay_nobody() {
+    const HANGING: usize = 50;
+    let (full, echo) = (FullBacklog::new(), Origin::echo());
+    let gateway = gateway(&[]);
+    let client = gateway.client(&["--allow", "127.0.0.1", "--forward", &format!("0:{}/udp", udp_target())]);
+    let port = field(&client.wait(&["event=fwd_open"]), "actual").parse().expect("a port");
+    let before = client.descriptors();
+    let mut hanging: Vec<Wire> = (0..HANGING).map(|_| Wire::connect(gateway.addr("http"))).collect();
+    for user in &mut hanging {
+        user.send(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", full.addr));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while client.descriptors() < before + HANGING {
+        assert!(Instant::now() < deadline, "each has a dial of its own");
+        std::thread::yield_now();
+    }
+    let mut good = Wire::http_connect(gateway.addr("http"), echo.addr());
+    good.send("hello");
+    assert_eq!(good.take(5), b"hello");
+    let user = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
+    ask(&user, ([127, 0, 0, 1], port).into(), b"question");
+    assert!(hanging.iter().all(Wire::is_quiet), "while all the others wait");
+    drop((hanging, good));
     stop(gateway, client);
 }
