@@ -177,6 +177,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::NotTls => f.write_str("the peer does not speak TLS"),
+            // What a verifier of the application has to say, without the names of the types that it comes wrapped in.
+            Error::Protocol(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(why))) => {
+                write!(f, "{why}")
+            }
             Error::Protocol(error) => write!(f, "{error}"),
             Error::Truncated => f.write_str("the peer's stream broke off without close_notify"),
             Error::TooLong => f.write_str("the peer's handshake message is too long"),
