@@ -201,6 +201,7 @@ impl WebSocket {
     pub fn handle_end(&mut self) -> Result<(), Error> {
         match std::mem::replace(&mut self.phase, Phase::Closed) {
             Phase::Closed => Ok(()),
+            Phase::Upgrading if self.role == Role::Client => Err(Error::Unanswered),
             Phase::Upgrading | Phase::Open | Phase::Closing => Err(Error::Ended),
         }
     }

@@ -104,6 +104,8 @@ pub struct CarrierContext {
 enum End {
     Session(session::Error),
     WebSocket(ws::Error),
+    /// The gateway hung up on an upgrade that came without TLS.
+    Plain,
     /// The peer said goodbye.
     Peer(String, Parting),
     /// This side did.
@@ -130,7 +132,7 @@ impl End {
             End::Session(error) => !matches!(error, HandshakeTimeout | PeerLost | Refused { .. }),
             End::WebSocket(error) => error.close_code().is_some(),
             End::Peer(_, parting) => *parting == Parting::Blame,
-            End::Purpose | End::Stranger => false,
+            End::Plain | End::Purpose | End::Stranger => false,
         }
     }
 }
@@ -140,6 +142,7 @@ impl fmt::Display for End {
         match self {
             End::Session(error) => error.fmt(f),
             End::WebSocket(error) => error.fmt(f),
+            End::Plain => write!(f, "{}; does it want wss://?", ws::Error::Unanswered),
             End::Peer(words, _) => f.write_str(words),
             End::Purpose => f.write_str("closed by this side"),
             End::Stranger => f.write_str("too many bytes before the handshake was done"),
@@ -206,7 +209,7 @@ impl<S: Side> Handler for Carrier<S> {
             Some(End::Session(error)) => (!error.retry(), false),
             Some(End::Peer(_, parting)) => (false, *parting == Parting::Purpose),
             Some(End::Purpose) => (false, true),
-            Some(End::WebSocket(_) | End::Stranger) => (false, false),
+            Some(End::WebSocket(_) | End::Plain | End::Stranger) => (false, false),
             // A handshake that came to nothing over what it was about: a certificate, or no TLS at all. What a server
             // makes of a client's certificate is heard after the client's own handshake is over.
             None => (matches!(info.reason, rt::Reason::Tls(_)) && !cx.up, false),
@@ -281,7 +284,9 @@ impl CarrierContext {
             false => taken,
         };
         if let Err(error) = taken {
-            self.end.get_or_insert(End::WebSocket(error));
+            // Which is all that a gateway with TLS says to who speaks without.
+            let plain = error == ws::Error::Unanswered && conn.tls().is_none();
+            self.end.get_or_insert(if plain { End::Plain } else { End::WebSocket(error) });
         } else if self.ws.is_closed() {
             let (words, parting) = match self.ws.peer_close() {
                 Some((code, words)) => (
@@ -377,7 +382,7 @@ impl CarrierContext {
                     End::Session(error) => (error.close_code(), error.to_string()),
                     End::Purpose => (1001, String::new()),
                     End::Stranger => (1008, String::new()),
-                    End::WebSocket(_) | End::Peer(..) => (1000, String::new()),
+                    End::WebSocket(_) | End::Plain | End::Peer(..) => (1000, String::new()),
                 };
                 self.transmit(conn)?;
                 // A session that is over has nothing left but its farewell, which says more than the close frame:
@@ -467,7 +472,8 @@ impl<S: Side> Carrier<S> {
                     GoAwayCode::Protocol => Parting::Blame,
                     GoAwayCode::Drain | GoAwayCode::Internal => Parting::Trouble,
                 };
-                cx.end.get_or_insert(End::Peer(format!("closed by the peer: {code:?} {words}"), parting));
+                let why = session::Lost::PeerClosed(code, words).to_string();
+                cx.end.get_or_insert(End::Peer(why, parting));
             }
             Event::Lost(session::Lost::Failed(error)) => {
                 cx.end.get_or_insert(End::Session(error));

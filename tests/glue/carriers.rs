@@ -206,8 +206,13 @@ fn the_reason_of_a_goodbye_counts_and_not_the_close_that_comes_with_it() {
             puppet.close(1001);
         }
     };
-    check_last_words(goodbye(GoAwayCode::Stop), "closed by the peer: Stop enough", true);
-    check_last_words(goodbye(GoAwayCode::Internal), "closed by the peer: Internal enough", false);
+    check_last_words(goodbye(GoAwayCode::Stop), "closed by the peer: Stop: enough", true);
+    check_last_words(goodbye(GoAwayCode::Internal), "closed by the peer: Internal: enough", false);
+    let silent = |puppet: &mut Puppet| {
+        puppet.session.close(GoAwayCode::Stop, "");
+        puppet.close(1001);
+    };
+    check_last_words(silent, "closed by the peer: it is stopping", true);
     // A peer that gave this side up says only this, and nobody has wanted it.
     check_last_words(|puppet| puppet.close(1001), "closed by the peer: 1001", false);
     check_last_words(|puppet| puppet.close(1000), "closed by the peer: 1000", true);

@@ -184,7 +184,7 @@ fn a_gateway_that_breaks_the_handshake_is_told_and_tried_again() {
         ),
         case("two welcomes", 1002, AGAIN, "Welcome frame", says(vec![Frame::Welcome(welcome(1)); 2])),
         case("nothing new", 1002, AGAIN, "GoAway frame", says(vec![goaway(GoAwayCode::Drain)])),
-        case("a goodbye", 1000, AGAIN, "closed by the peer: Stop why", says(vec![goaway(GoAwayCode::Stop)])),
+        case("a goodbye", 1000, AGAIN, "closed by the peer: Stop: why", says(vec![goaway(GoAwayCode::Stop)])),
         case("a refusal", 1008, AGAIN, "no room", says(vec![auth_err(true, AuthErrCode::Limit)])),
         case("for good", 1008, FOR_GOOD, "no room", says(vec![auth_err(false, AuthErrCode::Credentials)])),
     ]);

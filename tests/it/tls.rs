@@ -228,6 +228,7 @@ fn one_side_without_tls_is_no_tunnel() {
     let secret = gateway(&certs, "gw", &[]);
     let plain = secret.client_unready(&[]);
     secret.wait(&["event=tun_auth_fail", "the peer does not speak TLS"]);
+    plain.wait(&["level=WARN", "event=connect", "before it answered the upgrade; does it want wss://?"]);
     assert!(plain.lines(&["event=tun_up"]).is_empty());
     plain.stop_but_for(&["event=connect"]);
     secret.stop();

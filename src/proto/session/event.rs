@@ -104,7 +104,11 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Lost::Closed(code) => write!(f, "closed here: {code:?}"),
-            Lost::PeerClosed(code, reason) => write!(f, "closed by the peer: {code:?} {reason}"),
+            Lost::PeerClosed(GoAwayCode::Stop, reason) if reason.is_empty() => {
+                f.write_str("closed by the peer: it is stopping")
+            }
+            Lost::PeerClosed(code, reason) if reason.is_empty() => write!(f, "closed by the peer: {code:?}"),
+            Lost::PeerClosed(code, reason) => write!(f, "closed by the peer: {code:?}: {reason}"),
             Lost::Failed(error) => error.fmt(f),
         }
     }

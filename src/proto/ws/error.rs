@@ -25,6 +25,8 @@ pub enum Error {
     Flood,
     /// The peer's bytes ended without a close frame.
     Ended,
+    /// The gateway's bytes ended before it had answered the upgrade.
+    Unanswered,
     /// Nothing can be sent before the upgrade and after the close.
     NotOpen,
 }
@@ -38,7 +40,8 @@ impl Error {
             Error::Utf8 => Some(1007),
             Error::TooBig => Some(1009),
             Error::Flood => Some(1008),
-            Error::Refused(_) | Error::Status(_) | Error::Upgrade(_) | Error::Ended | Error::NotOpen => None,
+            Error::Refused(_) | Error::Status(_) | Error::Upgrade(_) => None,
+            Error::Ended | Error::Unanswered | Error::NotOpen => None,
         }
     }
 }
@@ -57,6 +60,7 @@ impl fmt::Display for Error {
             }
             Error::Flood => f.write_str("the peer sent too many frames that carry nothing"),
             Error::Ended => f.write_str("the connection ended without a close"),
+            Error::Unanswered => f.write_str("the gateway closed before it answered the upgrade"),
             Error::NotOpen => f.write_str("the WebSocket is not open"),
         }
     }

@@ -530,6 +530,7 @@ fn an_end_without_a_close_is_an_error_once() {
     assert_eq!(client.handle_end(), Ok(()));
     assert!(client.is_closed());
     assert_eq!(WebSocket::server().handle_end(), Err(Error::Ended));
+    assert_eq!(WebSocket::client("gw", TUNNEL_PATH, [7; 32]).handle_end(), Err(Error::Unanswered));
     let mut server = WebSocket::server();
     server.close(1001, "");
     assert!(server.is_closed());
