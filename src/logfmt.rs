@@ -40,6 +40,14 @@ impl Stamp {
         }
     }
 
+    /// What marks a line that is no log line for the journal, such as `<3>`; nothing elsewhere.
+    pub fn priority(self, level: log::Level) -> String {
+        match self {
+            Stamp::Time => String::new(),
+            Stamp::Priority => format!("<{}>", priority(level)),
+        }
+    }
+
     /// The variable names the journal's socket as `device:inode`. A program started from a session that the
     /// journal follows inherits the variable while its own output goes elsewhere, so both numbers must agree.
     fn of_stream(journal_stream: &str, dev: u64, ino: u64) -> Stamp {

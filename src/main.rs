@@ -73,7 +73,9 @@ fn role(name: &str, run: impl FnOnce() -> Result<(), run::Fault>) -> ExitCode {
     }
 }
 
+/// The last line, on standard error. The journal has to know that it is an error: a service that cannot start says nothing else.
 fn fail(status: u8, line: &str) -> ExitCode {
-    eprintln!("{}", logfmt::printable(line));
+    let priority = logfmt::Stamp::of_stderr().priority(log::Level::Error);
+    eprintln!("{priority}{}", logfmt::printable(line));
     ExitCode::from(status)
 }

@@ -68,6 +68,29 @@ fn every_flag_is_checked() {
     check("logs --follow x", "--follow");
 }
 
+/// A service that cannot start is heard of by who asks the journal for warnings.
+#[test]
+fn the_journal_is_told_that_a_fault_is_an_error() {
+    use std::os::unix::fs::MetadataExt as _;
+    let taken = std::net::TcpListener::bind(ADDR).expect("loopback has free ports");
+    let addr = taken.local_addr().expect("it is bound").to_string();
+    for args in [&["gateway"][..], &["serve", "--listen", &addr]] {
+        let file = tempfile::NamedTempFile::new().expect("a file can be made");
+        let meta = file.as_file().metadata().expect("it is there");
+        let status = Command::new(env!("CARGO_BIN_EXE_anyproxy"))
+            .args(args)
+            .env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()))
+            .stdin(Stdio::null())
+            .stderr(file.reopen().expect("it is ours"))
+            .status()
+            .expect("the program was built");
+        let err = std::fs::read_to_string(file.path()).expect("it is text");
+        assert!(!status.success());
+        let last = err.lines().last().unwrap_or_default();
+        assert!(last.starts_with("<3>anyproxy: "), "{args:?}: {err}");
+    }
+}
+
 /// A port that is taken is no fault of the command line: one line that names it, exit status 1.
 #[test]
 fn a_taken_port_is_named() {
