@@ -89,7 +89,13 @@ fn read_with(path: &Path, forbidden: u32, most: usize) -> Result<Vec<u8>, FileFa
 /// # Errors
 /// When it is there already, or cannot be written.
 pub fn create(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    let mut file = opened.map_err(|error| match error.kind() {
+        kind @ io::ErrorKind::AlreadyExists => {
+            io::Error::new(kind, "is there already, and is never overwritten")
+        }
+        _ => error,
+    })?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -160,7 +160,7 @@ impl Server {
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let roots = Arc::new(authorities(path)?);
+                let roots = Arc::new(authorities(path).map_err(|why| format!("--client-ca {why}"))?);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
                 builder.with_client_cert_verifier(verifier.map_err(|error| named(path, &error))?)
             }
@@ -253,7 +253,7 @@ fn verifier(trust: &Trust) -> Result<Arc<dyn rustls::client::danger::ServerCertV
         Trust::Roots => {
             (RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }, verify::From::Roots)
         }
-        Trust::File(path) => (authorities(path)?, verify::From::File),
+        Trust::File(path) => (authorities(path).map_err(|why| format!("--ca {why}"))?, verify::From::File),
     };
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
     let verifier = verifier.map_err(|error| error.to_string())?;
@@ -291,9 +291,9 @@ fn load(
     identity: &Identity,
     credentials: Option<&Path>,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
-    let chain = certificates(&identity.cert)?;
+    let chain = certificates(&identity.cert).map_err(|why| format!("--tls-cert {why}"))?;
     let key = secret_file::read(&identity.key, credentials, PRIVATE_KEY_BYTES_MAX);
-    let key = key.map_err(|fault| named(&identity.key, &fault))?;
+    let key = key.map_err(|fault| format!("--tls-key {}", named(&identity.key, &fault)))?;
     let key = PrivateKeyDer::from_pem_slice(&key);
     Ok((chain, key.map_err(|_fault| named(&identity.key, &"no private key in it (want PEM)"))?))
 }

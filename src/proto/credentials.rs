@@ -226,7 +226,10 @@ impl Credentials {
     /// # Errors
     /// When it is there already, or there are too many.
     pub fn insert_user(&mut self, group: &str, derived: Derived) -> Result<(), GroupError> {
-        if self.users.contains_key(group) || self.groups.contains_key(group) {
+        if self.groups.contains_key(group) {
+            return Err(GroupError::Shared);
+        }
+        if self.users.contains_key(group) {
             return Err(GroupError::Duplicate);
         }
         if self.users.len() >= GROUPS_MAX {
@@ -402,6 +405,8 @@ pub enum GroupError {
     Character,
     /// The name is taken.
     Duplicate,
+    /// The group has a password of its own.
+    Shared,
     /// There is no room for another group.
     TooMany,
 }
@@ -412,6 +417,7 @@ impl fmt::Display for GroupError {
             GroupError::Length => write!(f, "a group's name has 1 to {GROUP_NAME_BYTES_MAX} bytes"),
             GroupError::Character => f.write_str("a group's name has no colon and no control character"),
             GroupError::Duplicate => f.write_str("the group is there twice"),
+            GroupError::Shared => f.write_str("--group has a password for this group already"),
             GroupError::TooMany => write!(f, "there are more than {GROUPS_MAX} groups"),
         }
     }

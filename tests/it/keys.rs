@@ -317,7 +317,7 @@ fn faults_of_keys_are_faults_of_the_command_line() {
     let gateway = ["gateway", "--tunnel", "127.0.0.1:0", "--http", "127.0.0.1:0", "--keys", &path];
     let good = std::fs::read_to_string(&path).expect("it was made");
     let group = ["--group", "prod", "--password-file", &keys.path("users")];
-    check(&[&gateway[..], &group].concat(), 2, &["line 1", "twice"]);
+    check(&[&gateway[..], &group].concat(), 2, &["line 1", "--group has a password for this group"]);
     for (text, words) in [
         (format!("# two\n{good}{good}"), ["line 3", "twice"]),
         (good.replace("user", "users"), ["line 1", "user, client or #"]),
@@ -331,7 +331,11 @@ fn faults_of_keys_are_faults_of_the_command_line() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("it is ours");
     check(&gateway, 2, &["keys: mode 0640"]);
     check(&["gateway", "--tunnel", "0.0.0.0:0", "--http", "127.0.0.1:0"], 2, &["--keys"]);
-    check(&["passwd", "user", "prod", "--generate", &keys.path("users")], 1, &["users: File exists"]);
+    check(
+        &["passwd", "user", "prod", "--generate", &keys.path("users")],
+        1,
+        &["users: is there already, and is never overwritten"],
+    );
     check(&["passwd", "user", "prod", "--password-file", &keys.path("none")], 2, &["none: No such file"]);
 }
 

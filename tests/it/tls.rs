@@ -330,11 +330,23 @@ fn faults_of_certificates_are_faults_of_the_command_line() {
     check(
         &[&listen[..], &["--tls-cert", &cert, "--tls-key", "/nonexistent"]].concat(),
         2,
-        &["/nonexistent: No such"],
+        &["--tls-key /nonexistent: No such"],
     );
-    check(&[&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), 2, &["no certificate in it"]);
-    check(&["client", "--gateway", "wss://localhost", "--ca", "/nonexistent"], 2, &["/nonexistent: No such"]);
-    check(&["cert", "--cert", &cert, "--key", &key], 1, &["gw.key: File exists"]);
+    check(
+        &[&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(),
+        2,
+        &["--tls-cert ", "no certificate in it"],
+    );
+    check(
+        &["client", "--gateway", "wss://localhost", "--ca", "/nonexistent"],
+        2,
+        &["--ca /nonexistent: No such"],
+    );
+    check(
+        &["cert", "--cert", &cert, "--key", &key],
+        1,
+        &["gw.key: is there already, and is never overwritten"],
+    );
     check(&["cert", "--show", &key], 2, &["no certificate in it"]);
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("it is ours");
     check(&[&listen[..], &["--tls-cert", &cert, "--tls-key", &key]].concat(), 2, &["gw.key: mode 0644"]);
