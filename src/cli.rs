@@ -4,6 +4,7 @@
 //! command line like any other, and the exit status of all of those is 2.
 
 mod check;
+mod fault;
 mod passwd;
 mod password;
 mod times;
@@ -173,26 +174,14 @@ pub enum Stop {
 /// # Errors
 /// When there is nothing to run: see [`Stop`].
 pub fn parse(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Command, Stop> {
-    let command = match Raw::try_parse_from(words) {
+    let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    let command = match Raw::try_parse_from(&words) {
         Ok(raw) => Command::try_from(raw.command),
         Err(error) if !error.use_stderr() => return Err(Stop::Show(error.to_string())),
-        Err(error) => Err(one_line(&error)),
+        Err(error) => Err(fault::one_line(&error, &words)),
     };
     // What was typed may hold anything, a control character included.
     command.map_err(|line| Stop::Usage(logfmt::printable(&line)))
-}
-
-/// The first paragraph of clap's message; what follows it is advice.
-fn one_line(error: &clap::Error) -> String {
-    use clap::error::ErrorKind;
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "anyproxy: no command given (standalone, gateway, client, serve, check, logs, cert, passwd); see anyproxy --help"
-            .into();
-    }
-    let text = error.to_string();
-    let paragraph = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = paragraph.split_whitespace().collect();
-    format!("anyproxy: {}; see anyproxy --help", words.join(" "))
 }
 
 /// Reaches services in private networks through one public gateway.

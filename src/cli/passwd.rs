@@ -72,7 +72,7 @@ enum RawWhose {
 #[derive(Args)]
 struct RawCommon {
     /// The file with the password, readable by its owner alone
-    #[arg(long, value_name = "FILE", required_unless_present = "generate", conflicts_with = "generate")]
+    #[arg(long, value_name = "FILE", conflicts_with = "generate")]
     password_file: Option<PathBuf>,
     /// Draw a password, and make FILE with it, readable by its owner alone; nothing may be there yet
     #[arg(long, value_name = "FILE")]

@@ -158,9 +158,17 @@ fn times_are_configurable_and_by_kind() {
 #[test]
 fn faults_are_named_in_one_line() {
     refuse("", &["no command", "standalone"]);
-    refuse("fly", &["'fly'"]);
+    refuse("passwd", &["passwd: no command given (user, client); see anyproxy passwd --help"]);
+    refuse("fly", &["'fly'", "; see anyproxy --help"]);
+    refuse("gatewya", &["'gatewya'", ", did you mean gateway?; see anyproxy --help"]);
     refuse("standalone extra", &["'extra'"]);
-    refuse("standalone --htpp 127.0.0.1:1", &["'--htpp'"]);
+    refuse(
+        "standalone --htpp 127.0.0.1:1",
+        &["'--htpp'", ", did you mean --http?; see anyproxy standalone --help"],
+    );
+    refuse("client --gateway ws://h:1 --idle-timeout 5s", &["--idle-timeout belongs to gateway"]);
+    refuse("client --gateway ws://h:1 --password x", &["passwords come from files: --password-file;"]);
+    refuse("client --gateway ws://h:1 --allow http://h", &["--allow", "no scheme in a pattern"]);
     refuse("standalone --http", &["--http"]);
     refuse("standalone --http 127.0.0.1", &["'127.0.0.1'", "--http", "want ADDRESS:PORT"]);
     refuse("standalone --http example.com:80", &["--http", "want ADDRESS:PORT"]);
@@ -319,7 +327,7 @@ fn a_key_is_somebodys_and_its_password_is_in_a_file() {
             cost: Cost::new(1024, 1, 1).expect("the least"),
         }),
     );
-    refuse("passwd user prod", &["--password-file"]);
+    refuse("passwd user prod", &["--password-file", "--generate"]);
     refuse("passwd user prod --password-file p --generate q", &["--generate"]);
     refuse("passwd user prod secret --password-file p", &["'secret'"]);
     refuse("passwd user prod --password secret", &["--password"]);

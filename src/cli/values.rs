@@ -128,6 +128,9 @@ pub(super) fn pattern(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > HOST_BYTES_MAX {
         return Err(format!("a pattern has 1 to {HOST_BYTES_MAX} characters"));
     }
+    if text.contains("://") {
+        return Err("no scheme in a pattern: want a name, an address or a network".into());
+    }
     match text.chars().find(|c| !c.is_ascii_graphic()) {
         Some(c) => Err(format!("{c:?} in a pattern")),
         None => Ok(text.to_owned()),
