@@ -284,7 +284,7 @@ letters! {
         TargetReset = b'S' "target reset or refused",
         UserTimeout = b'c' "user's side timed out",
         TargetTimeout = b's' "target's side timed out",
-        TunnelLost = b'T' "tunnel lost",
+        TunnelLost = b'T' "no tunnel, or it was lost",
         TunnelTimeout = b't' "tunnel timed out",
         Refused = b'P' "refused by policy or limit",
         Local = b'L' "answered here",
