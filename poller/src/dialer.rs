@@ -29,6 +29,7 @@ use crate::kept::Phase;
 use crate::poll::PollShared;
 use crate::service::{Entry, Service};
 use crate::state::{Closer, News};
+use crate::tcp;
 use crate::timer;
 use crate::watch;
 
@@ -174,7 +175,7 @@ impl Dialing {
         match target {
             Target::Ip(addr) => {
                 let socket = Socket::new(Domain::for_address(*addr), kind, None)?;
-                socket.set_tcp_nodelay(true)?;
+                tcp::configure(&socket)?;
                 Ok(socket)
             }
             Target::Path(_) => Socket::new(Domain::UNIX, kind, None),

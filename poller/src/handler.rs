@@ -84,7 +84,8 @@ impl Prepare<'_> {
         self.peer
     }
 
-    /// The socket itself, for options. It is non-blocking and has `TCP_NODELAY` set already.
+    /// The socket itself, for options. It is non-blocking already, and has `TCP_NODELAY` and `TCP_NOTSENT_LOWAT`
+    /// ([`KERNEL_UNSENT_BYTES`](crate::limits::KERNEL_UNSENT_BYTES)) set.
     pub fn socket(&self) -> &Socket {
         self.socket
     }

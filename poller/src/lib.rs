@@ -176,7 +176,6 @@ mod cleanup;
 mod clock;
 mod close;
 mod connection;
-mod defer;
 mod detach;
 mod dialer;
 mod event_loop;
@@ -204,6 +203,7 @@ mod service;
 mod socket;
 mod state;
 mod sync;
+mod tcp;
 mod timer;
 #[cfg(feature = "tls")]
 pub mod tls;

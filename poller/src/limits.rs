@@ -20,6 +20,13 @@ pub const OUTPUT_HIGH_BYTES: usize = 256 * 1024;
 /// Unsent output bytes below which `on_drain` runs after the high watermark had been passed.
 pub const OUTPUT_LOW_BYTES: usize = 64 * 1024;
 
+/// Bytes that a TCP socket keeps in the kernel and cannot send yet (`TCP_NOTSENT_LOWAT`): the rest waits in the output, where
+/// it is bounded and can be dropped at once. What is on its way, and limits how fast a far peer gets it, does not count.
+///
+/// The kernel asks for more when half of this is left: time enough to come round at 1 Gbit/s. A process that puts many
+/// streams into one connection has what is urgent wait behind no more than this.
+pub const KERNEL_UNSENT_BYTES: usize = 128 * 1024;
+
 /// Pieces given to one vectored send.
 pub const IO_SLICES_MAX: usize = 64;
 

@@ -14,7 +14,6 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::Socket;
 
 use crate::busy::Scratch;
-use crate::defer::defer_accept;
 use crate::handle::Shared;
 use crate::handler::{Callbacks, Prepare, prepare};
 use crate::held::Held;
@@ -28,6 +27,7 @@ use crate::service::{Quota, Service};
 use crate::socket::{Address, Registration};
 use crate::state::{Closer, News, OnNotify, OnRelease, State};
 use crate::sync::Mutex;
+use crate::tcp;
 use crate::timer::Due;
 use crate::token::Token;
 
@@ -73,7 +73,7 @@ impl ListenerShared {
         socket.set_nonblocking(true)?;
         let ip = address.as_ip();
         match (ip, options.deferred) {
-            (Some(_), true) => defer_accept(&socket)?,
+            (Some(_), true) => tcp::defer_accept(&socket)?,
             (Some(_), false) => {}
             (None, true) => {
                 let text = "only TCP accepts deferred: leave it out for a Unix socket";
@@ -82,8 +82,8 @@ impl ListenerShared {
             (None, false) => {}
         }
         if ip.is_some() {
-            // Accepted sockets inherit it, which saves a call for each.
-            socket.set_tcp_nodelay(true)?;
+            // Accepted sockets inherit it, which saves calls for each.
+            tcp::configure(&socket)?;
         }
         // The standard library listens with a short queue; listening again only changes its length.
         match options.backlog {

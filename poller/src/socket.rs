@@ -20,6 +20,7 @@ use std::sync::Arc;
 use socket2::{Domain, Socket, Type};
 
 use crate::close::Fault;
+use crate::tcp;
 
 /// Where a socket is, whatever its kind.
 #[derive(Clone, Debug)]
@@ -198,7 +199,7 @@ pub(crate) fn check_stream(socket: Socket) -> io::Result<Stream> {
     };
     socket.set_nonblocking(true)?;
     if is_ip {
-        socket.set_tcp_nodelay(true)?;
+        tcp::configure(&socket)?;
     }
     Ok(Stream { socket, peer, fault })
 }
