@@ -18,7 +18,7 @@ use crate::proto::session::Stats;
 pub struct Tally {
     /// Streams that were opened.
     pub streams: u64,
-    /// Streams that the client refused at once.
+    /// Streams that the client refused because of a limit, or because it was leaving.
     pub refused: u64,
     /// Frames for streams and ports that were gone already.
     pub late: u64,

@@ -73,7 +73,7 @@ pub struct Stats {
     pub streams_opened: u64,
     /// Streams that left the table.
     pub streams_closed: u64,
-    /// OPENs of the peer that were refused at once.
+    /// OPENs that the client refused because of a limit, or because it was leaving.
     pub streams_refused: u64,
     /// Frames for streams and ports that were gone already.
     pub late_frames: u64,

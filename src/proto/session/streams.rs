@@ -93,8 +93,14 @@ impl Session {
             return Err(StreamError::Opening);
         }
         self.remove(id);
+        self.count_refused(code);
         self.control(&Frame::OpenErr { code, resolve_us, connect_us }, id.0);
         Ok(())
+    }
+
+    /// That a target refuses is its own affair; that the client does, the tunnel's.
+    fn count_refused(&mut self, code: RefuseCode) {
+        self.stats.streams_refused += u64::from(matches!(code, RefuseCode::Limit | RefuseCode::Draining));
     }
 
     /// Takes as much of `bytes` as the peer's window and the stream's queue allow, without a copy, and says how much. When something
@@ -218,8 +224,8 @@ impl Session {
         self.next_id += 2;
         let full = self.table.len() >= self.streams_max || self.control.len() >= CONTROL_QUEUE_OPEN_LEN_MAX;
         if self.draining || full {
-            self.stats.streams_refused += 1;
             let code = if full { RefuseCode::Limit } else { RefuseCode::Draining };
+            self.count_refused(code);
             return self.answer(&Frame::OpenErr { code, resolve_us: 0, connect_us: 0 }, id.0);
         }
         let mut send_window = SendWindow::default();
@@ -318,6 +324,7 @@ impl Session {
                 self.offer_room(id);
             }
             Frame::OpenErr { code, resolve_us, connect_us } => {
+                self.count_refused(code);
                 self.events.push_back(Event::Refused(id, Refused { code, resolve_us, connect_us }));
                 self.remove(id);
             }
