@@ -409,7 +409,8 @@ impl Side for ClientSide {
         if !down.was_up {
             return self.fleet.failed(self.attempt, &down.why, down.fatal);
         }
-        let (up, received) = down.bytes;
+        // What goes to the gateway comes down.
+        let (sent, up) = down.bytes;
         let expected = down.on_purpose || self.fleet.remote.is_stopping();
         let level = match expected {
             _ if down.fault => log::Level::Error,
@@ -417,7 +418,7 @@ impl Side for ClientSide {
             false => log::Level::Warn,
         };
         log::log!(level, event = "tun_down", tun = tunnel.label(), gateway:% = self.gateway().target,
-            dur_ms = down.lived.as_millis() as u64, up, down = received, streams = down.stats.streams_opened,
+            dur_ms = down.lived.as_millis() as u64, up, down = sent, streams = down.stats.streams_opened,
             refused = down.stats.streams_refused, late = down.stats.late_frames,
             dgram_drop = down.stats.datagrams_dropped, ws_ctl = down.ws_control; "{}", down.why);
         // It was said that the gateway is gone; that it is still gone is not news.

@@ -478,7 +478,8 @@ impl Side for GatewaySide {
         let group = peer.as_ref().map_or("", |peer| peer.group.as_str());
         let left = self.0.registry.leave(group, tunnel);
         let via = peer.as_ref().map_or("-", |peer| peer.name.as_str());
-        let (down_bytes, up_bytes) = down.bytes;
+        // What goes to the client goes up.
+        let (up, received) = down.bytes;
         if !down.was_up {
             self.0.strangers.leave(down.peer);
             // Whom this side turned away was spoken of then, and nobody is refused by a gateway that stops.
@@ -494,7 +495,7 @@ impl Side for GatewaySide {
             false => log::Level::Warn,
         };
         log::log!(level, event = "tun_down", tun = tunnel.label(), peer = crate::shown(down.peer), via, group,
-            dur_ms = down.lived.as_millis() as u64, up = up_bytes, down = down_bytes, streams = down.stats.streams_opened,
+            dur_ms = down.lived.as_millis() as u64, up, down = received, streams = down.stats.streams_opened,
             refused = down.stats.streams_refused, late = down.stats.late_frames,
             dgram_drop = down.stats.datagrams_dropped, ws_ctl = down.ws_control; "{}", down.why);
         if left == Some(0) {

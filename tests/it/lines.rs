@@ -206,3 +206,25 @@ fn a_client_says_how_it_goes() {
     client.stop();
     gateway.stop_but_for(&["event=refuse"]);
 }
+
+// A tunnel's bytes go the way that users see, on both ends: what they send goes up, what they get comes down.
+#[test]
+fn the_end_of_a_tunnel_has_its_bytes_the_way_users_see_them() {
+    const MUCH: usize = 1 << 20;
+    let source = Origin::new(|mut wire| {
+        wire.send(pattern(MUCH));
+        wire.finish();
+        wire.read_to_end();
+    });
+    let (gateway, client) = crate::support::gateway_and_client(&["--allow", "127.0.0.1"]);
+    let mut wire = Wire::http_connect(gateway.addr("http"), source.addr());
+    assert_eq!(wire.read_to_end().0.len(), MUCH);
+    drop(wire);
+    let lines = client.stop();
+    let of_client = lines.into_iter().find(|line| line.contains("event=tun_down")).expect("it was up");
+    for line in [of_client, gateway.wait(&["event=tun_down"])] {
+        let bytes = |key| field(&line, key).parse::<usize>().expect("a number");
+        assert!(bytes("down") >= MUCH && bytes("up") < MUCH / 2, "{line}");
+    }
+    gateway.stop();
+}
