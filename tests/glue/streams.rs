@@ -278,12 +278,13 @@ fn a_port_has_so_many_flows_and_not_one_more() {
         let user = send(n);
         let Event::Opened(id, opened) = puppet.next() else { panic!("a stream is asked for") };
         assert_eq!(opened.user_addr, Some(user.local_addr().unwrap()));
-        flows.push((id, user));
+        // Two users are heard of again; of the others it is enough that they had an address.
+        flows.push((id, (n < 2).then_some(user)));
     }
     assert_eq!(world.gateway.stream_count(), UDP_FLOWS_MAX);
     // A datagram behind the one too many shows that this one was seen, and was dropped.
     send(UDP_FLOWS_MAX);
-    let (id, user) = &flows[1];
+    let (id, Some(user)) = &flows[1] else { panic!("one of the two") };
     puppet.session.accept(*id, Opened::default()).unwrap();
     user.send_to(b"behind", port).unwrap();
     let mut words = Vec::new();

@@ -19,6 +19,7 @@ use crate::limits::{UDP_EARLY_MAX, UDP_FLOWS_MAX, UDP_IDLE_MS, UDP_SWEEP_MS};
 use crate::proto::frame::{Network, ResetCode};
 use crate::proto::session::StreamId;
 use crate::record::{End, Phase, Proto, Who};
+use crate::refused::Refusals;
 use crate::rt::{self, DatagramHandler, Datagrams};
 use crate::tunnel::{Stream, StreamWatcher, Watcher};
 
@@ -26,6 +27,8 @@ use crate::tunnel::{Stream, StreamWatcher, Watcher};
 pub(super) struct Udp {
     way: Way,
     flows: Mutex<Flows>,
+    /// Datagrams of users for whom there was no flow.
+    full: Refusals,
 }
 
 #[derive(Default)]
@@ -99,7 +102,7 @@ impl UdpFlow {
 
 impl Udp {
     pub(super) fn new(way: Way) -> Arc<Udp> {
-        Arc::new(Udp { way, flows: Mutex::default() })
+        Arc::new(Udp { way, flows: Mutex::default(), full: Refusals::default() })
     }
 
     /// The port is closed: its flows end.
@@ -123,7 +126,12 @@ impl Udp {
         }
         if !flows.by_user.contains_key(&user) {
             if flows.by_user.len() >= UDP_FLOWS_MAX {
-                log::debug!(event = "limit_hit", limit = "udp_flows", addr:% = socket.local_addr(); "a datagram is dropped");
+                drop(flows);
+                // Whoever sends could otherwise fill the log, a line a datagram: they count as one, whatever address they name.
+                if let Some(count) = self.full.note(None, rt::now()).said {
+                    log::warn!(event = "limit_hit", limit = "udp_flows", addr:% = socket.local_addr(), count;
+                        "the port has as many users as it may, and drops what others send");
+                }
                 return;
             }
             let watcher = Watcher::Call(self.clone() as Arc<dyn StreamWatcher>);
