@@ -275,6 +275,9 @@ pub const PRE_AUTH_PER_ADDRESS_MAX: usize = 50;
 pub const PRE_AUTH_BYTES_MAX: u64 = 32 * 1024;
 /// How long further refusals of one address are not said aloud.
 pub const REFUSED_QUIET_MS: u64 = 60_000;
+/// Lines in a minute that clients of one address can have written aloud by coming and going, and by opening and closing ports: more
+/// than all the ports that one may have are worth, or a thousand clients behind one address.
+pub const PEER_LINES_MAX: u64 = 4 * PORTS_MAX as u64;
 /// Addresses of which it is known that they were refused; all others count as one.
 pub const REFUSED_ADDRESSES_MAX: usize = 4_096;
 /// How long the last words of a tunnel may take to leave before its connection is cut.
@@ -332,9 +335,8 @@ pub const UDP_EARLY_MAX: usize = 16;
 pub const UDP_IDLE_MS: u64 = 60_000;
 /// How often UDP flows are looked at.
 pub const UDP_SWEEP_MS: u64 = 10_000;
-/// Lines that the ports of one tunnel are said in aloud; further ones are, once for each address and minute. More than the opening and the
-/// closing of all that it may have.
-pub const PORT_LINES_MAX: usize = 4 * PORTS_MAX;
+/// Ports of one tunnel of which it is known that they were refused, so that asking again is not said again.
+pub const REFUSED_PORTS_MAX: usize = PORTS_MAX;
 /// How long a client waits before it asks again for a port that it did not get; twice as long each time.
 pub const PORT_RETRY_MS: u64 = 500;
 /// The longest such wait.

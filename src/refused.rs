@@ -1,4 +1,5 @@
-//! Who was turned away, counted; and said aloud once for each address and minute.
+//! Who was turned away, counted; and said aloud once for each address and minute. And what else others can have said as often
+//! as they like.
 //!
 //! The Internet knocks at every open port. A line for each knock would be a way to fill somebody's disk, so further ones from the same
 //! address go to the debug log, and the next line aloud says how many there were.
@@ -13,9 +14,17 @@ use crate::limits::{REFUSED_ADDRESSES_MAX, REFUSED_QUIET_MS};
 use crate::logins;
 
 /// What is known of those who were turned away.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Refusals {
     seen: Mutex<Seen>,
+    /// How often an address is spoken of in a minute.
+    lines_max: u64,
+}
+
+impl Default for Refusals {
+    fn default() -> Refusals {
+        Refusals::speaking(1)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -29,9 +38,11 @@ struct Seen {
 
 #[derive(Debug, Clone, Copy)]
 struct Address {
-    /// When it was last said aloud.
-    said: Instant,
-    /// How often it was turned away since, without that being said.
+    /// When its minute began: with a line.
+    since: Instant,
+    /// Lines in this minute.
+    lines: u64,
+    /// How often it was turned away since the last, without that being said.
     unsaid: u64,
 }
 
@@ -45,11 +56,16 @@ pub(crate) struct Noted {
 }
 
 impl Refusals {
+    /// That speaks of an address so often in a minute.
+    pub(crate) fn speaking(lines_max: u64) -> Refusals {
+        Refusals { seen: Mutex::default(), lines_max }
+    }
+
     /// Counts one more, of which `peer` is the address; one of IPv6 counts with its network.
     pub(crate) fn note(&self, peer: Option<SocketAddr>, now: Instant) -> Noted {
         let (address, seen) = (address(peer), &mut *self.seen.lock());
         seen.total += 1;
-        Noted { said: seen.note(address, now), total: seen.total }
+        Noted { said: seen.note(address, self.lines_max, now), total: seen.total }
     }
 
     /// How many there were in all.
@@ -59,7 +75,7 @@ impl Refusals {
 }
 
 impl Seen {
-    fn note(&mut self, address: IpAddr, now: Instant) -> Option<u64> {
+    fn note(&mut self, address: IpAddr, lines_max: u64, now: Instant) -> Option<u64> {
         if self.addresses.len() >= REFUSED_ADDRESSES_MAX && !self.addresses.contains_key(&address) {
             // Who said nothing for a minute begins anew, as if it had not been there.
             self.addresses.retain(|_, address| !address.is_old(now));
@@ -70,20 +86,23 @@ impl Seen {
             None if full => match &mut self.others {
                 Some(place) => place,
                 none => {
-                    *none = Some(Address { said: now, unsaid: 0 });
+                    *none = Some(Address::new(now));
                     return Some(1);
                 }
             },
             None => {
-                self.addresses.insert(address, Address { said: now, unsaid: 0 });
+                self.addresses.insert(address, Address::new(now));
                 return Some(1);
             }
         };
         place.unsaid += 1;
-        if !place.is_old(now) {
+        if place.is_old(now) {
+            (place.since, place.lines) = (now, 0);
+        }
+        if place.lines >= lines_max {
             return None;
         }
-        place.said = now;
+        place.lines += 1;
         Some(std::mem::take(&mut place.unsaid))
     }
 }
@@ -94,8 +113,12 @@ pub(crate) fn address(peer: Option<SocketAddr>) -> IpAddr {
 }
 
 impl Address {
+    fn new(now: Instant) -> Address {
+        Address { since: now, lines: 1, unsaid: 0 }
+    }
+
     fn is_old(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.said) >= Duration::from_millis(REFUSED_QUIET_MS)
+        now.saturating_duration_since(self.since) >= Duration::from_millis(REFUSED_QUIET_MS)
     }
 }
 
@@ -121,6 +144,17 @@ mod tests {
         assert_eq!(refusals.note(number(1), begun + quiet).said, None);
         assert_eq!(refusals.note(number(1), begun + 3 * quiet).said, Some(2));
         assert_eq!(refusals.total(), 7);
+    }
+
+    #[test]
+    fn an_address_is_spoken_of_so_often_in_a_minute() {
+        let (refusals, begun) = (Refusals::speaking(3), crate::rt::now());
+        let quiet = Duration::from_millis(REFUSED_QUIET_MS);
+        let note = |n, after| refusals.note(number(n), begun + after).said;
+        let half = quiet / 2;
+        assert_eq!([0; 5].map(|_| note(1, half)), [Some(1), Some(1), Some(1), None, None]);
+        assert_eq!(note(2, half), Some(1));
+        assert_eq!([0; 4].map(|_| note(1, half + quiet)), [Some(3), Some(1), Some(1), None]);
     }
 
     // A reader takes the highest for all that there were.

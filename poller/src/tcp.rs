@@ -92,7 +92,8 @@ mod tests {
         let (asks, told) = mpsc::channel();
         let told = || told.recv_timeout(Duration::from_secs(60)).expect("told");
         let expected = (true, limits::KERNEL_UNSENT_BYTES);
-        let listener = event_loop.serve(TcpListener::bind("127.0.0.1:0").expect("a port"), Asks(asks.clone()));
+        let listener =
+            event_loop.serve(TcpListener::bind("127.0.0.1:0").expect("a port"), Asks(asks.clone()));
         let addr = listener.expect("listens").local_addr();
         let plain = TcpStream::connect(addr).expect("connected");
         assert_eq!(told(), expected, "accepted");

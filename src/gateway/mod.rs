@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::access::AccessLog;
-use crate::limits::CLIENTS_PER_GROUP_MAX;
+use crate::limits::{CLIENTS_PER_GROUP_MAX, PEER_LINES_MAX};
 use crate::logins::Logins;
 use crate::proto::budget::WindowBudget;
 use crate::proto::credentials::Credentials;
@@ -97,6 +97,8 @@ pub struct Shared {
     faults: Refusals,
     /// Clients that were in two places.
     namesakes: Refusals,
+    /// What clients have said by coming and going.
+    comings: Refusals,
     /// What all tunnels of this process may be allowed to send.
     windows: Arc<WindowBudget>,
     strangers: Strangers,
@@ -133,6 +135,7 @@ impl Gateway {
             unplaced: Refusals::default(),
             faults: Refusals::default(),
             namesakes: Refusals::default(),
+            comings: Refusals::speaking(PEER_LINES_MAX),
             windows: config.windows,
             strangers: Strangers::default(),
             stats: Stats::default(),
@@ -275,6 +278,21 @@ pub struct Opening {
 }
 
 impl Shared {
+    /// How loudly something is said that clients of this address can have said as often as they like: as it deserves, up to
+    /// so many lines in a minute.
+    fn aloud(&self, peer: Option<SocketAddr>, level: log::Level) -> log::Level {
+        let Noted { said, .. } = self.comings.note(peer, rt::now());
+        match said {
+            Some(1) => level,
+            Some(count) => {
+                log::warn!(event = "limit_hit", limit = "peer_lines", peer = crate::shown(peer), count = count - 1;
+                    "so many lines about clients of this address are at DEBUG alone");
+                level
+            }
+            None => log::Level::Debug,
+        }
+    }
+
     /// Opens a stream through the least busy client of a group that has room. `under` is what the user's login was held against,
     /// where there was one.
     ///
@@ -317,7 +335,7 @@ impl Shared {
     fn end(&self, tunnel: &Arc<Tunnel>, code: GoAwayCode, why: &str) {
         // The session first: a port that it has just asked for is then refused, or is open already and closed here.
         tunnel.exchange(|session| session.close(code, why));
-        self.forwards.close_all(tunnel);
+        self.forwards.close_all(self, tunnel);
     }
 
     /// A label that no other stream of this process has, and hardly one of another.
@@ -367,7 +385,7 @@ impl GatewaySide {
             self.0.registry.join(group, Member { tunnel: tunnel.clone(), name, instance, generation });
         let former_addr = match &joined {
             Joined::First => {
-                log::info!(event = "group_up", group; "the group's first client is here");
+                log::log!(self.0.aloud(addr, log::Level::Info), event = "group_up", group; "the group's first client is here");
                 None
             }
             Joined::Replaced(former) => {
@@ -400,7 +418,7 @@ impl GatewaySide {
                 why
             }
             (None, Ok(())) => {
-                log::info!(event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
+                log::log!(self.0.aloud(addr, log::Level::Info), event = "tun_up", tun = tunnel.label(), peer = crate::shown(addr), via, group,
                     version = peer.version, tls = peer.has_tls(), generation; "a client is here");
                 return self.warn_of_namesake(tunnel, &peer, addr, former_addr);
             }
@@ -455,7 +473,7 @@ impl Side for GatewaySide {
         match event {
             Event::Proved => self.place(tunnel),
             Event::PortRequested(request) => self.0.forwards.open(&self.0, tunnel, request),
-            Event::PortClosed { network, port } => self.0.forwards.close(tunnel, network, port),
+            Event::PortClosed { network, port } => self.0.forwards.close(&self.0, tunnel, network, port),
             event => log::debug!(event = "tunnel", tun = tunnel.label(); "not for a gateway: {event:?}"),
         }
     }
@@ -463,16 +481,17 @@ impl Side for GatewaySide {
     fn on_draining(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
         let peer = tunnel.exchange(|session| session.peer().cloned());
         let (via, group) = peer.as_ref().map_or(("-", ""), |peer| (peer.name.as_str(), peer.group.as_str()));
-        log::info!(event = "tun_drain", tun = tunnel.label(), via, group; "the client is leaving");
+        let addr = tunnel.carrier().and_then(rt::Handle::peer_addr);
+        log::log!(self.0.aloud(addr, log::Level::Info), event = "tun_drain", tun = tunnel.label(), via, group; "the client is leaving");
     }
 
     fn on_stopping(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
         // Flows have no end of their own that could be waited for.
-        self.0.forwards.close_all(tunnel);
+        self.0.forwards.close_all(&self.0, tunnel);
     }
 
     fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {
-        self.0.forwards.close_all(tunnel);
+        self.0.forwards.close_all(&self.0, tunnel);
         self.0.totals.take(tunnel);
         let peer = tunnel.exchange(|session| session.peer().cloned());
         let group = peer.as_ref().map_or("", |peer| peer.group.as_str());
@@ -491,8 +510,8 @@ impl Side for GatewaySide {
         // Without groups everybody is a client: an ERROR for each time would be a way to fill the log with them.
         let level = match down.on_purpose {
             _ if down.fault && self.0.faults.note(down.peer, rt::now()).said.is_some() => log::Level::Error,
-            true => log::Level::Info,
-            false => log::Level::Warn,
+            true => self.0.aloud(down.peer, log::Level::Info),
+            false => self.0.aloud(down.peer, log::Level::Warn),
         };
         log::log!(level, event = "tun_down", tun = tunnel.label(), peer = crate::shown(down.peer), via, group,
             dur_ms = down.lived.as_millis() as u64, up, down = received, streams = down.stats.streams_opened,
@@ -500,7 +519,7 @@ impl Side for GatewaySide {
             dgram_drop = down.stats.datagrams_dropped, ws_ctl = down.ws_control; "{}", down.why);
         if left == Some(0) {
             // The loss was said above, as loudly as it deserves.
-            log::info!(event = "group_empty", group; "no client is left");
+            log::log!(self.0.aloud(down.peer, log::Level::Info), event = "group_empty", group; "no client is left");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::forward::Word;
 use super::*;
-use crate::limits::{PORT_LINES_MAX, STREAMS_MAX};
+use crate::limits::{PEER_LINES_MAX, REFUSED_PORTS_MAX, STREAMS_MAX};
 use crate::logfmt::Stamp;
 use crate::proto::auth::{Prover, Transcript, prove};
 use crate::proto::frame::{Frame, GoAway, Hello, Network, PortRequest};
@@ -267,26 +267,44 @@ fn a_client_without_a_place_is_told_so_before_it_is_up_and_may_try_again() {
 
 /// Says this of the tunnel's ports; how many lines of it are aloud.
 fn aloud(gateway: &Gateway, tunnel: &Arc<Tunnel>, words: impl IntoIterator<Item = Word>) -> usize {
-    let level = |word| gateway.shared.forwards.level(tunnel, word);
+    let level = |word| gateway.shared.forwards.level(&gateway.shared, tunnel, word);
     words.into_iter().map(level).filter(|level| *level == log::Level::Info).count()
 }
 
 // A client asks again and again for a port that it did not get; and another one asks for all that there are, or opens one for ever.
 #[test]
-fn a_tunnels_ports_are_said_aloud_so_often() {
+fn what_clients_of_one_address_do_is_said_aloud_so_often() {
+    const MOST: usize = PEER_LINES_MAX as usize;
     let (one, two) = (member(1, 9), member(2, 9));
     let (_event_loop, gateway) = gateway(&[&one, &two]);
     let (one, two) = (&one.tunnel, &two.tunnel);
     let refused = |port| Word::Refused(Network::Tcp, port);
     assert_eq!(aloud(&gateway, one, [refused(1), refused(1), Word::Refused(Network::Udp, 1), refused(1)]), 2);
     assert_eq!(aloud(&gateway, one, [Word::Opened(Network::Tcp, 1), Word::Closed, refused(1)]), 3);
-    // The one more is what is said once a minute of all that goes beyond.
-    assert_eq!(aloud(&gateway, one, (2..=u16::MAX).map(refused)), PORT_LINES_MAX - 5 + 1);
+    assert_eq!(aloud(&gateway, one, (2..=u16::MAX).map(refused)), MOST - 5);
     assert_eq!(aloud(&gateway, one, (2..=u16::MAX).map(refused)), 0);
-    let often = (0..PORT_LINES_MAX).flat_map(|_| [Word::Opened(Network::Udp, 5), Word::Closed]);
-    assert_eq!(aloud(&gateway, two, often), PORT_LINES_MAX);
-    // Nothing is kept of those who left.
-    assert_eq!(gateway.shared.forwards.said_count(), 2);
-    [one, two].into_iter().for_each(|tunnel| gateway.shared.forwards.close_all(tunnel));
-    assert_eq!(gateway.shared.forwards.said_count(), 0);
+    // Another connection from there begins where that one ended. These have no address, and so the same.
+    let shared = &gateway.shared;
+    shared.forwards.close_all(shared, one);
+    let often = (0..MOST).flat_map(|_| [Word::Opened(Network::Udp, 5), Word::Closed]);
+    assert_eq!(aloud(&gateway, two, often), 0);
+    assert_eq!(shared.aloud(None, log::Level::Warn), log::Level::Debug);
+    assert_eq!(shared.aloud(Some(([192, 0, 2, 1], 1).into()), log::Level::Warn), log::Level::Warn);
+}
+
+// Nothing is kept of those who left.
+#[test]
+fn refused_ports_are_remembered_so_long_and_so_many() {
+    let one = member(1, 9);
+    let (_event_loop, gateway) = gateway(&[&one]);
+    let (tunnel, shared) = (&one.tunnel, &gateway.shared);
+    let refused = |port| Word::Refused(Network::Tcp, port);
+    let most = u16::try_from(REFUSED_PORTS_MAX).expect("fewer than there are ports");
+    assert_eq!(aloud(&gateway, tunnel, (1..=most).map(refused)), REFUSED_PORTS_MAX);
+    assert_eq!(aloud(&gateway, tunnel, (1..=most).map(refused)), 0);
+    // What is not remembered is news each time, as long as lines are left.
+    assert_eq!(aloud(&gateway, tunnel, [refused(most + 1), refused(most + 1), refused(most)]), 2);
+    assert_eq!(shared.forwards.refused_count(), 1);
+    shared.forwards.close_all(shared, tunnel);
+    assert_eq!(shared.forwards.refused_count(), 0);
 }

@@ -16,11 +16,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::ingress::{Gate, Journey, Verdict};
-use super::{NoStream, Opening};
-use crate::limits::PORT_LINES_MAX;
+use super::{NoStream, Opening, Shared};
+use crate::limits::REFUSED_PORTS_MAX;
 use crate::proto::frame::{Network, OpenRequest, PortError, PortRequest};
 use crate::record::{Ingress, Proto, Text};
-use crate::refused::Refusals;
 use crate::rt::{self, Datagrams, Listener, TcpListener, UdpSocket};
 use crate::tunnel::{Stream, Tunnel, Watcher};
 use tcp::Tcp;
@@ -32,19 +31,9 @@ pub(super) struct Forwards {
     ip: IpAddr,
     /// The session bounds how many ports a client may have.
     open: Mutex<Vec<Open>>,
-    /// By the address of a tunnel: what was said of its ports. Leaves with the tunnel.
-    said: Mutex<HashMap<usize, Said>>,
-    /// Lines about ports of tunnels that had said enough.
-    more: Refusals,
-}
-
-/// What was said aloud of a tunnel's ports.
-#[derive(Debug, Default)]
-struct Said {
-    /// Invariant: at most `PORT_LINES_MAX`.
-    lines: usize,
-    /// Refusals: clients ask again and again. Invariant: no more than `lines`.
-    refused: HashSet<(Network, u16)>,
+    /// By the address of a tunnel: its ports that are known to have been refused, since clients ask again and again. Leaves with the
+    /// tunnel. Invariant: at most `REFUSED_PORTS_MAX` of each.
+    refused: Mutex<HashMap<usize, HashSet<(Network, u16)>>>,
 }
 
 struct Open {
@@ -89,7 +78,7 @@ impl Door {
 
 impl Forwards {
     pub(super) fn new(ip: IpAddr) -> Forwards {
-        Forwards { ip, open: Mutex::default(), said: Mutex::default(), more: Refusals::default() }
+        Forwards { ip, open: Mutex::default(), refused: Mutex::default() }
     }
 
     /// Opens a port for a tunnel and answers the client.
@@ -100,11 +89,11 @@ impl Forwards {
             Ok(door) => {
                 let addr = door.addr();
                 self.open.lock().push(Open { tunnel: tunnel.clone(), network, port, door });
-                log::log!(self.level(tunnel, Word::Opened(network, port)), event = "fwd_open", tun = tunnel.label(), net = network.word(), addr:% = addr, dst = to; "a port is open");
+                log::log!(self.level(gate, tunnel, Word::Opened(network, port)), event = "fwd_open", tun = tunnel.label(), net = network.word(), addr:% = addr, dst = to; "a port is open");
                 Ok(addr.port())
             }
             Err(error) => {
-                log::log!(self.level(tunnel, Word::Refused(network, port)), event = "refuse", tun = tunnel.label(), net = network.word(), port; "a client's port cannot be opened: {error}");
+                log::log!(self.level(gate, tunnel, Word::Refused(network, port)), event = "refuse", tun = tunnel.label(), net = network.word(), port; "a client's port cannot be opened: {error}");
                 Err(match error.kind() {
                     io::ErrorKind::AddrInUse => PortError::InUse,
                     io::ErrorKind::PermissionDenied => PortError::Forbidden,
@@ -113,43 +102,45 @@ impl Forwards {
             }
         };
         if tunnel.exchange(|session| session.answer_port(network, port, answer)).is_err() {
-            self.close(tunnel, network, port);
+            self.close(gate, tunnel, network, port);
         }
     }
 
     /// How loudly something is said of a tunnel's port. A client can have ports opened, refused and closed as often as it likes.
-    pub(super) fn level(&self, tunnel: &Arc<Tunnel>, word: Word) -> log::Level {
-        {
-            let mut said = self.said.lock();
-            let said = said.entry(address(tunnel)).or_default();
-            match word {
-                Word::Opened(network, port) => {
-                    said.refused.remove(&(network, port));
-                }
-                Word::Refused(network, port) if said.refused.contains(&(network, port)) => {
-                    return log::Level::Debug;
-                }
-                Word::Refused(..) | Word::Closed => {}
-            }
-            if said.lines < PORT_LINES_MAX {
-                said.lines += 1;
-                if let Word::Refused(network, port) = word {
-                    said.refused.insert((network, port));
-                }
-                return log::Level::Info;
-            }
-        }
-        let addr = tunnel.carrier().and_then(rt::Handle::peer_addr);
-        match self.more.note(addr, rt::now()).said {
-            Some(_) => log::Level::Info,
-            None => log::Level::Debug,
+    pub(super) fn level(&self, shared: &Shared, tunnel: &Arc<Tunnel>, word: Word) -> log::Level {
+        if self.is_news(tunnel, word) {
+            shared.aloud(tunnel.carrier().and_then(rt::Handle::peer_addr), log::Level::Info)
+        } else {
+            log::Level::Debug
         }
     }
 
-    /// Tunnels of whose ports something was said.
+    /// Whether it was not said before.
+    fn is_news(&self, tunnel: &Arc<Tunnel>, word: Word) -> bool {
+        let mut refused = self.refused.lock();
+        match word {
+            Word::Opened(network, port) => {
+                if let Some(refused) = refused.get_mut(&address(tunnel)) {
+                    refused.remove(&(network, port));
+                }
+                true
+            }
+            Word::Refused(network, port) => {
+                let refused = refused.entry(address(tunnel)).or_default();
+                // What there is no room for is said each time, as often as the peer's lines allow.
+                match refused.len() < REFUSED_PORTS_MAX {
+                    true => refused.insert((network, port)),
+                    false => !refused.contains(&(network, port)),
+                }
+            }
+            Word::Closed => true,
+        }
+    }
+
+    /// Tunnels of whose ports refusals are known.
     #[cfg(test)]
-    pub(super) fn said_count(&self) -> usize {
-        self.said.lock().len()
+    pub(super) fn refused_count(&self) -> usize {
+        self.refused.lock().len()
     }
 
     fn bind(&self, gate: &Gate, tunnel: &Arc<Tunnel>, request: PortRequest) -> io::Result<Door> {
@@ -179,23 +170,23 @@ impl Forwards {
     }
 
     /// Closes one port; only the tunnel that opened it can.
-    pub(super) fn close(&self, tunnel: &Arc<Tunnel>, network: Network, port: u16) {
-        self.close_where(|open| {
+    pub(super) fn close(&self, shared: &Shared, tunnel: &Arc<Tunnel>, network: Network, port: u16) {
+        self.close_where(shared, |open| {
             Arc::ptr_eq(&open.tunnel, tunnel) && open.network == network && open.port == port
         });
     }
 
     /// Closes all ports of a tunnel.
-    pub(super) fn close_all(&self, tunnel: &Arc<Tunnel>) {
-        self.close_where(|open| Arc::ptr_eq(&open.tunnel, tunnel));
-        self.said.lock().remove(&address(tunnel));
+    pub(super) fn close_all(&self, shared: &Shared, tunnel: &Arc<Tunnel>) {
+        self.close_where(shared, |open| Arc::ptr_eq(&open.tunnel, tunnel));
+        self.refused.lock().remove(&address(tunnel));
     }
 
-    fn close_where(&self, which: impl Fn(&Open) -> bool) {
+    fn close_where(&self, shared: &Shared, which: impl Fn(&Open) -> bool) {
         let closed: Vec<Open> = self.open.lock().extract_if(.., |open| which(open)).collect();
         for open in closed {
             open.door.close();
-            log::log!(self.level(&open.tunnel, Word::Closed), event = "fwd_close", tun = open.tunnel.label(), net = open.network.word(),
+            log::log!(self.level(shared, &open.tunnel, Word::Closed), event = "fwd_close", tun = open.tunnel.label(), net = open.network.word(),
                 addr:% = open.door.addr(); "a port is closed");
         }
     }
