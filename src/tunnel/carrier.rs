@@ -344,6 +344,13 @@ impl CarrierContext {
         Ok(bytes)
     }
 
+    /// Puts all that the session has to say behind the output, whatever the kernel takes. Of a session without streams
+    /// that is not more than its control frames.
+    fn transmit_rest(&mut self, conn: &mut Connection) -> Result<(), ws::Error> {
+        while self.ws.is_open() && self.transmit_message(conn)? > 0 {}
+        Ok(())
+    }
+
     /// Rests until there is news, unless there is some already: then another turn follows, after the others'.
     fn rest(&mut self, conn: &mut Connection) {
         let blocked = conn.unsent() > 0;
@@ -385,10 +392,17 @@ impl CarrierContext {
                     End::WebSocket(_) | End::Plain | End::Peer(..) => (1000, String::new()),
                 };
                 self.transmit(conn)?;
+                if matches!(end, End::Purpose) {
+                    // How the last streams ended, such as a dial that was given up, is the peer's to know: a session
+                    // drops what it has queued when it is closed.
+                    self.transmit_rest(conn)?;
+                    self.tunnel.exchange(|session| session.close(GoAwayCode::Stop, ""));
+                }
                 // A session that is over has nothing left but its farewell, which says more than the close frame:
                 // it goes out before that, however much waits already.
-                let over = self.tunnel.inner.lock().session.end().is_some();
-                while over && self.ws.is_open() && self.transmit_message(conn)? > 0 {}
+                if self.tunnel.inner.lock().session.end().is_some() {
+                    self.transmit_rest(conn)?;
+                }
                 self.ws.close(code, &words);
                 self.ws.poll_output(conn.output());
                 let until = now + Duration::from_millis(TUNNEL_GOODBYE_MS);
@@ -443,7 +457,6 @@ impl<S: Side> Carrier<S> {
                 let settled = cx.tunnel.settle(inner);
                 if inner.is_done() && cx.end.is_none() {
                     cx.end = Some(End::Purpose);
-                    inner.session.close(GoAwayCode::Stop, "");
                 }
                 (settled, std::mem::take(&mut inner.events), std::mem::take(&mut inner.calls))
             };

@@ -10,7 +10,8 @@
 //! * A [`Stream`] is owned by the one connection that it is joined to. Dropping it resets what is left of it.
 //! * The carrier's connection owns the WebSocket. When it closes, for whatever reason, every stream is told, and then
 //!   the side, once. A stream whose session ended is [`Broken::Lost`], whichever of the two it hears of first.
-//! * Stopping: the session drains, so that the peer opens no more streams; the carrier leaves after the last one.
+//! * Stopping: the session drains, so that the peer opens no more streams; the carrier leaves after the last one, behind
+//!   all that there was to say of it.
 
 mod carrier;
 mod stream;

@@ -9,6 +9,7 @@ use anyproxy::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX, TUNNEL_GOODBYE_MS
 use anyproxy::proto::frame::{Network, Opened, PortError, PortRequest};
 use anyproxy::proto::session::Event;
 
+use crate::streams::silent_address;
 use crate::support::*;
 
 /// CPU time of one event loop's threads, by their name.
@@ -168,6 +169,41 @@ fn a_stopping_client_finishes_what_is_being_opened() {
     until("the line of what came too late", || {
         world.lines.all().iter().any(|line| value(line, "why") == "drain")
     });
+}
+
+// proves S-34, S-44: the dial of a stream that is being opened is given up when its client stops, and the user hears that, not that
+// the tunnel was lost
+#[test]
+fn a_stopping_client_answers_what_it_gives_up() {
+    let world = World::new();
+    let clients = event_loop();
+    world.client(&clients, Vec::new());
+    let (addr, _kept) = silent_address();
+    let mut user = world.connect(addr);
+    until("the dial", || clients.connections() == 2);
+    assert!(clients.shutdown(PATIENCE), "nothing had to be closed by force");
+    assert!(head(&mut user).starts_with("HTTP/1.1 503 "));
+    let line = world.lines.first();
+    assert_eq!((value(&line, "end"), value(&line, "why")), ("PQ", "drain"));
+}
+
+// proves S-34, S-44: how the last stream ended is said before the tunnel leaves behind it
+#[test]
+fn a_stopping_client_passes_the_last_streams_reset_on() {
+    let world = World::new();
+    let clients = event_loop();
+    world.client(&clients, Vec::new());
+    let (listener, addr) = listen();
+    let mut user = world.connected(addr);
+    let target = accept(&listener);
+    let stopping = std::thread::spawn(move || clients.shutdown(PATIENCE));
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    until("the client to stop", || head(&mut world.connect(nobody)).starts_with("HTTP/1.1 503 "));
+    reset(target);
+    assert_eq!(user.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(stopping.join().unwrap(), "everything had ended by itself");
+    let why = |line: &String| (value(line, "end").to_owned(), value(line, "why").to_owned());
+    until("its line", || world.lines.all().iter().map(why).any(|why| why == ("SD".into(), "rst".into())));
 }
 
 // proves S-45, S-47: a gateway with nothing but idle connections stops at once
