@@ -332,10 +332,10 @@ impl World {
         }
         for client in &self.clients {
             let counts = rt::counts(client.process.as_ref().ok_or("the client is there")?);
-            // One asks again and again for the port that the other one has.
+            // As the gateway; and one client asks again and again for the ports that the other one has.
             let asks = if self.clients.len() > 1 { 2 } else { 0 };
             if counts.connections != self.plan.replicas
-                || counts.timers > asks
+                || counts.timers > 1 + asks
                 || counts.tasks > 0
                 || counts.buffered > PING_BYTES * self.plan.replicas
             {
@@ -502,9 +502,10 @@ impl World {
     fn look_at_processes(&self) -> Held {
         for process in self.clients.iter().chain([&self.gateway]).filter_map(|place| place.process.as_ref()) {
             let counts = rt::counts(process);
-            // A forwarded UDP port has one, for a while also when it is closed; look-ups, retries and the next tunnel have theirs.
+            // A forwarded UDP port has one, for a while also when it is closed; look-ups, retries and the next tunnel have theirs;
+            // and one says how it goes.
             let timers =
-                if rt::name_of(process) == "gateway" { 8 } else { 5 + self.shared.streams.lock().len() };
+                if rt::name_of(process) == "gateway" { 8 } else { 6 + self.shared.streams.lock().len() };
             let buffered = counts.connections * BUFFERED_BYTES;
             if counts.timers > timers || counts.buffered > buffered {
                 return Err(format!("a {} has {counts:?}", rt::name_of(process)));
