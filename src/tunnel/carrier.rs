@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use linkbuffer::LinkBuffer;
 
-use super::{Broken, CarrierState, Tunnel};
+use super::{Broken, Tunnel};
 use crate::limits::{
     PRE_AUTH_BYTES_MAX, TUNNEL_GOODBYE_MS, TUNNEL_MESSAGE_BYTES, TUNNEL_OUTPUT_BYTES, TUNNEL_STALL_MS,
     TUNNEL_TURN_BYTES_MAX,
@@ -360,13 +360,10 @@ impl CarrierContext {
         let (settled, deadline, again) = {
             let inner = &mut *self.tunnel.inner.lock();
             let settled = self.tunnel.settle(inner);
-            let sends = inner.session.wants_transmit() && self.ws.is_open() && !blocked;
-            let again = sends || inner.has_news();
-            inner.carrier = match (again, blocked) {
-                (true, _) => CarrierState::Awake,
-                (false, true) => CarrierState::Blocked,
-                (false, false) => CarrierState::Idle,
-            };
+            let mut waiting = inner.waiting();
+            // Nothing can be sent before the upgrade is done.
+            waiting.output &= self.ws.is_open();
+            let again = inner.rest.rest(waiting, blocked);
             (settled, inner.session.poll_timeout(), again)
         };
         settled.woken.iter().for_each(rt::Handle::wake);
@@ -453,7 +450,7 @@ impl<S: Side> Carrier<S> {
         loop {
             let (settled, events, calls) = {
                 let inner = &mut *cx.tunnel.inner.lock();
-                inner.carrier = CarrierState::Awake;
+                inner.rest.begin();
                 let settled = cx.tunnel.settle(inner);
                 if inner.is_done() && cx.end.is_none() {
                     cx.end = Some(End::Purpose);

@@ -14,6 +14,7 @@
 //!   all that there was to say of it.
 
 mod carrier;
+mod rest;
 mod stream;
 mod tally;
 
@@ -30,6 +31,7 @@ use crate::proto::session::{Event, OpenError, Session, StreamId};
 use crate::rt::{self, Handle};
 
 pub use carrier::{Carrier, CarrierContext, Down, Side};
+use rest::{Rest, Waiting};
 use stream::Notes;
 pub use stream::{Broken, Stream, StreamWatcher, Watcher};
 pub use tally::{Tally, Totals};
@@ -74,7 +76,7 @@ struct Inner {
     events: VecDeque<Event>,
     /// Watchers that the carrier has to call.
     calls: Vec<(StreamId, Arc<dyn StreamWatcher>)>,
-    carrier: CarrierState,
+    rest: Rest,
     /// No new streams, and the carrier closes after the last one.
     stopping: bool,
     /// The carrier is gone.
@@ -83,17 +85,6 @@ struct Inner {
     ws_control: u64,
     /// What was counted when that was asked for last.
     told: Tally,
-}
-
-/// Whether the carrier has to be woken when there is something for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CarrierState {
-    /// It rests: anything wakes it.
-    Idle,
-    /// It runs, or will: it looks at everything under the lock before it rests.
-    Awake,
-    /// Its socket takes no more: what is to be sent can wait until it does, events cannot.
-    Blocked,
 }
 
 struct Entry {
@@ -114,9 +105,12 @@ impl Inner {
         self.stopping && self.streams.is_empty() && self.session.stream_count() == 0
     }
 
-    /// Whether the carrier has something to do besides sending.
-    fn has_news(&self) -> bool {
-        !self.events.is_empty() || !self.calls.is_empty() || self.is_done()
+    /// What there is for the carrier.
+    fn waiting(&self) -> Waiting {
+        Waiting {
+            output: self.session.wants_transmit(),
+            news: !self.events.is_empty() || !self.calls.is_empty() || self.is_done(),
+        }
     }
 
     fn settle(&mut self) -> Settled {
@@ -147,15 +141,8 @@ impl Inner {
                 self.streams.remove(&id.0);
             }
         }
-        let carrier = match self.carrier {
-            CarrierState::Idle => self.session.wants_transmit() || self.has_news(),
-            CarrierState::Blocked => self.has_news(),
-            CarrierState::Awake => false,
-        };
-        if carrier {
-            self.carrier = CarrierState::Awake;
-        }
-        Settled { woken, carrier }
+        let waiting = self.waiting();
+        Settled { woken, carrier: self.rest.offer(waiting) }
     }
 }
 
@@ -184,7 +171,7 @@ impl Tunnel {
             events: VecDeque::new(),
             calls: Vec::new(),
             // Its first turn looks at everything.
-            carrier: CarrierState::Awake,
+            rest: Rest::Awake,
             stopping: false,
             lost: false,
             ws_control: 0,
