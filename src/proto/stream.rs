@@ -240,6 +240,11 @@ impl Stream {
             && (!self.queue.is_empty() || self.datagram_bytes(Direction::Out) > 0)
     }
 
+    /// Bytes that wait for their turn.
+    pub(super) fn unsent_len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// What the datagrams that wait count for.
     pub(super) fn datagram_bytes(&self, direction: Direction) -> usize {
         let queue = self.datagrams.as_ref().map(|datagrams| match direction {

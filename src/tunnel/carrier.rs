@@ -249,6 +249,14 @@ impl<S: Side> Handler for Carrier<S> {
 }
 
 impl CarrierContext {
+    /// Bytes that wait in the session and in the WebSocket.
+    ///
+    /// # Errors
+    /// As [`Session::held_bytes`](session::Session::held_bytes).
+    pub fn held_bytes(&self) -> Result<usize, &'static str> {
+        Ok(self.tunnel.inner.lock().session.held_bytes()? + self.ws.held_bytes())
+    }
+
     /// From the socket through the WebSocket into the session.
     fn receive(&mut self, conn: &mut Connection) {
         let now = rt::now();

@@ -24,6 +24,11 @@ impl ControlQueue {
         self.len
     }
 
+    /// Memory that they take, with those before them that were sent.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }

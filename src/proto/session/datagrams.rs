@@ -36,7 +36,6 @@ impl Holdings {
         self.bytes = self.bytes - before + after;
     }
 
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -20,6 +20,7 @@ mod control;
 mod datagrams;
 mod event;
 mod handshake;
+mod held;
 mod liveness;
 mod ports;
 mod streams;

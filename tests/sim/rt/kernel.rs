@@ -459,6 +459,12 @@ impl Kernel {
         counts
     }
 
+    /// What belongs to the connections of a process, as their handlers have it.
+    pub(super) fn contexts(&self, proc: u32) -> impl Iterator<Item = &(dyn Any + Send)> {
+        let conns = self.conns.iter().filter(move |conn| conn.proc == proc && !conn.done);
+        conns.filter_map(|conn| conn.body.as_ref()?.context.as_deref())
+    }
+
     // ---- tasks
 
     pub(super) fn add_task(&mut self, proc: u32, at: u64, timer: bool, job: Job) -> u64 {

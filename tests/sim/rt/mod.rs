@@ -46,7 +46,7 @@ pub use kernel::{
 pub use net::{
     Weather, bytes_out_to, change_weather, clear_up, links_to, lose, set_weather, silence, stall, take_tapped,
 };
-pub use remote::{counts, kill, name_of, spawn, stop};
+pub use remote::{contexts, counts, kill, name_of, spawn, stop};
 
 /// How long ago that was.
 pub fn since(then: Instant) -> Duration {

@@ -1,5 +1,6 @@
 //! An event loop as src sees it: here, a process of the simulated world.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -257,6 +258,11 @@ pub fn kill(process: &Remote, silently: bool) {
 /// What a process has.
 pub fn counts(process: &Remote) -> Counts {
     kernel::with(|k| k.counts(process.proc)).unwrap_or_default()
+}
+
+/// Looks at what belongs to each connection of a process, as its handler has it. The world stands still meanwhile.
+pub fn contexts(process: &Remote, mut look: impl FnMut(&(dyn Any + Send))) {
+    kernel::with(|k| k.contexts(process.proc).for_each(&mut look));
 }
 
 /// What a process is called.

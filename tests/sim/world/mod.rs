@@ -11,6 +11,7 @@
 //! | frames keep the rules of the protocol (see `tap`) | with every frame |
 //! | everything comes to an end in time | all along |
 //! | after what went wrong, each way in works again | at the probes |
+//! | no process has more timers than it has uses for, or bytes in buffers and sessions than it may | all along, now and then |
 //! | no stream, connection or timer is left, and no byte in a buffer | at rest, and after the stop |
 
 pub(crate) mod bytes;
@@ -36,6 +37,7 @@ use simulated::proto::frame::{Network, PortRequest};
 use simulated::proto::target::{Rules, Target as Address};
 use simulated::rt::{self, Remote, TcpListener, Weather};
 use simulated::times::Times;
+use simulated::tunnel::CarrierContext;
 
 use people::{StreamState, Target, User};
 use plan::{Fault, Plan, StreamPlan, Way};
@@ -111,6 +113,20 @@ pub(crate) struct Outcome {
     pub(crate) whole: usize,
     pub(crate) streams: usize,
     pub(crate) bytes: u64,
+}
+
+/// Bytes in the sessions of a process, all of them within their limits.
+fn carried(process: &Remote) -> Held<usize> {
+    let mut held = Ok(0);
+    rt::contexts(process, |context| {
+        if let (Some(carrier), Ok(sum)) = (context.downcast_ref::<CarrierContext>(), &mut held) {
+            match carrier.held_bytes() {
+                Ok(bytes) => *sum += bytes,
+                Err(what) => held = Err(format!("a session holds too much: {what}")),
+            }
+        }
+    });
+    held
 }
 
 /// A process that can be there or not.
@@ -321,25 +337,27 @@ impl World {
         let counts = rt::counts(gateway);
         let carriers = self.clients.len() * self.plan.replicas;
         // One timer says now and then how it goes.
+        let held = carried(gateway)?;
         if streams > 0
             || counts.connections != carriers
             || counts.timers > 1
-            || counts.buffered > PING_BYTES * carriers
+            || counts.buffered + held > PING_BYTES * carriers
         {
             return Err(format!(
-                "the gateway at rest has {streams} streams, {carriers} tunnels and {counts:?}"
+                "the gateway at rest has {streams} streams, {carriers} tunnels with {held} bytes and {counts:?}"
             ));
         }
         for client in &self.clients {
-            let counts = rt::counts(client.process.as_ref().ok_or("the client is there")?);
+            let process = client.process.as_ref().ok_or("the client is there")?;
+            let (counts, held) = (rt::counts(process), carried(process)?);
             // As the gateway; and one client asks again and again for the ports that the other one has.
             let asks = if self.clients.len() > 1 { 2 } else { 0 };
             if counts.connections != self.plan.replicas
                 || counts.timers > 1 + asks
                 || counts.tasks > 0
-                || counts.buffered > PING_BYTES * self.plan.replicas
+                || counts.buffered + held > PING_BYTES * self.plan.replicas
             {
-                return Err(format!("a client at rest has {counts:?}"));
+                return Err(format!("a client at rest has {held} bytes in its tunnels and {counts:?}"));
             }
         }
         self.tap.at_rest()?;
@@ -498,10 +516,12 @@ impl World {
 
     // ---- looking
 
-    /// No process has more timers, or more bytes in the buffers of its connections, than what it is doing accounts for.
+    /// No process has more timers, or more bytes in the buffers of its connections and in its sessions, than what it is doing
+    /// accounts for.
     fn look_at_processes(&self) -> Held {
         for process in self.clients.iter().chain([&self.gateway]).filter_map(|place| place.process.as_ref()) {
             let counts = rt::counts(process);
+            carried(process)?;
             // A forwarded UDP port has one, for a while also when it is closed; look-ups, retries and the next tunnel have theirs;
             // and one says how it goes.
             let timers =

@@ -221,6 +221,7 @@ impl World {
     fn look(&mut self) {
         self.pair.transmit();
         for side in [CLIENT, GATEWAY] {
+            assert!(self.pair.ends[side].held_bytes().is_ok(), "{:?}", self.pair.ends[side].held_bytes());
             for event in self.pair.take_events(side) {
                 let id = match event {
                     Event::Opened(id, _)

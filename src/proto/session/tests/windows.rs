@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::limits::{
-    RELAY_CREDIT_BYTES, SEND_QUEUE_BYTES_MAX, WINDOW_BYTES_MAX, WINDOW_IDLE_MS, WINDOW_INITIAL_BYTES,
-    WINDOW_MIN_BYTES,
+    CONTROL_QUEUE_LEN_MAX, RELAY_CREDIT_BYTES, SEND_QUEUE_BYTES_MAX, WINDOW_BYTES_MAX, WINDOW_IDLE_MS,
+    WINDOW_INITIAL_BYTES, WINDOW_MIN_BYTES,
 };
 use crate::proto::budget::WindowBudget;
+use crate::proto::frame::HEAD_SIZE;
 
 /// Writes as much as there is room for on the client's end.
 fn write(pair: &mut Pair, id: StreamId) {
@@ -158,4 +159,29 @@ fn datagrams_hold_no_window() {
     pair.ends[GATEWAY].send_datagram(id, Bytes::from_static(b"q"));
     pair.drive();
     assert_eq!(pair.ends[CLIENT].read_datagram(id), Some(Bytes::from_static(b"q")));
+}
+
+// proves T14, T16: what a session holds is counted, and what is above a limit is said
+#[test]
+fn what_a_session_holds_is_counted_and_held_against_its_limits() {
+    let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+    let datagrams = pair.open(udp("ns", 53));
+    pair.drive();
+    assert_eq!(pair.ends.each_ref().map(Session::held_bytes), [Ok(0), Ok(0)]);
+    pair.ends[CLIENT].write(id, &mut buffer(&[5; SEND_QUEUE_BYTES_MAX])).unwrap();
+    pair.ends[CLIENT].send_datagram(datagrams, Bytes::from_static(b"four"));
+    let held = SEND_QUEUE_BYTES_MAX + HEAD_SIZE + 4;
+    assert_eq!(pair.ends.each_ref().map(Session::held_bytes), [Ok(held), Ok(0)]);
+    pair.drive();
+    assert_eq!(pair.ends.each_ref().map(Session::held_bytes), [Ok(0), Ok(held)], "they wait to be read");
+    let client = &mut pair.ends[CLIENT];
+    (0..CONTROL_QUEUE_LEN_MAX).for_each(|n| client.control(&Frame::Ping(n as u64), 0));
+    assert_eq!(client.held_bytes(), Ok(CONTROL_QUEUE_LEN_MAX * (HEAD_SIZE + 8)));
+    client.control(&Frame::Ping(0), 0);
+    assert_eq!(client.held_bytes(), Err("the control frames"));
+    // More to read than the windows allow.
+    let gateway = &mut pair.ends[GATEWAY];
+    let stream = gateway.table.get_mut(&id.0).unwrap();
+    stream.push_received(vec![5; WINDOW_INITIAL_BYTES as usize].into());
+    assert_eq!(gateway.held_bytes(), Err("what was not read yet"));
 }
