@@ -89,11 +89,51 @@ impl Observer {
     }
 }
 
+/// What is under way from one side, in the messages that carry it.
+#[derive(Default)]
+struct Wire {
+    bytes: VecDeque<u8>,
+    /// What is left of each message. Invariant: their sum is bytes.len(), and none of them is 0.
+    messages: VecDeque<usize>,
+}
+
+impl Wire {
+    fn send(&mut self, message: Bytes) {
+        if !message.is_empty() {
+            self.messages.push_back(message.len());
+            self.bytes.extend(message);
+        }
+    }
+
+    /// At most `max` bytes of the first message, and whether it ends with them.
+    fn receive(&mut self, max: usize) -> (Bytes, bool) {
+        let Some(left) = self.messages.front_mut() else { return (Bytes::new(), false) };
+        let len = max.min(*left);
+        *left -= len;
+        let ends = *left == 0;
+        if ends {
+            self.messages.pop_front();
+        }
+        (self.bytes.drain(..len).collect::<Vec<u8>>().into(), ends)
+    }
+
+    /// Makes a message longer by one byte.
+    fn insert(&mut self, at: usize, byte: u8) {
+        let mut end = 0;
+        let message = self.messages.iter_mut().find(|len| {
+            end += **len;
+            at < end
+        });
+        *message.expect("the place lies in a message") += 1;
+        self.bytes.insert(at, byte);
+    }
+}
+
 struct World<'a> {
     script: Script<'a>,
     now: Instant,
     ends: [Session; 2],
-    wires: [VecDeque<u8>; 2],
+    wires: [Wire; 2],
     observers: [Observer; 2],
     /// The wire was damaged, or a session was closed: what follows from whole wires does not hold any more.
     damaged: bool,
@@ -144,16 +184,26 @@ impl<'a> World<'a> {
         let bytes = Bytes::from(out.read_vec(sent).expect("as much as it says"));
         assert!(out.is_empty());
         self.observers[side].watch(bytes.clone());
-        self.wires[side].extend(bytes);
+        self.wires[side].send(bytes);
         sent
     }
 
     /// Brings at most `max` bytes from one side to the other.
     fn deliver(&mut self, from: usize, max: usize) {
-        let len = self.wires[from].len().min(max);
-        let bytes: Bytes = self.wires[from].drain(..len).collect::<Vec<u8>>().into();
-        let result = self.ends[1 - from].handle_input(bytes, self.now);
-        assert!(result.is_ok() || self.damaged, "{result:?}");
+        let mut left = self.wires[from].bytes.len().min(max);
+        loop {
+            let (bytes, ends) = self.wires[from].receive(left);
+            left -= bytes.len();
+            let end = &mut self.ends[1 - from];
+            let result = end.handle_input(bytes, self.now).and_then(|()| match ends {
+                true => end.handle_message_end(),
+                false => Ok(()),
+            });
+            assert!(result.is_ok() || self.damaged, "{result:?}");
+            if left == 0 {
+                return;
+            }
+        }
     }
 
     fn pump(&mut self) {
@@ -258,11 +308,11 @@ impl<'a> World<'a> {
                 self.damaged = true;
                 self.ends[side].close(GoAwayCode::Stop, "");
             }
-            31 if !self.wires[side].is_empty() => {
+            31 if !self.wires[side].bytes.is_empty() => {
                 self.damaged = true;
-                let at = self.script.byte() as usize % self.wires[side].len();
+                let at = self.script.byte() as usize % self.wires[side].bytes.len();
                 match op & 64 {
-                    0 => self.wires[side][at] ^= self.script.byte(),
+                    0 => self.wires[side].bytes[at] ^= self.script.byte(),
                     _ => self.wires[side].insert(at, self.script.byte()),
                 }
             }
@@ -270,6 +320,9 @@ impl<'a> World<'a> {
         }
         self.events(CLIENT);
         self.events(GATEWAY);
+        for end in &self.ends {
+            assert!(end.held_bytes().is_ok(), "{:?}", end.held_bytes());
+        }
     }
 
     fn broken(&mut self, id: StreamId) {
@@ -369,7 +422,7 @@ impl<'a> World<'a> {
             }
             self.events(CLIENT);
             self.events(GATEWAY);
-            let quiet = self.wires.iter().all(VecDeque::is_empty);
+            let quiet = self.wires.iter().all(|wire| wire.bytes.is_empty());
             if quiet && self.ends.iter().all(|end| end.stream_count() == 0 && !end.wants_transmit()) {
                 break;
             }
