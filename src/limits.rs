@@ -232,6 +232,10 @@ pub const PINGS_PER_S_MAX: u32 = 100;
 /// WINDOWs below `CREDIT_BYTES_MIN` that a peer may send in one second.
 pub const SMALL_CREDITS_PER_S_MAX: u32 = 100;
 
+/// PORT_OPENs that a client may send in one second. A client that gets none of its ports asks for all of them at once, and for all again
+/// half a second later.
+pub const PORT_OPENS_PER_S_MAX: u32 = 4 * PORTS_MAX as u32;
+
 /// Less credit than this at a time is counted: a peer that gives a byte at a time makes us send a byte at a time.
 pub const CREDIT_BYTES_MIN: u32 = WINDOW_MIN_BYTES / 4;
 

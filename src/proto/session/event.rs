@@ -121,6 +121,8 @@ pub enum Flood {
     Pings,
     /// WINDOW with hardly any credit.
     Credits,
+    /// PORT_OPEN.
+    Ports,
     /// Frames that each make us answer.
     Answers,
     /// Frames that each make an event.

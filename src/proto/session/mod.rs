@@ -39,7 +39,9 @@ use super::frame::{AuthErr, AuthErrCode, Decoder, Frame, GoAway, GoAwayCode, Hea
 use super::ids::IdMap;
 use super::rate::Rate;
 use super::stream::{Sending, Stream};
-use crate::limits::{EVENT_QUEUE_LEN_MAX, HANDSHAKE_MS, SMALL_CREDITS_PER_S_MAX, STREAMS_MAX};
+use crate::limits::{
+    EVENT_QUEUE_LEN_MAX, HANDSHAKE_MS, PORT_OPENS_PER_S_MAX, SMALL_CREDITS_PER_S_MAX, STREAMS_MAX,
+};
 use bytes::Bytes;
 use control::ControlQueue;
 use datagrams::Holdings;
@@ -107,6 +109,8 @@ pub struct Session {
     /// Streams that have credit to give, as above; marked `credit_queued`.
     credits: VecDeque<u32>,
     ports: Ports,
+    /// PORT_OPENs of the peer.
+    port_opens: Rate,
     draining: bool,
     peer_draining: bool,
     datagrams: Holdings,
@@ -140,6 +144,7 @@ impl Session {
             turns: VecDeque::new(),
             credits: VecDeque::new(),
             ports: Ports::new(),
+            port_opens: Rate::new(PORT_OPENS_PER_S_MAX),
             draining: false,
             peer_draining: false,
             datagrams: Holdings::default(),
@@ -389,7 +394,7 @@ impl Session {
                 Ok(())
             }
             Frame::Open { request, window } => self.on_open(StreamId(head.stream), request, window),
-            Frame::PortOpen(request) => self.on_port_open(request),
+            Frame::PortOpen(request) => self.on_port_open(request, now),
             Frame::PortOk { network, port, actual } => {
                 self.on_port_answer(Kind::PortOk, network, port, Ok(actual))
             }

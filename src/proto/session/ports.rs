@@ -8,11 +8,13 @@
 //! ```
 //! A gateway never closes a port that it has not answered for, so a PORT_CLOSE that meets a newer question speaks of the older port.
 
+use super::event::Flood;
 use super::{Error, Event, Role, Session};
 use crate::limits::{CONTROL_QUEUE_LEN_MAX, HOST_BYTES_MAX, PORTS_MAX};
 use crate::proto::frame::{Frame, Kind, Network, PortError, PortRequest};
 use crate::proto::wire::is_text;
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Port {
@@ -95,9 +97,12 @@ impl Session {
         self.control(&Frame::PortClose { network, port }, 0);
     }
 
-    pub(super) fn on_port_open(&mut self, request: PortRequest) -> Result<(), Error> {
+    pub(super) fn on_port_open(&mut self, request: PortRequest, now: Instant) -> Result<(), Error> {
         if self.role != Role::Gateway {
             return Err(Error::Unexpected(Kind::PortOpen));
+        }
+        if !self.port_opens.take(1, now) {
+            return Err(Error::Flood(Flood::Ports));
         }
         let (network, port) = (request.network, request.port);
         let error = match self.ports.get(&(network, port)) {
@@ -156,7 +161,7 @@ impl Session {
     /// Queues a frame that the peer made us send; one that keeps asking without reading is flooding.
     pub(super) fn answer(&mut self, frame: &Frame, stream: u32) -> Result<(), Error> {
         if self.control.len() >= CONTROL_QUEUE_LEN_MAX {
-            return Err(Error::Flood(super::event::Flood::Answers));
+            return Err(Error::Flood(Flood::Answers));
         }
         self.control(frame, stream);
         Ok(())

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::limits::{
-    CONTROL_QUEUE_LEN_MAX, CREDIT_BYTES_MIN, EVENT_QUEUE_LEN_MAX, PINGS_PER_S_MAX, PORTS_MAX,
-    SMALL_CREDITS_PER_S_MAX, WINDOW_BYTES_MAX, WINDOW_INITIAL_BYTES,
+    CONTROL_QUEUE_LEN_MAX, CREDIT_BYTES_MIN, EVENT_QUEUE_LEN_MAX, PINGS_PER_S_MAX, PORT_OPENS_PER_S_MAX,
+    PORT_RETRY_MS, PORTS_MAX, SMALL_CREDITS_PER_S_MAX, WINDOW_BYTES_MAX, WINDOW_INITIAL_BYTES,
 };
-use crate::proto::frame::{FrameError, PortRequest};
+use crate::proto::frame::{FrameError, PortError, PortRequest};
 use crate::proto::wire::WireError;
 
 /// Feeds raw bytes to one side, and looks at how it ends: the error, the farewell, and the streams closed before `Lost`.
@@ -287,6 +287,39 @@ fn ports_beyond_the_limit() {
         pair.ends[CLIENT].request_port(request(port)).unwrap();
     }
     assert_eq!(pair.ends[CLIENT].request_port(request(9999)), Err(crate::proto::frame::PortError::Limit));
+}
+
+// proves T15: who asks for ports and gives them up without end is borne with for a while; who gets none of all its ports and asks again
+// as soon as a client does is no such peer
+#[test]
+fn ports_that_are_asked_for_without_end() {
+    let request = |port| PortRequest { network: Network::Tcp, port, host: "h".into(), target_port: 1 };
+    let flood = Error::Flood(Flood::Ports);
+    assert_eq!(flood.close_code(), 1008);
+    let mut pair = Pair::up();
+    for round in 0..20 {
+        for port in 0..PORTS_MAX as u16 {
+            pair.ends[CLIENT].request_port(request(port)).expect("it was refused, and asks again");
+        }
+        pair.drive();
+        for port in 0..PORTS_MAX as u16 {
+            assert_eq!(pair.event(GATEWAY), Some(Event::PortRequested(request(port))), "{round}");
+            pair.ends[GATEWAY].answer_port(Network::Tcp, port, Err(PortError::InUse)).unwrap();
+        }
+        pair.drive();
+        pair.events[CLIENT].clear();
+        pair.advance(Duration::from_millis(PORT_RETRY_MS));
+    }
+
+    let mut pair = Pair::up();
+    let now = pair.now;
+    let round =
+        encode(&[(Frame::PortOpen(request(1)), 0), (Frame::PortClose { network: Network::Tcp, port: 1 }, 0)]);
+    for _ in 0..PORT_OPENS_PER_S_MAX {
+        pair.ends[GATEWAY].handle_input(round.clone().into(), now).unwrap();
+        pair.ends[GATEWAY].answer_port(Network::Tcp, 1, Err(PortError::InUse)).unwrap_err();
+    }
+    check(&mut pair, GATEWAY, Frame::PortOpen(request(2)).encode(0), &flood);
 }
 
 #[test]
