@@ -313,6 +313,10 @@ pub const GATEWAYS_MAX: usize = 16;
 pub const REPLICAS_MAX: usize = 64;
 /// A client's connection to its gateway has to be there by then.
 pub const GATEWAY_CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// A gateway that was lost is said to be missed when no tunnel to it comes up for so long: one that restarts is back sooner.
+pub const GATEWAY_MISSED_MS: u64 = 5_000;
+/// How long that is not said again.
+pub const GATEWAY_MISSED_QUIET_MS: u64 = 60_000;
 /// A name has to be resolved by then.
 pub const RESOLVE_TIMEOUT_MS: u64 = 5_000;
 /// Addresses of one name that are tried.

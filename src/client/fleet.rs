@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::keyring::{Ask, Keyring};
+use super::missed::Missed;
 use super::reconnect::Ended;
 use super::resolve::Resolver;
 use super::slots::{Attempt, Slots};
@@ -38,8 +38,8 @@ pub(super) struct Fleet {
     /// Looks up gateways.
     resolver: Resolver,
     state: Mutex<State>,
-    /// By gateway: how much was said of one that cannot be had, while nothing has changed: one of the `SAID`s.
-    said: Vec<AtomicU8>,
+    /// By gateway: what was said of one that cannot be had.
+    missed: Vec<Mutex<Missed>>,
     /// By gateway: how often each port was refused in a row. Invariant: as many entries as there are forwards, at most.
     refusals: Vec<Mutex<HashMap<(Network, u16), u32>>>,
     /// What all tunnels counted.
@@ -55,12 +55,6 @@ struct State {
     /// Tunnels that are up, also those that their slots have left behind.
     alive: Vec<Arc<Tunnel>>,
 }
-
-const SAID_NOTHING: u8 = 0;
-/// That the gateway is not there.
-const SAID_GONE: u8 = 1;
-/// That it does not let this client in, which is worse, because waiting does not help.
-const SAID_REFUSED: u8 = 2;
 
 /// Starts all tunnels of a client.
 pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
@@ -86,7 +80,7 @@ pub(super) fn start(remote: Remote, config: Config) -> io::Result<()> {
         resolver: Resolver::system_uncached(remote.clone(), GATEWAYS_MAX),
         keys: Mutex::default(),
         state: Mutex::new(state),
-        said: (0..gateways).map(|_| AtomicU8::new(SAID_NOTHING)).collect(),
+        missed: (0..gateways).map(|_| Mutex::default()).collect(),
         refusals: (0..gateways).map(|_| Mutex::default()).collect(),
         totals: Totals::default(),
         config,
@@ -153,18 +147,17 @@ impl Fleet {
         }
     }
 
-    /// No tunnel came of it: says so once, and tries again later.
+    /// No tunnel came of it: says so where it is news, and tries again later.
     fn failed(self: &Arc<Fleet>, attempt: Attempt, why: &str, fatal: bool) {
         let gateway = &self.gateway(attempt).target;
-        let saying = if fatal { SAID_REFUSED } else { SAID_GONE };
-        let said = &self.said[attempt.gateway];
-        let news = said.fetch_max(saying, Ordering::Relaxed) < saying && !self.remote.is_stopping();
+        let news = !self.remote.is_stopping() && self.missed[attempt.gateway].lock().fails(fatal, rt::now());
+        let left = if self.state.lock().alive.is_empty() { "; no tunnel is up" } else { "" };
         match (news, fatal) {
             (false, _) => log::debug!(event = "connect", gateway:% = gateway; "{why}"),
             (true, true) => {
-                log::error!(event = "tun_auth_fail", gateway:% = gateway; "{why}; trying again, but somebody has to mend this")
+                log::error!(event = "tun_auth_fail", gateway:% = gateway; "{why}{left}; trying again, but somebody has to mend this")
             }
-            (true, false) => log::warn!(event = "connect", gateway:% = gateway; "{why}; trying again"),
+            (true, false) => log::warn!(event = "connect", gateway:% = gateway; "{why}{left}; trying again"),
         }
         self.again(attempt, Ended::Failed);
     }
@@ -335,7 +328,7 @@ impl Side for ClientSide {
 
     fn on_up(self: &Arc<Self>, tunnel: &Arc<Tunnel>) {
         let fleet = &self.fleet;
-        fleet.said[self.attempt.gateway].store(SAID_NOTHING, Ordering::Relaxed);
+        fleet.missed[self.attempt.gateway].lock().is_back();
         let tls = tunnel.exchange(|session| session.peer().is_some_and(Peer::has_tls));
         log::info!(event = "tun_up", tun = tunnel.label(), gateway:% = self.gateway().target,
             group = fleet.config.group.as_str(), tls; "the gateway is there");
@@ -395,8 +388,7 @@ impl Side for ClientSide {
             (after, then.asks.and_then(|slot| state.tunnels[slot].clone()))
         };
         log::info!(event = "tun_drain", tun = tunnel.label(), gateway:% = self.gateway().target; "the gateway is leaving");
-        // That a gateway which has said so is gone is not news.
-        fleet.said[self.attempt.gateway].fetch_max(SAID_GONE, Ordering::Relaxed);
+        fleet.missed[self.attempt.gateway].lock().is_lost(rt::now());
         if let Some(tunnel) = asks {
             fleet.request_ports(self.attempt.gateway, &tunnel);
         }
@@ -421,8 +413,7 @@ impl Side for ClientSide {
             dur_ms = down.lived.as_millis() as u64, up, down = sent, streams = down.stats.streams_opened,
             refused = down.stats.streams_refused, late = down.stats.late_frames,
             dgram_drop = down.stats.datagrams_dropped, ws_ctl = down.ws_control; "{}", down.why);
-        // It was said that the gateway is gone; that it is still gone is not news.
-        self.fleet.said[self.attempt.gateway].fetch_max(SAID_GONE, Ordering::Relaxed);
+        self.fleet.missed[self.attempt.gateway].lock().is_lost(rt::now());
         self.fleet.again(self.attempt, Ended::Lost { lived: down.lived });
     }
 }

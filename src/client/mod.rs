@@ -9,6 +9,7 @@
 pub mod explain;
 mod fleet;
 mod keyring;
+mod missed;
 pub mod reconnect;
 pub mod resolve;
 mod slots;

@@ -122,6 +122,25 @@ fn a_killed_client_is_said_once_and_its_ports_are_free() {
     gateway.stop_but_for(&["event=tun_down"]);
 }
 
+// proves S-35, S-57: whoever reads the client's log at its default level learns that the gateway stays away, and that it is back
+#[test]
+fn a_gateway_that_stays_away_is_missed_aloud() {
+    for signal in ["TERM", "KILL"] {
+        let (tunnel, http) = (format!("{HOST}:{}", free_port()), format!("{HOST}:0"));
+        let mut gateway = gateway_at(&tunnel, &http);
+        let client = gateway.client(&[]);
+        gateway.signal(signal);
+        gateway.ended();
+        let line = client.wait(&["level=WARN", "event=connect", &format!("gateway={tunnel}")]);
+        assert!(line.contains("no tunnel is up; trying again"), "{line}");
+        let gateway = gateway_at(&tunnel, &http);
+        client.wait_nth(&["level=INFO", "event=tun_up"], 2);
+        assert_eq!(client.lines(&["event=connect"]).len(), 1, "{:#?}", client.lines(&[]));
+        client.stop_but_for(&["event=tun_down", "event=connect"]);
+        gateway.stop();
+    }
+}
+
 // proves S-57: a client that starts before its gateway says so once and waits for it
 #[test]
 fn a_client_may_start_first() {
