@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   bind every listener ──▶ ready ──▶ wait for a signal ──▶ stopping ──▶ grace ──▶ flush the access log ──▶ exit 0
-//!                             ▲             │ SIGHUP (gateway)
-//!                             └── reload ◀──┘
+//!                             ▲             │ SIGHUP
+//!                             └── reload ◀──┘ (what is not a gateway has nothing to load again, and says so;
+//!                                              in a terminal that is gone it stops instead)
 //! ```
 
 mod files;
@@ -62,14 +63,14 @@ struct Program {
 }
 
 impl Program {
+    /// One that loads nothing again.
     fn start(role: &'static str) -> io::Result<Program> {
-        Program::start_with(role, false)
+        Program::start_with(role, signals::Hangup::of_stdin())
     }
 
-    /// One that `reloads` has something to do at SIGHUP.
-    fn start_with(role: &'static str, reloads: bool) -> io::Result<Program> {
+    fn start_with(role: &'static str, hangup: signals::Hangup) -> io::Result<Program> {
         // First, so that a signal during the start is not lost.
-        let (watch, wishes) = signals::watch(reloads)?;
+        let (watch, wishes) = signals::watch(hangup)?;
         let event_loop = EventLoop::builder().name("anyproxy").build()?;
         let access = AccessLog::start(Box::new(io::stderr()), Stamp::of_stderr())?;
         let raised = descriptors::raise();
@@ -84,10 +85,12 @@ impl Program {
 
     /// Works until a signal, then stops gracefully.
     fn run(self, status: &str) {
-        self.run_with(status, || ());
+        self.run_with(status, || {
+            log::info!(event = "reload"; "nothing to load again: only a gateway reads its files again");
+        });
     }
 
-    /// As [`Program::run`], with what is to be done each time that files are to be loaded again.
+    /// As [`Program::run`], with what is to be done at each SIGHUP that does not stop it.
     fn run_with(self, status: &str, reload: impl Fn()) {
         log::info!(event = "ready"; "{status}");
         systemd::ready(status);
@@ -95,11 +98,7 @@ impl Program {
         let stopped = loop {
             select! {
                 recv(self.wishes.stop) -> stopped => break stopped,
-                recv(self.wishes.reload) -> _ => {
-                    systemd::reloading();
-                    reload();
-                    systemd::ready(status);
-                }
+                recv(self.wishes.reload) -> _ => reload(),
             }
         };
         if let Ok(signal) = stopped {
@@ -138,7 +137,7 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
     let files = Files { group: config.group, keys: config.keys, tls: config.tls };
     let (credentials, tls) = files.load()?;
     let (credentials, is_secret) = (Arc::new(credentials), tls.is_some());
-    let program = Program::start_with("gateway", true)?;
+    let program = Program::start_with("gateway", signals::Hangup::Reload)?;
     let gateway = Gateway::start(
         program.event_loop.remote(),
         gateway::Config {
@@ -158,7 +157,11 @@ pub fn gateway(config: cli::Gateway) -> Result<(), Fault> {
     warn_of_plain(config.tunnel.ip().to_canonical().is_loopback(), is_secret);
     gateway.announce();
     let status = format!("clients at {}, HTTP proxy at {}", gateway.tunnel_addr(), gateway.http_addr());
-    program.run_with(&status, || files.reload(&gateway));
+    program.run_with(&status, || {
+        systemd::reloading();
+        files.reload(&gateway);
+        systemd::ready(&status);
+    });
     Ok(())
 }
 

@@ -1,10 +1,15 @@
 //! Stopping: what is under way finishes, what would never finish ends at the deadline, and nothing waits for nothing.
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::support::{
     Ended, Origin, PATIENCE, Program, Talk, Wire, full, gateway, gateway_and_client, ok, standalone, until,
@@ -246,6 +251,52 @@ fn a_second_signal_ends_at_once() {
         program.signal(signal);
         assert_eq!(program.ended().code(), Some(code));
     }
+}
+
+// proves S-47: whoever takes a client for a gateway and wants it to load again learns that it does not, and still has it
+#[test]
+fn a_role_with_nothing_to_load_again_says_so_and_goes_on() {
+    let serve = Program::start(&["serve", "--listen", ANY]);
+    let (gateway, client) = gateway_and_client(&[]);
+    for program in [serve, standalone(), client] {
+        program.wait(&["event=ready"]);
+        for n in 1..3 {
+            program.signal("HUP");
+            program.wait_nth(&["level=INFO", "event=reload", "nothing to load again"], n);
+        }
+        program.stop();
+    }
+    gateway.stop();
+}
+
+// proves S-47: a client that was started in a terminal ends with it, as by SIGTERM; terminal and shell may both say so
+#[test]
+fn a_client_ends_with_its_terminal() {
+    let gateway = gateway(&[]);
+    let url = format!("ws://{}", gateway.addr("tunnel"));
+    let (_screen, terminal) = terminal();
+    let mut client = Program::start_at(terminal, &["client", "--gateway", &url]);
+    client.wait(&["event=tun_up"]);
+    client.signal("HUP");
+    client.signal("HUP");
+    client.wait(&["level=INFO", "event=stop", "signal=SIGHUP"]);
+    assert_eq!(client.ended().code(), Some(0), "{:#?}", client.lines(&[]));
+    client.wait(&["event=stopped"]);
+    gateway.wait(&["event=tun_down", "level=INFO"]);
+    gateway.stop();
+}
+
+/// A terminal, from both sides.
+fn terminal() -> (OwnedFd, File) {
+    let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("there are terminals");
+    grantpt(&screen).expect("it is ours");
+    unlockpt(&screen).expect("it is ours");
+    let name = ptsname(&screen, Vec::new())
+        .expect("it has a name")
+        .into_string()
+        .expect("names of terminals are text");
+    let terminal = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name);
+    (screen, terminal.expect("it is unlocked"))
 }
 
 // proves S-43: the service manager is told when users may come, and when they may not

@@ -85,9 +85,20 @@ impl Program {
         Program::spawn(command, args[0])
     }
 
-    fn spawn(mut command: Command, role: &str) -> Program {
+    /// Starts the program with this as its standard input.
+    pub(crate) fn start_at(stdin: impl Into<Stdio>, args: &[&str]) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_anyproxy"));
+        clear(&mut command).args(args);
+        Program::spawn_at(stdin.into(), command, args[0])
+    }
+
+    fn spawn(command: Command, role: &str) -> Program {
+        Program::spawn_at(Stdio::null(), command, role)
+    }
+
+    fn spawn_at(stdin: Stdio, mut command: Command, role: &str) -> Program {
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
