@@ -159,7 +159,7 @@ impl Fleet {
             }
             (true, false) => log::warn!(event = "connect", gateway:% = gateway; "{why}{left}; trying again"),
         }
-        self.again(attempt, Ended::Failed);
+        self.again(attempt, if fatal { Ended::Refused } else { Ended::Failed });
     }
 
     /// An attempt has ended, one way or another: another one follows.

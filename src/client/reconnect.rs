@@ -15,6 +15,8 @@
 //!   that lost one gateway do not come back as one.
 //! * A restarting gateway is back within seconds, so the first retry after a lost tunnel is quick
 //!   and the ceiling stays low for the first ten seconds of waiting.
+//! * Who is not let in has a definite answer, and nothing to be quick for: the ceiling doubles from
+//!   the first time on, without staying low.
 //! * A tunnel that comes up and dies at once must not hammer the gateway: only a tunnel that lived
 //!   a minute resets the ceiling, and a quick retry has to be earned by a life of some length.
 //! * What a tunnel lived is taken off the waiting handed out: a gateway that is there for longer than
@@ -31,8 +33,10 @@ use crate::limits::{
 /// How the last attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// No tunnel came of it: refused, unreachable, timed out, not let in.
+    /// No tunnel came of it, and one may come the next time: unreachable, timed out, busy.
     Failed,
+    /// The gateway does not let this client in, and waiting does not change that: a wrong password, a key that is not its own.
+    Refused,
     /// There was a tunnel, from its welcome to its loss.
     Lost {
         /// How long it was there.
@@ -65,6 +69,9 @@ impl Reconnect {
     /// How long to wait now that an attempt has ended. `random` is any evenly drawn number.
     #[must_use]
     pub fn wait(&mut self, ended: Ended, random: u32) -> Duration {
+        if ended != Ended::Refused && self.waited_ms < RECONNECT_EARLY_MS {
+            self.ceiling_ms = self.ceiling_ms.min(RECONNECT_EARLY_MAX_MS);
+        }
         let mut under_ms = self.ceiling_ms;
         if let Ended::Lost { lived } = ended {
             let lived_ms = u64::try_from(lived.as_millis()).unwrap_or(u64::MAX);
@@ -83,8 +90,8 @@ impl Reconnect {
         }
         let wait_ms = ((under_ms * u64::from(random)) >> u32::BITS).max(RECONNECT_WAIT_MIN_MS);
         self.waited_ms = self.waited_ms.saturating_add(wait_ms);
-        let most_ms =
-            if self.waited_ms < RECONNECT_EARLY_MS { RECONNECT_EARLY_MAX_MS } else { RECONNECT_WAIT_MAX_MS };
+        let is_early = ended != Ended::Refused && self.waited_ms < RECONNECT_EARLY_MS;
+        let most_ms = if is_early { RECONNECT_EARLY_MAX_MS } else { RECONNECT_WAIT_MAX_MS };
         self.ceiling_ms = (self.ceiling_ms * 2).min(most_ms);
         Duration::from_millis(wait_ms)
     }
@@ -141,6 +148,25 @@ mod tests {
             total += wait;
         }
         assert!(total > RECONNECT_EARLY_MS);
+    }
+
+    // A client with a wrong password knocked nine times a second.
+    #[test]
+    fn who_is_not_let_in_comes_back_more_and_more_rarely_from_the_first_time_on() {
+        let waits = longest_waits(std::iter::repeat_n(Ended::Refused, 20));
+        assert_eq!(waits[..9], [99, 199, 399, 799, 1_599, 3_199, 6_399, 12_799, 25_599]);
+        assert!(waits[9..].iter().all(|&wait| wait == RECONNECT_WAIT_MAX_MS - 1));
+    }
+
+    // It may be that it restarts to let this client in.
+    #[test]
+    fn a_gateway_that_is_gone_after_it_refused_is_found_as_soon_as_any() {
+        let refused = std::iter::repeat_n(Ended::Refused, 6);
+        let waits = longest_waits(refused.chain(failures(1)).chain([Ended::Refused; 2]));
+        assert_eq!(
+            waits[6..],
+            [RECONNECT_EARLY_MAX_MS - 1, RECONNECT_EARLY_MAX_MS - 1, 2 * RECONNECT_EARLY_MAX_MS - 1]
+        );
     }
 
     #[test]

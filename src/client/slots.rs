@@ -147,8 +147,9 @@ impl Slots {
     pub(super) fn ended(&mut self, attempt: Attempt, ended: Ended, random: u32) -> Option<After> {
         let slot = self.current_mut(attempt)?;
         slot.phase = Phase::Waiting;
-        slot.elsewhere = ended == Ended::Failed;
-        slot.latest.returns = ended != Ended::Failed;
+        let was_up = matches!(ended, Ended::Lost { .. });
+        slot.elsewhere = !was_up;
+        slot.latest.returns = was_up;
         let wait = slot.reconnect.wait(ended, random);
         Some(After { wait, asks: self.hand_on(attempt) })
     }
@@ -275,6 +276,31 @@ mod tests {
         // Beside another it stays where that one is not.
         check(2, 2, &[0, 0, 0]);
         check(3, 2, &[2, 0, 2]);
+    }
+
+    #[test]
+    fn who_is_not_let_in_goes_elsewhere_and_hurries_where_nobody_answers() {
+        use Ended::{Failed, Refused};
+        /// How the attempts of a client's only slot end, in order, and within how many milliseconds the next one follows.
+        #[track_caller]
+        fn check(gateways: usize, story: [(Ended, u64); 6]) {
+            let mut slots = slots(gateways, 1);
+            for (n, (ended, want_ms)) in story.into_iter().enumerate() {
+                let attempt = begin(&mut slots)[0];
+                assert_eq!((attempt.gateway, attempt.returns), (n % gateways, false));
+                let after = slots.ended(attempt, ended, LONGEST).expect("it is the latest");
+                assert_eq!(after.wait, Duration::from_millis(want_ms), "{n}");
+            }
+        }
+        check(
+            1,
+            [(Refused, 99), (Refused, 199), (Refused, 399), (Failed, 219), (Refused, 219), (Refused, 439)],
+        );
+        // The other one may be restarting.
+        check(
+            2,
+            [(Refused, 99), (Failed, 199), (Refused, 219), (Failed, 219), (Refused, 219), (Failed, 219)],
+        );
     }
 
     #[test]
