@@ -265,8 +265,9 @@ struct RawCert {
 
 #[derive(Args)]
 struct RawClient {
-    /// A gateway to dial, with ws:// in place of wss:// where nothing is to be encrypted; may be repeated
-    #[arg(long = "gateway", required = true, value_name = "wss://HOST:PORT")]
+    /// A gateway to dial, with ws:// in place of wss:// where nothing is to be encrypted; without PORT it is 443, or 80 with ws://;
+    /// may be repeated
+    #[arg(long = "gateway", required = true, value_name = "wss://HOST[:PORT]")]
     gateways: Vec<GatewayUrl>,
     /// Tunnels to keep, to different gateways where there are several [default: 1, or 2 with several gateways]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=REPLICAS_MAX as i64))]

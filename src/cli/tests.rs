@@ -185,7 +185,7 @@ fn faults_are_named_in_one_line() {
     let many: String = (0..=GATEWAYS_MAX).map(|n| format!(" --gateway ws://h{n}")).collect();
     refuse(&format!("client{many}"), &["--gateway", "17 times, at most 16"]);
     refuse("client --gateway http://h:1", &["--gateway", "\"http\""]);
-    refuse("client --gateway h:1", &["--gateway", "want wss://HOST:PORT or ws://HOST:PORT"]);
+    refuse("client --gateway h:1", &["--gateway", "want wss://HOST[:PORT] or ws://HOST[:PORT]"]);
     refuse("client --gateway ws://u:p@h:1", &["--gateway", "no user or password"]);
     refuse("client --gateway ws://h:1/x", &["--gateway", "no path"]);
     refuse("client --gateway ws://h:0", &["port \"0\""]);

@@ -74,14 +74,14 @@ impl FromStr for GatewayUrl {
             Some(("ws", rest)) => (false, rest),
             Some(("wss", rest)) => (true, rest),
             Some((scheme, _)) => return Err(format!("scheme {scheme:?} is neither wss nor ws")),
-            None => return Err("want wss://HOST:PORT or ws://HOST:PORT".into()),
+            None => return Err("want wss://HOST[:PORT] or ws://HOST[:PORT]".into()),
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         if authority.contains('@') {
             return Err("no user or password in the URL: use --group and --password-file".into());
         }
         if authority.contains(['/', '?', '#']) {
-            return Err("no path in the URL: want wss://HOST:PORT or ws://HOST:PORT".into());
+            return Err("no path in the URL: want wss://HOST[:PORT] or ws://HOST[:PORT]".into());
         }
         let (host, port) = host_and_port(authority)?;
         Ok(GatewayUrl { tls, host, port: port.unwrap_or(if tls { 443 } else { 80 }) })

@@ -45,6 +45,8 @@ fn usage_faults_are_one_line_and_status_2() {
 fn help_and_version_are_no_faults() {
     check(&["--help"], "", 0, "standalone", "");
     check(&["client", "--help"], "", 0, "--forward <PORT:HOST:PORT[/udp]>", "");
+    check(&["client", "--help"], "", 0, "--gateway <wss://HOST[:PORT]>", "");
+    check(&["client", "--help"], "", 0, "without PORT it is 443, or 80 with ws://", "");
     check(&["--version"], "", 0, concat!("anyproxy ", env!("CARGO_PKG_VERSION"), "\n"), "");
 }
 
