@@ -13,7 +13,6 @@
 //! A socket that is closed with bytes unread resets the connection, and what the peer has not received of the output by then
 //! is lost (RFC 2525, 2.17). So a graceful close reads on for a while where the peer is known to be sending (L-23).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use linkbuffer::Node;
 use crate::busy::{Deadlines, Scratch};
 use crate::close::Closed;
 use crate::flags::Flags;
+use crate::handler::caught;
 use crate::job::Job;
 use crate::kept::Phase;
 use crate::limits;
@@ -201,8 +201,8 @@ impl Owner<'_> {
             busy.rest();
         }
         let contained = |name, callback: &mut dyn FnMut()| {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
-                report_panic(shared, name, panic.as_ref());
+            if let Err(text) = caught(callback) {
+                report_panic(shared, name, &text);
             }
         };
         let handler = &*shared.service.callbacks;

@@ -14,7 +14,6 @@ use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::close::Fault;
 use crate::handle::{Handle, Shared};
-use crate::handler::{Handler, Prepare, panic_text, prepare};
+use crate::handler::{Handler, Prepare, caught, prepare};
 use crate::job::Job;
 use crate::kept::Phase;
 use crate::poll::PollShared;
@@ -201,8 +200,7 @@ impl Dialing {
 
     fn configure(&self, socket: &Socket) -> io::Result<()> {
         let Some(configure) = &self.configure else { return Ok(()) };
-        catch_unwind(AssertUnwindSafe(|| configure(socket))).unwrap_or_else(|panic| {
-            let text = panic_text(panic.as_ref());
+        caught(|| configure(socket)).unwrap_or_else(|text| {
             log::error!(event = "panic", conn = self.id, callback = "configure"; "a callback panicked: {text}");
             Err(io::Error::other(format!("the callback `configure` panicked: {text}")))
         })

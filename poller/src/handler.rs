@@ -14,6 +14,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use socket2::Socket;
@@ -297,18 +298,29 @@ pub(crate) fn prepare(
     id: u64,
     conn: &mut Prepare<'_>,
 ) -> std::result::Result<Context, Reject> {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| callbacks.prepare(conn))) {
+    match caught(|| callbacks.prepare(conn)) {
         Ok(prepared) => prepared,
-        Err(panic) => {
-            let text = panic_text(panic.as_ref());
+        Err(text) => {
             log::error!(event = "panic", conn = id, callback = "on_prepare"; "a callback panicked: {text}");
             Err(Reject(format!("on_prepare panicked: {text}")))
         }
     }
 }
 
-/// The text of a panic, as far as it has one.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+/// Runs what is not ours; of a panic the text is left, as far as it has one. What else a panic carries is not ours either, and letting go
+/// of it may panic: what that carries is kept for ever, because nothing says that it would be better.
+#[inline]
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic_text(panic.as_ref()).to_owned();
+        if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            std::mem::forget(another);
+        }
+        text
+    })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&'static str>()
         .copied()

@@ -6,8 +6,6 @@
 //!   release ◀── arm the timer ◀── closing? clean up when the output has left ◀── on_drain ◀────────┘
 //! ```
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::busy::{Deadlines, Scratch};
@@ -15,7 +13,7 @@ use crate::close::{Fault, Limit};
 use crate::connection::Connection;
 use crate::flags::Flags;
 use crate::handle::Shared;
-use crate::handler::{Callbacks, Context, panic_text};
+use crate::handler::{Callbacks, Context, caught};
 use crate::job::Job;
 use crate::kept::{Core, Phase};
 use crate::limits;
@@ -105,9 +103,9 @@ impl Shared {
         let mut busy = slot.take().unwrap_or_else(|| scratch.busy());
         let conn = Connection { shared: self, kept, busy: &mut busy };
         let mut owner = Owner { shared: self, conn, context };
-        let turn = match catch_unwind(AssertUnwindSafe(|| owner.turn(news, scratch))) {
+        let turn = match caught(|| owner.turn(news, scratch)) {
             Ok(turn) => turn,
-            Err(panic) => owner.end_at_once(panic.as_ref(), scratch),
+            Err(text) => owner.end_at_once(&text, scratch),
         };
         if busy.is_spent(&mut kept.flags) {
             scratch.take_back(busy);
@@ -139,8 +137,8 @@ impl Owner<'_> {
     /// Callbacks contain their own panics. What else is not ours is called rarely, as the `Display` of a handler's error: such
     /// a panic ends the connection too.
     #[cold]
-    fn end_at_once(&mut self, panic: &(dyn Any + Send), scratch: &mut Scratch) -> Turn {
-        report_panic(self.shared, "what a callback left", panic);
+    fn end_at_once(&mut self, text: &str, scratch: &mut Scratch) -> Turn {
+        report_panic(self.shared, "what a callback left", text);
         self.shared.state.close_as_owner(Closer::Panic, true);
         match self.shared.state.closing() {
             Some(close) if self.conn.kept.phase != Phase::Closed => self.close(close, scratch),
@@ -432,11 +430,11 @@ impl Owner<'_> {
     ) -> bool {
         let Some(context) = &mut *self.context else { return false };
         let (handler, conn) = (&*self.shared.service.callbacks, &mut self.conn);
-        let error = match catch_unwind(AssertUnwindSafe(|| callback(handler, context, conn))) {
+        let error = match caught(|| callback(handler, context, conn)) {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => error,
-            Err(panic) => {
-                report_panic(self.shared, name, panic.as_ref());
+            Err(text) => {
+                report_panic(self.shared, name, &text);
                 self.shared.state.close_as_owner(Closer::Panic, true);
                 return false;
             }
@@ -455,6 +453,6 @@ impl Owner<'_> {
     }
 }
 
-pub(crate) fn report_panic(shared: &Shared, callback: &str, panic: &(dyn Any + Send)) {
-    log::error!(event = "panic", conn = shared.id, callback = callback; "a callback panicked: {}", panic_text(panic));
+pub(crate) fn report_panic(shared: &Shared, callback: &str, text: &str) {
+    log::error!(event = "panic", conn = shared.id, callback = callback; "a callback panicked: {text}");
 }

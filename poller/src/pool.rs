@@ -16,12 +16,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::busy::Scratch;
-use crate::handler::panic_text;
+use crate::handler::caught;
 use crate::insight::WorkerStats;
 use crate::limits;
 use crate::poll::PollShared;
@@ -273,8 +272,8 @@ impl PoolState {
 
 /// Callbacks contain their own panics; what arrives here is an invariant of this crate that does not hold.
 pub(crate) fn contain(run: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-        log::error!(event = "panic"; "a worker thread panicked: {}", panic_text(panic.as_ref()));
+    if let Err(text) = caught(run) {
+        log::error!(event = "panic"; "a worker thread panicked: {text}");
     }
 }
 

@@ -10,11 +10,10 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::busy::Scratch;
-use crate::handler::panic_text;
+use crate::handler::caught;
 use crate::held::Held;
 use crate::hint::Hint;
 use crate::job::Job;
@@ -97,9 +96,8 @@ impl UdpShared {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => self.handler.on_error(&handle, error),
             };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
-                log::error!(event = "panic", addr:% = self.local_addr;
-                    "a datagram handler panicked: {}", panic_text(panic.as_ref()));
+            if let Err(text) = caught(call) {
+                log::error!(event = "panic", addr:% = self.local_addr; "a datagram handler panicked: {text}");
             }
             if received.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
                 match self.state.release() {

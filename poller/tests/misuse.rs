@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use log::Level;
@@ -297,5 +298,112 @@ fn a_handler_that_panics_when_it_is_dropped_hurts_nobody() {
     drop(handle);
     wait_until("the panic is told", || logs::lines("sore", Level::Error).len() == 1);
     ask(&mut connect(addr), b"others live on");
+    assert!(event_loop.shutdown(PATIENCE));
+}
+
+/// What a panic may carry; letting go of it is a panic too.
+struct Trap;
+
+impl Drop for Trap {
+    fn drop(&mut self) {
+        panic!("on purpose, when what a panic carried is dropped");
+    }
+}
+
+fn spring() -> ! {
+    std::panic::panic_any(Trap)
+}
+
+/// Panics the first time.
+fn springs_once() -> impl Fn() + Send + Sync + 'static {
+    let sprung = AtomicBool::new(false);
+    move || {
+        if !sprung.swap(true, Ordering::SeqCst) {
+            spring();
+        }
+    }
+}
+
+// proves L-21: what a panic carries is let go of where that hurts nobody either; the listener was never served again
+#[test]
+fn a_listener_outlives_what_a_panic_in_on_prepare_carries() {
+    let event_loop = named("trap-prepare");
+    let once = springs_once();
+    let (addr, _log) = Probe::echo()
+        .before(move |_| {
+            once();
+            Ok(())
+        })
+        .serve(&event_loop);
+    assert_eq!(read_all(&mut connect(addr)), b"");
+    ask(&mut connect(addr), b"others live");
+    assert_eq!(logs::lines("trap-prepare", Level::Error).len(), 1);
+    assert!(event_loop.shutdown(PATIENCE));
+}
+
+struct Springs<F>(F);
+
+impl<F: Fn() + Send + Sync + 'static> DatagramHandler for Springs<F> {
+    fn on_datagram(&self, socket: &Datagrams, from: SocketAddr, data: &[u8]) {
+        (self.0)();
+        socket.send_to(data, from).expect("sent");
+    }
+}
+
+// proves L-21: neither was a datagram socket
+#[test]
+fn a_datagram_socket_outlives_what_a_panic_carries() {
+    let event_loop = named("trap-udp");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let socket = event_loop.datagrams(socket, Springs(springs_once())).expect("given");
+    let user = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    user.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    for word in ["one", "three"] {
+        user.send_to(word.as_bytes(), socket.local_addr()).expect("sent");
+    }
+    assert_eq!(user.recv(&mut [0; 100]).expect("answered"), b"three".len());
+    assert_eq!(logs::lines("trap-udp", Level::Error).len(), 1);
+    assert!(event_loop.shutdown(PATIENCE));
+}
+
+// proves L-21, L-29: one line, one end, and the thread goes on
+#[test]
+fn a_connection_ends_once_whatever_its_panic_carries() {
+    for at in [At::Connect, At::Request] {
+        let name = format!("trap-{at:?}").to_lowercase();
+        let event_loop = named(&name);
+        let (addr, log) = Probe::new(move |now, conn| if now == at { spring() } else { echo(now, conn) })
+            .serve(&event_loop);
+        let mut user = connect(addr);
+        // It may have been cut off already.
+        user.write_all(b"?").ok();
+        let closed = log.closed();
+        assert_eq!(closed.reason, Reason::Panic);
+        assert!(event_loop.shutdown(PATIENCE));
+        let lines = logs::lines(&name, Level::Error);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+    }
+}
+
+// proves L-21: a thread that has run such a task runs the next one
+#[test]
+fn a_worker_outlives_what_the_panics_of_tasks_carry() {
+    let event_loop =
+        EventLoop::builder().name("trap-tasks").polls(1).tasks_max(1).build().expect("an event loop");
+    logs::keep();
+    for _ in 0..10 {
+        let (told, done) = crossbeam_channel::bounded(1);
+        event_loop.after(Duration::ZERO, || spring()).expect("a timer");
+        event_loop.after(Duration::ZERO, move || told.send(()).expect("listened to")).expect("a timer");
+        done.recv_timeout(PATIENCE).expect("timers go on");
+        event_loop.spawn_blocking(|| spring()).expect("room");
+        let (told, done) = crossbeam_channel::bounded(1);
+        let told = std::sync::Arc::new(told);
+        wait_until("there is room", || {
+            let told = told.clone();
+            event_loop.spawn_blocking(move || told.send(()).unwrap_or_default()).is_ok()
+        });
+        done.recv_timeout(PATIENCE).expect("tasks go on");
+    }
     assert!(event_loop.shutdown(PATIENCE));
 }

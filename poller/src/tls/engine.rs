@@ -15,7 +15,6 @@
 //! Whatever is to be sent is found in the sealed output afterwards, also when the call failed.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +32,7 @@ use rustls::{
 };
 
 use super::{Error, seen};
-use crate::handler::panic_text;
+use crate::handler::caught;
 use crate::limits;
 
 /// One connection's TLS: made by [`Server::accept`](super::Server::accept) or [`Client::connect`](super::Client::connect), given to
@@ -402,12 +401,12 @@ impl Engine {
         let handshaking = self.is_handshaking();
         let side = &mut self.side;
         // rustls calls what the user has configured: certificate resolvers, verifiers, key logs, stores of sessions.
-        let run = AssertUnwindSafe(|| match side {
+        let run = || match side {
             Side::Server(records) => pass.run(&mut ***records, arrived),
             Side::Client(records) => pass.run(&mut ***records, arrived),
-        });
-        let used = catch_unwind(run).unwrap_or_else(|panic| {
-            self.panicked = Some(panic_text(panic.as_ref()).to_owned());
+        };
+        let used = caught(run).unwrap_or_else(|text| {
+            self.panicked = Some(text);
             Err(rustls::Error::General("a callback of the configuration panicked".into()).into())
         });
         self.ended |= pass.ended;
