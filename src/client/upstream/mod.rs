@@ -329,7 +329,9 @@ impl Handler for Dial {
 fn pump(cx: &mut TargetConn, conn: &mut Connection) -> rt::Result {
     let Stage::Relaying(relay, stall) = &mut cx.stage else { return Ok(()) };
     let flow = relay.pump(conn);
-    stall.follow(conn)?;
+    if !stall.follow(conn, Some(cx.conn_id))? {
+        return Ok(());
+    }
     if flow != Flow::Open {
         log::debug!(event = "stream", conn_id = crate::conn_label(cx.conn_id); "closing: {flow:?}");
     }

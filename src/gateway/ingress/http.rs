@@ -24,7 +24,7 @@ use crate::proto::http::{
 use crate::record::{End, Ingress, Phase, Proto, Text, Who};
 use crate::relay::Relay;
 use crate::rt::{self, Closed, Connection, Handler, Prepare, Reject};
-use crate::times::Stall;
+use crate::times::{Stall, can_arm};
 use crate::tunnel::{Broken, Stream, Watcher};
 
 /// The handler of the port.
@@ -239,8 +239,11 @@ impl Http {
                 }
                 // The kernel may have made room for what did not fit.
                 if conn.unsent() > 0 || cx.proxy.to_user().is_empty() {
-                    settle(cx, conn);
-                    cx.stall.follow(conn)?;
+                    let conn_id = cx.journey.as_ref().and_then(Journey::conn_id);
+                    if can_arm(conn, conn_id) {
+                        settle(cx, conn);
+                        cx.stall.follow(conn, conn_id)?;
+                    }
                     return Ok(None);
                 }
             }

@@ -23,7 +23,10 @@ impl Joined {
     /// Moves what can be moved, and closes the connection at the end.
     pub(crate) fn pump(&mut self, gate: &Gate, conn: &mut Connection) -> rt::Result {
         let flow = self.relay.pump(conn);
-        self.stall.follow(conn)?;
+        let conn_id = self.journey.as_ref().and_then(Journey::conn_id);
+        if !self.stall.follow(conn, conn_id)? {
+            return Ok(());
+        }
         if self.relay.bytes_read() > 0
             && let Some(journey) = &mut self.journey
         {

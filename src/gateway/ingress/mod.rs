@@ -88,6 +88,11 @@ impl Journey {
         opening.stream
     }
 
+    /// That of its stream, once there is one.
+    pub(crate) fn conn_id(&self) -> Option<u64> {
+        self.0.carried.as_ref().map(|carried| carried.conn_id)
+    }
+
     /// The client has said how it went with the target.
     pub(crate) fn answer(&mut self, answer: &Result<Opened, Refused>) {
         self.0.answered = Some(match answer {
