@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use anyproxy::proto::credentials::Credentials;
@@ -71,7 +73,8 @@ impl Side for Counting {
         }
     }
 
-    fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, _down: &Down) {
+    fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {
+        log::debug!("{}", down.why);
         // A tunnel that is gone takes no stream, whatever the session would say.
         assert!(matches!(
             tunnel.open(request(), Watcher::Call(Arc::new(Ends::default()))),
@@ -162,6 +165,28 @@ impl Bench {
     }
 }
 
+/// How many pairs of descriptors a witness holds at once.
+const HELD: usize = 16;
+
+/// Opens descriptors and lets go of them again, so that it is given the numbers that others have just closed, until that is over;
+/// says how many. A number that is closed once more is not theirs by then: what is said into its pair does not come out.
+fn witness(over: &AtomicBool) -> usize {
+    let mut opened = 0;
+    while !over.load(Ordering::SeqCst) {
+        let pairs = [(); HELD].map(|()| UnixStream::pair().expect("there are descriptors"));
+        opened += HELD;
+        for (number, (mut one, mut other)) in (opened..).zip(pairs) {
+            let (said, mut heard) = (number.to_le_bytes(), [0; 8]);
+            let told = other
+                .set_read_timeout(Some(PATIENCE))
+                .and_then(|()| one.write_all(&said))
+                .and_then(|()| other.read_exact(&mut heard));
+            assert!(told.is_ok() && heard == said, "somebody else has closed it: {told:?}");
+        }
+    }
+    opened
+}
+
 /// What somebody does to a tunnel who wants its end.
 const WAYS: usize = 6;
 
@@ -178,7 +203,7 @@ fn end(tunnel: &Tunnel, way: usize) {
     }
 }
 
-// proves S-09, S-10, S-11, S-12, S-13, S-21, S-22, S-26, S-30, S-31, S-33, S-36, S-37, S-38, S-42: closed by four threads
+// proves S-09, S-10, S-11, S-12, S-13, S-22, S-26, S-30, S-31, S-33, S-36, S-37, S-38, S-42: closed by four threads
 // from both ends at once, a tunnel ends once on each side, and so does each of its streams
 #[test]
 fn a_tunnel_closed_by_everybody_at_once_ends_once() {
@@ -237,19 +262,67 @@ fn a_tunnel_closed_by_everybody_at_once_ends_once() {
     }
 }
 
-/// Keeps what is said at ERROR in this process.
-struct Errors(Mutex<Vec<String>>);
+// proves S-21, S-12: no descriptor is closed twice, however many close its connection: one that somebody else was given meanwhile
+// stays his, and no system call is told of a descriptor that is gone
+#[test]
+fn a_descriptor_is_closed_once_whoever_closes() {
+    let over = AtomicBool::new(false);
+    listen_to_the_log();
+    let pairs = std::thread::scope(|scope| {
+        let witness = scope.spawn(|| witness(&over));
+        let bench = Bench::new(None);
+        for round in 0..if full() { 2000 } else { 100 } {
+            let tunnel = bench.tunnel();
+            let barrier = Barrier::new(4);
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let (tunnel, barrier) = (&tunnel, &barrier);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        for way in [round + thread, 1, 2] {
+                            end(&tunnel[thread % 2], way);
+                        }
+                    });
+                }
+            });
+            for downs in &bench.downs {
+                downs.recv_timeout(PATIENCE).expect("both ends go down");
+            }
+        }
+        assert!(bench.event_loop.shutdown(PATIENCE), "nothing was left");
+        over.store(true, Ordering::SeqCst);
+        witness.join().expect("the witness keeps what it has")
+    });
+    assert!(pairs > HELD, "{pairs}");
+    let said = LOG.0.lock().expect("no holder panics").clone();
+    assert!(!said.iter().any(|line| line.contains(GONE)), "{said:?}");
+}
 
-static ERRORS: Errors = Errors(Mutex::new(Vec::new()));
+/// What the system calls a descriptor that is none: EBADF.
+const GONE: &str = "os error 9)";
 
-impl log::Log for Errors {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() == log::Level::Error
+/// Keeps what is said at ERROR in this process, and what is said of descriptors that are gone.
+struct Kept(Mutex<Vec<String>>);
+
+static LOG: Kept = Kept(Mutex::new(Vec::new()));
+
+fn listen_to_the_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&LOG).expect("nobody else here has one");
+        log::set_max_level(log::LevelFilter::Debug);
+    });
+}
+
+impl log::Log for Kept {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.lock().expect("no holder panics").push(record.args().to_string());
+        let said = record.args().to_string();
+        if record.level() == log::Level::Error || said.contains(GONE) {
+            self.0.lock().expect("no holder panics").push(said);
         }
     }
 
@@ -259,8 +332,7 @@ impl log::Log for Errors {
 // proves S-29, S-19, S-39: a fault of ours is said once and ends its own tunnel; nobody catches it and goes on with that one
 #[test]
 fn a_fault_of_ours_shows_and_ends_one_tunnel() {
-    log::set_logger(&ERRORS).expect("nobody else here has one");
-    log::set_max_level(log::LevelFilter::Error);
+    listen_to_the_log();
     let bench = Bench::new(Some(0));
     let faulty = bench.tunnel();
     let sound = bench.tunnel();
@@ -272,7 +344,7 @@ fn a_fault_of_ours_shows_and_ends_one_tunnel() {
     }
     let stream = ends.stream.lock().expect("no holder panics").take().expect("it was opened");
     assert_eq!(stream.broken(), Some(Broken::Lost));
-    let said = ERRORS.0.lock().expect("no holder panics").clone();
+    let said = LOG.0.lock().expect("no holder panics").clone();
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].contains("a fault of ours"), "{said:?}");
     for ends in bench.stream(&sound) {
