@@ -4,15 +4,7 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use crate::support::{Ended, Origin, Program, Talk, Wire, field, full, gateway};
-
-/// Says that a test is left out, and whether it is.
-fn skipped(what: &str) -> bool {
-    if !full() {
-        println!("skipped without ANYPROXY_FULL=1: {what}");
-    }
-    !full()
-}
+use crate::support::{Ended, Origin, Program, Talk, Wire, field, gateway, skipped};
 
 fn debug_gateway() -> Program {
     let any = "127.0.0.1:0";

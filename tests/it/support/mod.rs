@@ -31,6 +31,14 @@ pub(crate) fn full() -> bool {
     std::env::var_os("ANYPROXY_FULL").is_some_and(|value| value == "1")
 }
 
+/// Whether a part of a test is left out, which it says then.
+pub(crate) fn skipped(what: &str) -> bool {
+    if !full() {
+        println!("skipped without ANYPROXY_FULL=1: {what}");
+    }
+    !full()
+}
+
 /// Tries again and again, until it is so.
 #[track_caller]
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
