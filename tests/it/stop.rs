@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::support::{
-    Ended, Origin, PATIENCE, Program, Talk, Wire, full, gateway, gateway_and_client, ok, standalone, until,
+    Ended, Origin, PATIENCE, Program, Talk, Wire, field, full, gateway, gateway_and_client,
+    gateway_that_says, ok, standalone, until,
 };
 
 const ANY: &str = "127.0.0.1:0";
@@ -348,4 +349,52 @@ fn the_service_manager_is_told() {
 #[track_caller]
 fn stopped(mut program: Program) {
     assert_eq!(program.ended().code(), Some(0), "{:#?}", program.lines(&[]));
+}
+
+/// Stops one end of a tunnel with an open stream and a forwarded port, and looks in which order it lets go of them: by force at the
+/// deadline, or because the user has ended.
+#[track_caller]
+fn check_order(gateway_stops: bool, by_force: bool) {
+    let echo = Origin::echo();
+    let gateway = gateway_that_says("debug", &[]);
+    let (url, forward) = (format!("ws://{}", gateway.addr("tunnel")), format!("0:{}", echo.addr()));
+    let args = ["client", "--gateway", &url, "--allow", "127.0.0.1", "--forward", &forward];
+    let client = Program::start_with(&args, &[("ANYPROXY_LOG", "debug")]);
+    client.wait(&["event=fwd_open"]);
+    let mut user = Wire::http_connect(gateway.addr("http"), echo.addr());
+    user.send("x");
+    assert_eq!(user.take(1), b"x");
+    let (mut stops, stays) = if gateway_stops { (gateway, client) } else { (client, gateway) };
+    stops.signal("TERM");
+    // Users that are there may end from then on; those that come are turned away.
+    stops.wait(&[if gateway_stops { "event=fwd_close" } else { "event=stop" }]);
+    if !by_force {
+        user.finish();
+        assert_eq!(user.read_to_end(), (vec![], Ended::Fin));
+    }
+    assert_eq!(stops.ended().code(), Some(0));
+
+    let conn_id = format!("conn_id={}", field(&stops.wait(&["event=stream", "msg=established"]), "conn_id"));
+    let all = stops.lines(&[]);
+    let at = |words: &[&str]| {
+        let [line] = &stops.lines(words)[..] else { panic!("not one line with {words:?}: {all:#?}") };
+        all.iter().position(|other| other == line).expect("it is one of them")
+    };
+    let stream = at(&["event=stream", &conn_id, "closing:"]);
+    let (stop, down, stopped) = (at(&["event=stop"]), at(&["event=tun_down"]), at(&["event=stopped"]));
+    assert!(stop < stream && stop < down, "nothing ends before it is asked to: {all:#?}");
+    if gateway_stops {
+        let port = at(&["event=fwd_close"]);
+        assert!(stop < port && port < down && port < stream, "what lets users in ends first: {all:#?}");
+    }
+    assert_eq!(stopped, all.len() - 1, "who holds them all ends last: {all:#?}");
+    stays.stop_but_for(&["event=tun_down", "event=group_empty"]);
+}
+
+// proves S-23, S-33: on either end, by its own log: ports, then streams and their tunnel, then the program
+#[test]
+fn what_is_held_ends_before_who_holds_it() {
+    check_order(true, true);
+    check_order(true, false);
+    check_order(false, true);
 }
