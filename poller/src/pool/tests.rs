@@ -4,6 +4,9 @@ use std::sync::mpsc;
 
 use super::*;
 
+/// How long a broken pool is waited for.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 fn task(run: impl FnOnce() + Send + 'static) -> Work {
     Work::Task(Box::new(run))
 }
@@ -114,7 +117,9 @@ fn buffers_go_from_thread_to_thread() {
         release
     };
     let are_idle = |threads| {
+        let deadline = Instant::now() + PATIENCE;
         while pool.state.lock().idle < threads {
+            assert!(Instant::now() < deadline, "{threads} threads do not rest");
             std::thread::yield_now();
         }
     };
