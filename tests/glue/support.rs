@@ -13,7 +13,7 @@ use anyproxy::logfmt::Stamp;
 use anyproxy::proto::budget::WindowBudget;
 use anyproxy::proto::credentials::{Credentials, Secret};
 use anyproxy::proto::frame::{Frame, PortRequest};
-use anyproxy::proto::session::{ClientConfig, Event, Session};
+use anyproxy::proto::session::{ClientConfig, Event, Lost, Session};
 use anyproxy::proto::target::{Rules, Target};
 use anyproxy::proto::ws::{TUNNEL_PATH, WebSocket};
 use anyproxy::times::Times;
@@ -335,6 +335,18 @@ impl Puppet {
                 return event;
             }
             self.turn();
+        }
+    }
+
+    /// Waits for the gateway to end the session, and says in which words it does.
+    #[track_caller]
+    pub(crate) fn turned_away(&mut self) -> String {
+        loop {
+            match self.next() {
+                Event::Up => {}
+                Event::Lost(Lost::PeerClosed(_, why)) => return why,
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -317,7 +317,6 @@ fn a_key_that_is_taken_out_in_the_middle_of_a_handshake_lets_nobody_in() {
     use anyproxy::proto::credentials::{Credentials, Secret};
     use anyproxy::proto::derive::{Cost, Derived, Recipe, derive};
     use anyproxy::proto::keys::Grant;
-    use anyproxy::proto::session::Lost;
     let secret = Secret::new("another").unwrap();
     let recipe = Recipe { salt: [1; 16], cost: Cost::new(DERIVE_MEMORY_KIB_MIN, 1, 1).unwrap() };
     let derived = Derived::new(recipe, &derive(&secret, &recipe).expect("there is memory"));
@@ -329,13 +328,7 @@ fn a_key_that_is_taken_out_in_the_middle_of_a_handshake_lets_nobody_in() {
     keys.insert(GROUP, world.secret.clone().unwrap()).unwrap();
     keys.insert_client("puppet", derived, grant).unwrap();
     assert_eq!(world.gateway.renew(keys), 0, "nobody is here yet");
-    let why = loop {
-        match puppet.next() {
-            Event::Up => {}
-            Event::Lost(Lost::PeerClosed(_, why)) => break why,
-            other => panic!("{other:?}"),
-        }
-    };
+    let why = puppet.turned_away();
     assert!(why.contains("its name has a key of its own now"), "{why}");
     until("its end", || world.gateway.client_count() == 0);
 }
@@ -344,19 +337,12 @@ fn a_key_that_is_taken_out_in_the_middle_of_a_handshake_lets_nobody_in() {
 #[test]
 fn a_password_that_is_changed_in_the_middle_of_a_handshake_lets_nobody_in() {
     use anyproxy::proto::credentials::{Credentials, Secret};
-    use anyproxy::proto::session::Lost;
     let world = World::new();
     let mut puppet = Puppet::welcomed(&world, 1, 1);
     let mut credentials = Credentials::new();
     credentials.insert(GROUP, Secret::new("another").unwrap()).unwrap();
     assert_eq!(world.gateway.renew(credentials), 0, "nobody is here yet");
-    let why = loop {
-        match puppet.next() {
-            Event::Up => {}
-            Event::Lost(Lost::PeerClosed(_, why)) => break why,
-            other => panic!("{other:?}"),
-        }
-    };
+    let why = puppet.turned_away();
     assert!(why.contains("the password of its group was changed"), "{why}");
     until("its end", || world.gateway.client_count() == 0);
 }
