@@ -19,13 +19,16 @@ pub const RECONNECT_WAIT_MIN_MS: u64 = 10;
 pub const RECONNECT_WAIT_MAX_MS: u64 = 30_000;
 /// The first retry after a tunnel that had been up is not later than this.
 pub const RECONNECT_QUICK_MAX_MS: u64 = 200;
-/// A tunnel that lived this long has earned a quick retry, whatever came before it.
+/// A tunnel that lived this long has earned a quick retry, whatever came before it; and a successor at once, when its gateway leaves.
 pub const RECONNECT_QUICK_LIVED_MS: u64 = 5_000;
 /// Until this much waiting has been handed out, no wait is longer than `RECONNECT_EARLY_MAX_MS`.
 pub const RECONNECT_EARLY_MS: u64 = 10_000;
 /// The longest wait while the gateway has not been missing for long: one that restarts is missed for hardly longer
 /// than it takes to start. A little less than what its users may wait: the handshake and its ports come on top.
 pub const RECONNECT_EARLY_MAX_MS: u64 = 220;
+/// Tunnels whose gateway is leaving that a client keeps beside those that it uses, until their streams have ended; of more, the oldest
+/// is closed.
+pub const TUNNELS_LEFT_MAX: usize = 16;
 /// A tunnel that lived this long ends the back-off.
 pub const RECONNECT_RESET_LIVED_MS: u64 = 60_000;
 

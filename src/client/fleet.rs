@@ -18,9 +18,10 @@ use super::upstream::{self, Ways};
 use super::{Config, Gateway};
 use crate::limits::{
     GATEWAY_CONNECT_TIMEOUT_MS, GATEWAYS_MAX, PORT_RETRY_MAX_MS, PORT_RETRY_MS, TARGET_LOOKUP_THREADS_MAX,
+    TUNNELS_LEFT_MAX,
 };
 use crate::proto::derive::{Recipe, derive};
-use crate::proto::frame::{Network, PortError, PortRequest};
+use crate::proto::frame::{GoAwayCode, Network, PortError, PortRequest};
 use crate::proto::session::{ClientConfig, Event, Peer, Session};
 use crate::proto::ws::{TUNNEL_PATH, WebSocket};
 use crate::refused::Refusals;
@@ -164,17 +165,10 @@ impl Fleet {
 
     /// An attempt has ended, one way or another: another one follows.
     fn again(self: &Arc<Fleet>, attempt: Attempt, ended: Ended) {
-        let random = match rt::random() {
-            Ok(random) => random as u32,
-            Err(error) => {
-                log::debug!(event = "connect"; "no random numbers, no jitter: {error}");
-                u32::MAX / 2
-            }
-        };
         let (after, asks) = {
             let state = &mut *self.state.lock();
             // A tunnel that was left behind has its successor.
-            let Some(after) = state.slots.ended(attempt, ended, random) else { return };
+            let Some(after) = state.slots.ended(attempt, ended, jitter()) else { return };
             state.tunnels[attempt.slot] = None;
             let asks = after.asks.and_then(|slot| state.tunnels[slot].clone());
             (after, asks)
@@ -185,8 +179,13 @@ impl Fleet {
         if let Some(tunnel) = asks {
             self.request_ports(attempt.gateway, &tunnel);
         }
+        self.connect_after(after.wait, attempt);
+    }
+
+    /// Ends the wait after an attempt.
+    fn connect_after(self: &Arc<Fleet>, wait: Duration, attempt: Attempt) {
         let fleet = self.clone();
-        match self.remote.after(after.wait, move || fleet.connect(attempt)) {
+        match self.remote.after(wait, move || fleet.connect(attempt)) {
             Ok(timer) => self.state.lock().keep(attempt, timer),
             // Only an event loop that is stopping has no timer for it.
             Err(error) => log::debug!(event = "connect"; "not trying again: {error}"),
@@ -234,10 +233,30 @@ impl Fleet {
 }
 
 impl State {
+    /// The oldest of the tunnels that were left behind, where there are too many of them: their gateways said that they leave.
+    fn one_too_many(&self) -> Option<Arc<Tunnel>> {
+        let is_left =
+            |tunnel: &&Arc<Tunnel>| !self.tunnels.iter().flatten().any(|used| Arc::ptr_eq(used, tunnel));
+        let mut left = self.alive.iter().filter(is_left);
+        let oldest = left.next()?.clone();
+        (left.count() >= TUNNELS_LEFT_MAX).then_some(oldest)
+    }
+
     /// The timer that ends the wait after an attempt, unless something else has ended it already.
     fn keep(&mut self, after: Attempt, timer: Timer) {
         if self.slots.waits(after) {
             self.timers[after.slot] = Some((after.number, timer));
+        }
+    }
+}
+
+/// An evenly drawn number for a wait.
+fn jitter() -> u32 {
+    match rt::random() {
+        Ok(random) => random as u32,
+        Err(error) => {
+            log::debug!(event = "connect"; "no random numbers, no jitter: {error}");
+            u32::MAX / 2
         }
     }
 }
@@ -332,15 +351,18 @@ impl Side for ClientSide {
         let tls = tunnel.exchange(|session| session.peer().is_some_and(Peer::has_tls));
         log::info!(event = "tun_up", tun = tunnel.label(), gateway:% = self.gateway().target,
             group = fleet.config.group.as_str(), tls; "the gateway is there");
-        let up = {
+        let (up, left) = {
             let state = &mut *fleet.state.lock();
             state.alive.push(tunnel.clone());
             let up = state.slots.up(self.attempt);
             if up.is_some() {
                 state.tunnels[self.attempt.slot] = Some(tunnel.clone());
             }
-            up
+            (up, state.one_too_many())
         };
+        if let Some(left) = left {
+            left.exchange(|session| session.close(GoAwayCode::Stop, "too many tunnels are left behind"));
+        }
         if let Some(up) = up {
             if up.asks {
                 fleet.request_ports(self.attempt.gateway, tunnel);
@@ -381,18 +403,22 @@ impl Side for ClientSide {
                 return log::debug!(event = "connect"; "no random numbers, no successor yet: {error}");
             }
         };
-        let (after, asks) = {
+        let (after, wait, asks) = {
             let state = &mut *fleet.state.lock();
-            let Some((after, then)) = state.slots.drains(self.attempt, instance) else { return };
+            let left = state.slots.drains(self.attempt, instance, tunnel.lived(), jitter());
+            let Some((after, then)) = left else { return };
             state.tunnels[self.attempt.slot] = None;
-            (after, then.asks.and_then(|slot| state.tunnels[slot].clone()))
+            (after, then.wait, then.asks.and_then(|slot| state.tunnels[slot].clone()))
         };
         log::info!(event = "tun_drain", tun = tunnel.label(), gateway:% = self.gateway().target; "the gateway is leaving");
         fleet.missed[self.attempt.gateway].lock().is_lost(rt::now());
         if let Some(tunnel) = asks {
             fleet.request_ports(self.attempt.gateway, &tunnel);
         }
-        fleet.connect(after);
+        match wait.is_zero() {
+            true => fleet.connect(after),
+            false => fleet.connect_after(wait, after),
+        }
     }
 
     fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {

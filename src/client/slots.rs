@@ -14,13 +14,15 @@
 //! * A slot goes to the gateway that has the fewest of the other slots, so that two go to different ones where there
 //!   are several; after a failure it goes elsewhere if that is as good.
 //! * The first tunnel that comes up sends every waiting slot off at once: what was missing is back.
-//! * A gateway that is leaving has a successor at once. It is somebody else for a gateway (another instance), because
-//!   who comes as the same one again takes the old tunnel's place, and its streams with it.
+//! * A gateway that is leaving has a successor at once, if it was there for some time: one that leaves as soon as it is there is
+//!   waited for like a lost one. It is somebody else for a gateway (another instance), because who comes as the same one again
+//!   takes the old tunnel's place, and its streams with it.
 //! * Of the tunnels to one gateway one asks for the forwarded ports: the first that is up, and after it the next.
 
 use std::time::Duration;
 
 use super::reconnect::{Ended, Reconnect};
+use crate::limits::RECONNECT_QUICK_LIVED_MS;
 
 /// One attempt at a tunnel, and what came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +156,20 @@ impl Slots {
         Some(After { wait, asks: self.hand_on(attempt) })
     }
 
-    /// The gateway is leaving, and so is the tunnel: the slot waits for its next attempt, as this instance, and needs no
-    /// wait; `None` when the tunnel was left behind before.
-    pub(super) fn drains(&mut self, attempt: Attempt, instance: u64) -> Option<(Attempt, After)> {
+    /// The gateway is leaving after `lived`, and so is the tunnel: the slot waits for its next attempt, as this instance; `None` when
+    /// the tunnel was left behind before. `random` is any evenly drawn number.
+    pub(super) fn drains(
+        &mut self,
+        attempt: Attempt,
+        instance: u64,
+        lived: Duration,
+        random: u32,
+    ) -> Option<(Attempt, After)> {
         let slot = self.current_mut(attempt)?;
+        let wait = match lived >= Duration::from_millis(RECONNECT_QUICK_LIVED_MS) {
+            true => Duration::ZERO,
+            false => slot.reconnect.wait(Ended::Lost { lived }, random),
+        };
         slot.phase = Phase::Waiting;
         slot.elsewhere = true;
         slot.latest.instance = instance;
@@ -169,7 +181,7 @@ impl Slots {
         let slot = &mut self.slots[attempt.slot];
         slot.latest.number = number;
         let next = slot.latest;
-        Some((next, After { wait: Duration::ZERO, asks: self.hand_on(attempt) }))
+        Some((next, After { wait, asks: self.hand_on(attempt) }))
     }
 
     /// Whether this tunnel is the one that asks its gateway for ports.
@@ -219,6 +231,7 @@ mod tests {
     use crate::limits::RECONNECT_QUICK_MAX_MS;
 
     const LONGEST: u32 = u32::MAX;
+    const LONG: Duration = Duration::from_millis(RECONNECT_QUICK_LIVED_MS);
 
     fn slots(gateways: usize, count: u64) -> Slots {
         Slots::new(gateways, 100..100 + count)
@@ -353,18 +366,35 @@ mod tests {
             let mut slots = slots(gateways_count, 1);
             let old = begin(&mut slots)[0];
             assert!(slots.up(old).expect("it is the latest").asks);
-            let (after, then) = slots.drains(old, 7).expect("it is the latest");
+            let (after, then) = slots.drains(old, 7, LONG, LONGEST).expect("it is the latest");
             assert_eq!(then, After { wait: Duration::ZERO, asks: None });
             let new = slots.begin(after).expect("it needs no wait");
             assert_eq!((new.gateway, new.instance, new.generation), (next_gateway, 7, 1));
             assert!(slots.up(new).expect("it is the latest").asks);
             // What is still said of the old one is nothing to the new one.
             assert_eq!(slots.ended(old, lost(), LONGEST), None);
-            assert_eq!(slots.drains(old, 8), None);
+            assert_eq!(slots.drains(old, 8, LONG, LONGEST), None);
             assert_eq!(slots.up(old), None);
             assert!(slots.asks(new) && !slots.asks(old));
             assert_eq!(slots.waiting(), []);
         }
+    }
+
+    // It would be dialed without end.
+    #[test]
+    fn a_gateway_that_leaves_as_soon_as_it_is_there_is_waited_for() {
+        let mut slots = slots(1, 1);
+        let mut attempt = begin(&mut slots)[0];
+        for instance in 1..=1000 {
+            assert!(slots.up(attempt).is_some());
+            let short = Duration::from_millis(RECONNECT_QUICK_LIVED_MS - 1) / 1000;
+            let (after, then) = slots.drains(attempt, instance, short, LONGEST).expect("it is the latest");
+            assert!(then.wait > Duration::ZERO, "{instance}");
+            attempt = slots.begin(after).expect("it waits");
+            assert!(attempt.returns && attempt.instance == instance, "{attempt:?}");
+        }
+        let mut wait = || slots.drains(attempt, 0, Duration::ZERO, LONGEST).expect("it is the latest").1.wait;
+        assert!(wait() > Duration::from_secs(20), "such a gateway is tried more and more rarely");
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod tally;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -206,6 +206,11 @@ impl Tunnel {
     /// The connection that carries it, once there is one.
     pub fn carrier(&self) -> Option<&Handle> {
         self.carrier.get()
+    }
+
+    /// How long its connection has been there.
+    pub fn lived(&self) -> Duration {
+        rt::since(self.inner.lock().started)
     }
 
     /// Streams that are open.

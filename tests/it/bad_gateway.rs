@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyproxy::limits::TUNNELS_LEFT_MAX;
 use anyproxy::proto::frame::{
     AuthErr, AuthErrCode, Frame, GoAway, GoAwayCode, Kind, Network, OpenRequest, PortRequest, Welcome,
 };
@@ -326,4 +327,25 @@ fn a_client_stops_though_its_gateway_reads_nothing() {
     let down = client.wait(&["event=tun_down"]);
     assert!(down.contains(" level=INFO ") && !down.contains("takes nothing"), "{down}");
     drop(peer);
+}
+
+// Each time that it leaves it has a successor, and what it leaves behind it keeps.
+#[test]
+fn tunnels_of_a_gateway_that_leaves_again_and_again_have_an_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let url = format!("ws://{}", listener.local_addr().expect("it is bound"));
+    let client = Program::start(&["client", "--gateway", &url, "--allow", "127.0.0.1"]);
+    let leaves = |_| {
+        let mut peer = Peer::gateway(&listener).up();
+        peer.say(&[(Frame::GoAway(GoAway { code: GoAwayCode::Drain, reason: String::new() }), 0)]);
+        peer
+    };
+    let mut left: Vec<Peer> = (0..=TUNNELS_LEFT_MAX).map(leaves).collect();
+    let mut last = Peer::gateway(&listener).up();
+    let farewell = left.remove(0).farewell();
+    assert_eq!(farewell.code, Some(1001), "{farewell:?}");
+    let echo = Origin::echo();
+    opened(&mut last, echo.addr().port());
+    drop((left, last));
+    client.stop_but_for(&[LOST, AGAIN]);
 }

@@ -150,18 +150,20 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
                 NoAddress::Timeout => RefuseCode::Timeout,
                 NoAddress::Busy => RefuseCode::Limit,
             }),
-            Ok(addresses) => match allowed(&reaching.ways.rules, &reaching.target, addresses) {
-                Ok(addresses) => {
-                    reaching.left = addresses;
-                    reaching.next(RefuseCode::Unreachable);
-                }
-                Err(verdict) => {
-                    if let Some(verdict) = verdict {
-                        reaching.ways.log_forbidden(user, &reaching.target, reaching.conn_id, &verdict);
+            Ok(addresses) => {
+                match allowed(&reaching.ways.rules, &reaching.target, reaching.conn_id, addresses) {
+                    Ok(addresses) => {
+                        reaching.left = addresses;
+                        reaching.next(RefuseCode::Unreachable);
                     }
-                    reaching.refuse(RefuseCode::Forbidden);
+                    Err(verdict) => {
+                        if let Some(verdict) = verdict {
+                            reaching.ways.log_forbidden(user, &reaching.target, reaching.conn_id, &verdict);
+                        }
+                        reaching.refuse(RefuseCode::Forbidden);
+                    }
                 }
-            },
+            }
         }
     });
 }
@@ -174,6 +176,7 @@ pub(super) fn reach(ways: &Arc<Ways>, tunnel: &Arc<Tunnel>, id: StreamId, reques
 fn allowed(
     rules: &Rules,
     target: &Target,
+    conn_id: u64,
     addresses: Vec<SocketAddr>,
 ) -> Result<VecDeque<SocketAddr>, Option<Verdict>> {
     let (mut allowed, mut forbidden) = (VecDeque::new(), None);
@@ -182,7 +185,7 @@ fn allowed(
         if verdict.allowed {
             allowed.push_back(address);
         } else {
-            log::debug!(event = "stream", dst:% = target, ip:% = address; "{verdict}");
+            log::debug!(event = "refuse", conn_id = crate::conn_label(conn_id), dst:% = target, ip:% = address; "{verdict}");
             forbidden.get_or_insert(verdict);
         }
     }
@@ -358,7 +361,7 @@ mod tests {
         let addresses = |hosts: &[u8]| -> Vec<SocketAddr> {
             hosts.iter().map(|host| ([127, 0, 0, *host], 80).into()).collect()
         };
-        let of = |hosts: &[u8]| allowed(&rules, &target, addresses(hosts)).map(Vec::from);
+        let of = |hosts: &[u8]| allowed(&rules, &target, 1, addresses(hosts)).map(Vec::from);
         assert_eq!(of(&[2, 4, 3, 5]).ok(), Some(addresses(&[4, 5])));
         let verdict = of(&[3, 2]).expect_err("neither is allowed").expect("and why");
         assert_eq!(verdict.to_string(), rules.address(&target, addresses(&[3])[0]).to_string());
