@@ -3,11 +3,13 @@
 use std::io::Write as _;
 use std::net::UdpSocket;
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use anyproxy::limits::{LINGER_MS, SOCKS5_HANDSHAKE_MS};
 
 use crate::forwards::{ask, udp_target};
 use crate::statuses::FullBacklog;
-use crate::support::{Ended, Origin, PATIENCE, Program, Wire, field, gateway, pattern};
+use crate::support::{Ended, Origin, PATIENCE, Program, Wire, field, gateway, pattern, skipped, until};
 
 /// More than lies between a target and a user who reads nothing.
 const FLOOD: usize = 64 << 20;
@@ -170,4 +172,40 @@ fn dials_that_hang_delay_nobody() {
     assert!(hanging.iter().all(Wire::is_quiet), "while all the others wait");
     drop((hanging, good));
     stop(gateway, client);
+}
+
+// proves T17: a user has as long for what he wants to say as the limit says
+#[test]
+fn a_user_who_does_not_finish_its_request_is_let_go() {
+    if skipped("10 s of a request that is not finished") {
+        return;
+    }
+    let gateway = gateway(&[]);
+    let begun = Instant::now();
+    let mut user = Wire::connect(gateway.addr("socks"));
+    user.send([5]);
+    assert_eq!(user.read_to_end().0, b"");
+    assert!(begun.elapsed() >= Duration::from_millis(SOCKS5_HANDSHAKE_MS), "{:?}", begun.elapsed());
+    gateway.wait(&["event=access", "in=socks", "end=cR", "why=timeout"]);
+    gateway.stop();
+}
+
+// proves T17: a user who was answered, and stays, is left behind as soon as the limit says
+#[test]
+fn a_user_who_does_not_leave_after_the_last_answer_is_let_go() {
+    let gateway = gateway(&[]);
+    gateway.wait(&["event=ready"]);
+    let base = gateway.descriptors();
+    let begun = Instant::now();
+    let mut user = Wire::connect(gateway.addr("socks"));
+    user.send([5, 1, 0]);
+    assert_eq!(user.take(2), [5, 0]);
+    // Nobody listens for others here.
+    user.send([5, 2, 0, 1, 127, 0, 0, 1, 0, 80]);
+    assert_eq!(user.take(10)[..2], [5, 7]);
+    assert_eq!(user.read_to_end(), (vec![], Ended::Fin));
+    until("the end of who stays", || gateway.descriptors() == base);
+    assert!(begun.elapsed() >= Duration::from_millis(LINGER_MS), "{:?}", begun.elapsed());
+    drop(user);
+    gateway.stop();
 }
