@@ -187,6 +187,11 @@ impl Stream {
         self.sending == Sending::Ended && self.receiving == Receiving::Ended
     }
 
+    /// Nothing more is to be said or heard of it: what has come is there to be read, up to the end that came behind it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.sending == Sending::Ended && matches!(self.receiving, Receiving::Fin | Receiving::Rst(_))
+    }
+
     // ---- sending
 
     /// Bytes that a write may bring now.

@@ -9,7 +9,8 @@
 //!   what came of that: streams are woken, events for the side are queued, the carrier is woken to send.
 //! * A [`Stream`] is owned by the one connection that it is joined to. Dropping it resets what is left of it.
 //! * The carrier's connection owns the WebSocket. When it closes, for whatever reason, every stream is told, and then
-//!   the side, once. A stream whose session ended is [`Broken::Lost`], whichever of the two it hears of first.
+//!   the side, once. A stream whose session ended is [`Broken::Lost`], whichever of the two it hears of first; but one that has
+//!   ended both ways on the wire can be read to its end, however long that takes.
 //! * Stopping: the session drains, so that the peer opens no more streams; the carrier leaves after the last one, behind
 //!   all that there was to say of it.
 
@@ -81,6 +82,8 @@ struct Inner {
     stopping: bool,
     /// The carrier is gone.
     lost: bool,
+    /// The session has said that it is over: a stream that closes after that has outlived it.
+    told_over: bool,
     /// Control frames of the WebSocket that came.
     ws_control: u64,
     /// What was counted when that was asked for last.
@@ -118,6 +121,7 @@ impl Inner {
         let mut last = None;
         while let Some(event) = self.session.poll_event() {
             let Some(id) = subject(&event) else {
+                self.told_over |= matches!(event, Event::Lost(_));
                 self.events.push_back(event);
                 continue;
             };
@@ -129,7 +133,7 @@ impl Inner {
                 continue;
             };
             let closed = matches!(event, Event::Closed(_));
-            entry.notes.lock().note(event, self.session.end().is_some());
+            entry.notes.lock().note(event, self.session.end().is_some() && !self.told_over);
             // Several events in a row are one piece of news.
             if last.replace(id) != Some(id) {
                 match &entry.watcher {
@@ -174,6 +178,7 @@ impl Tunnel {
             rest: Rest::Awake,
             stopping: false,
             lost: false,
+            told_over: false,
             ws_control: 0,
             told: Tally::default(),
         };
@@ -336,7 +341,9 @@ impl Tunnel {
             inner.lost = true;
             // First, so that closing the session finds no stream to speak of.
             let mut woken = Vec::new();
-            let mut streams: Vec<_> = std::mem::take(&mut inner.streams).into_iter().collect();
+            let session = &inner.session;
+            let mut streams: Vec<_> =
+                inner.streams.extract_if(|id, _| !session.outlives(StreamId(*id))).collect();
             streams.sort_unstable_by_key(|(id, _)| *id);
             for (id, entry) in streams {
                 entry.notes.lock().lose(how);

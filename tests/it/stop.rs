@@ -397,4 +397,5 @@ fn what_is_held_ends_before_who_holds_it() {
     check_order(true, true);
     check_order(true, false);
     check_order(false, true);
+    check_order(false, false);
 }

@@ -234,8 +234,8 @@ impl Session {
         }
     }
 
-    /// Ends the session and all its streams: one farewell is still to be sent, and nothing after it. What the streams had queued is
-    /// dropped. Does nothing when the session is over.
+    /// Ends the session and its streams: one farewell is still to be sent, and nothing after it. What the streams had queued is
+    /// dropped. Does nothing when the session is over. Streams that [want nothing more of the peer](Self::outlives) can be read on.
     ///
     /// # Panics
     /// Never with a code that ends a session; `Drain` is [`drain`](Self::drain).
@@ -329,6 +329,12 @@ impl Session {
     /// Whether this stream is in the table.
     pub fn contains(&self, id: StreamId) -> bool {
         self.table.contains_key(&id.0)
+    }
+
+    /// Whether the end of the session changes nothing for this stream: both directions have ended on the wire, and what came waits
+    /// here to be read. Who said it may leave, and the session with it; who is to get it may be slow.
+    pub fn outlives(&self, id: StreamId) -> bool {
+        self.table.get(&id.0).is_some_and(|stream| stream.is_whole())
     }
 
     /// Streams that are in the table.
@@ -453,7 +459,11 @@ impl Session {
         self.ports.clear();
         self.turns.clear();
         self.credits.clear();
-        let mut ids: Vec<u32> = self.table.keys().copied().collect();
+        // Of a peer that broke the protocol nothing more is given to anybody.
+        let keeps = !matches!(&lost, Lost::Failed(error) if *error != Error::PeerLost);
+        let ends = |stream: &Stream| !(keeps && stream.is_whole());
+        let mut ids: Vec<u32> =
+            self.table.iter().filter(|(_, stream)| ends(stream)).map(|(id, _)| *id).collect();
         ids.sort_unstable();
         for id in ids {
             self.remove(StreamId(id));

@@ -201,7 +201,7 @@ impl Session {
     pub fn delivered(&mut self, id: StreamId, total: u64) {
         let Some(stream) = self.table.get_mut(&id.0) else { return };
         stream.receive_window.deliver(total);
-        if stream.has_credit() && !stream.credit_queued {
+        if self.end.is_none() && stream.has_credit() && !stream.credit_queued {
             stream.credit_queued = true;
             self.credits.push_back(id.0);
         }

@@ -157,6 +157,38 @@ fn closing_ends_the_streams_and_then_the_session_once() {
     }
 }
 
+// proves S-34, S-44: who has said everything and heard everything may leave, and what it said is still there for who reads it late
+#[test]
+fn what_has_come_as_a_whole_outlives_the_session() {
+    for side in [CLIENT, GATEWAY] {
+        let (mut pair, whole) = Pair::with_stream(tcp("a", 1));
+        let half = pair.open(tcp("b", 1));
+        pair.ends[side].finish(whole);
+        pair.drive();
+        for id in [whole, half] {
+            pair.ends[1 - side].write(id, &mut buffer(&[7; 1000])).unwrap();
+            pair.ends[1 - side].finish(id);
+        }
+        pair.drive();
+        assert!(pair.ends[1 - side].read(whole, &mut LinkBuffer::new(), 1).unwrap().end);
+        pair.take_events(side);
+        pair.ends[1 - side].close(GoAwayCode::Stop, "");
+        pair.drive();
+        // Of the other one this side would have more to say.
+        let lost = Event::Lost(Lost::PeerClosed(GoAwayCode::Stop, String::new()));
+        assert_eq!(pair.take_events(side), [Event::Closed(half), lost]);
+        let end = &mut pair.ends[side];
+        assert!(end.outlives(whole) && !end.contains(half));
+        let mut out = LinkBuffer::new();
+        assert_eq!(end.read(whole, &mut out, 999), Ok(Read { bytes: 999, end: false }));
+        end.delivered(whole, 999);
+        assert_eq!(end.write(whole, &mut buffer(b"x")), Err(StreamError::Finished));
+        assert_eq!(end.read(whole, &mut out, 999), Ok(Read { bytes: 1, end: true }));
+        assert_eq!((end.poll_event(), end.stream_count()), (Some(Event::Closed(whole)), 0));
+        assert!(!end.wants_transmit() && end.poll_timeout().is_none());
+    }
+}
+
 // proves S-43 for the session's part: draining refuses new streams and lets the open ones finish
 #[test]
 fn draining_lets_open_streams_go_on() {

@@ -329,6 +329,7 @@ fn whatever_the_schedule_no_byte_is_lost_and_nothing_is_left() {
 // proves S-21, S-33, S-36, S-38: the session ends in the middle of everything, from either side, and all streams with it
 #[test]
 fn whatever_the_schedule_an_end_ends_everything_once() {
+    let mut outlived = 0;
     for seed in 0..seeds() {
         let mut world = World::new(seed);
         for _ in 0..world.rng.usize(..STEPS) {
@@ -341,11 +342,30 @@ fn whatever_the_schedule_an_end_ends_everything_once() {
         world.pair.ends[side].close(GoAwayCode::Stop, "");
         world.pair.drive();
         for (side, known) in known.into_iter().enumerate() {
+            let closed =
+                |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Closed(_))).count();
             let events = world.pair.take_events(side);
-            let closed = events.iter().filter(|event| matches!(event, Event::Closed(_))).count();
-            assert!(closed >= known && matches!(events.last(), Some(Event::Lost(_))), "seed {seed}");
-            let end = &world.pair.ends[side];
+            let whole: Vec<StreamId> =
+                world.streams.keys().copied().filter(|id| world.pair.ends[side].outlives(*id)).collect();
+            assert!(closed(&events) + whole.len() >= known, "seed {seed}");
+            assert!(matches!(events.last(), Some(Event::Lost(_))), "seed {seed}");
+            assert_eq!(world.pair.ends[side].stream_count(), whole.len(), "seed {seed}");
+            // What had come as a whole is there as a whole.
+            let end = &mut world.pair.ends[side];
+            for id in &whole {
+                let expected = end.readable_len(*id);
+                let mut out = LinkBuffer::new();
+                while end.read_datagram(*id).is_some() {}
+                let read = end.read(*id, &mut out, usize::MAX).expect("it can be read");
+                assert!(out.len() == expected && read.bytes == expected, "seed {seed}");
+                end.delivered(*id, u64::MAX);
+            }
+            let events: Vec<Event> = std::iter::from_fn(|| end.poll_event()).collect();
+            assert_eq!(closed(&events), whole.len(), "seed {seed}");
             assert_eq!((end.stream_count(), end.stats().streams_closed), (0, end.stats().streams_opened));
+            assert!(!end.wants_transmit(), "seed {seed}");
+            outlived += whole.len();
         }
     }
+    assert!(outlived > 0, "the schedules have such streams");
 }
