@@ -26,4 +26,5 @@ mod times;
 mod tls;
 mod transfer;
 mod tunnels;
+mod units;
 mod usage;
