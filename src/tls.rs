@@ -162,11 +162,13 @@ impl Server {
             Some(path) => {
                 let roots = Arc::new(authorities(path).map_err(|why| format!("--client-ca {why}"))?);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
-                builder.with_client_cert_verifier(verifier.map_err(|error| named(path, &error))?)
+                let verifier = verifier.map_err(|error| format!("--client-ca {}", named(path, &error)));
+                builder.with_client_cert_verifier(verifier?)
             }
         };
-        let first = chain.first().ok_or_else(|| named(&identity.cert, &"no certificate in it"))?;
-        let (own, pin) = (end_point(first), Pin::of(first).map_err(|error| named(&identity.cert, &error))?);
+        let of_cert = |why: &dyn fmt::Display| format!("--tls-cert {}", named(&identity.cert, why));
+        let first = chain.first().ok_or_else(|| of_cert(&"no certificate in it"))?;
+        let (own, pin) = (end_point(first), Pin::of(first).map_err(|error| of_cert(&error))?);
         let config = builder.with_single_cert(chain, key).map_err(|error| misfit(identity, &error))?;
         let config = tls::Server::new(config).map_err(|error| error.to_string())?;
         Ok(Server { current: RwLock::new(Shown { config, own, pin }) })
@@ -292,14 +294,20 @@ fn load(
     credentials: Option<&Path>,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
     let chain = certificates(&identity.cert).map_err(|why| format!("--tls-cert {why}"))?;
+    let of_key = |why: &dyn fmt::Display| format!("--tls-key {}", named(&identity.key, why));
     let key = secret_file::read(&identity.key, credentials, PRIVATE_KEY_BYTES_MAX);
-    let key = key.map_err(|fault| format!("--tls-key {}", named(&identity.key, &fault)))?;
-    let key = PrivateKeyDer::from_pem_slice(&key);
-    Ok((chain, key.map_err(|_fault| named(&identity.key, &"no private key in it (want PEM)"))?))
+    let key = PrivateKeyDer::from_pem_slice(&key.map_err(|fault| of_key(&fault))?);
+    Ok((chain, key.map_err(|_fault| of_key(&"no private key in it (want PEM)"))?))
 }
 
 fn misfit(Identity { cert, key }: &Identity, error: &rustls::Error) -> String {
-    format!("{} and {}: {error}", cert.display(), key.display())
+    let (cert, key) = (cert.display(), key.display());
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            format!("--tls-key {key}: the key does not belong to the certificate, --tls-cert {cert}")
+        }
+        error => format!("--tls-cert {cert}, --tls-key {key}: {error}"),
+    }
 }
 
 fn named(path: &Path, what: &dyn fmt::Display) -> String {

@@ -77,14 +77,17 @@ fn what_cannot_be_used_is_named() {
     check(&with_cert(files.key.clone()), None, ["key.pem", "no certificate in it"]);
     check(&with_cert(write("cut", b"-----BEGIN CERTIFICATE-----\nAAAA")), None, ["cut", "PEM"]);
     let junk = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    check(&with_cert(write("junk", junk)), None, ["junk", "cert"]);
+    check(&with_cert(write("junk", junk)), None, ["--tls-cert ", "junk: "]);
     check(&with_key(files.cert.clone()), None, ["cert.pem", "mode"]);
-    check(&with_key(write("no-key", b"hello")), None, ["no-key", "no private key"]);
+    check(&with_key(write("no-key", b"hello")), None, ["no-key", "--tls-key"]);
+    check(&with_key(write("no-key-2", b"hello")), None, ["no-key-2", "no private key"]);
     check(&with_key(dir.path().to_owned()), None, ["not a regular file", ""]);
-    check(&files, Some(&dir.path().join("ca")), ["ca", "No such file"]);
+    check(&files, Some(&dir.path().join("ca")), ["--client-ca ", "ca: No such file"]);
     let other = dir.path().join("other");
     std::fs::create_dir(&other).expect("it is not there");
-    check(&with_key(identity(&other).0.key), None, ["other/key.pem", ""]);
+    let strange = with_key(identity(&other).0.key);
+    check(&strange, None, ["other/key.pem: the key does not belong to the certificate", "--tls-cert "]);
+    check(&strange, None, ["--tls-key ", "/cert.pem"]);
 
     // Limits.
     let one = std::fs::read(&files.cert).expect("it is there");
