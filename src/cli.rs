@@ -29,6 +29,7 @@ use crate::limits::{
     CERTIFICATE_DAYS_MAX, CERTIFICATE_NAMES_MAX, CLI_RULES_MAX, GATEWAYS_MAX, REPLICAS_MAX, STREAMS_MAX,
 };
 use crate::logfmt;
+use crate::proto::target::Target;
 use crate::secret_file;
 use crate::times::Times;
 use crate::tls::Identity;
@@ -186,7 +187,7 @@ pub fn parse(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Re
 
 /// Reaches services in private networks through one public gateway.
 #[derive(Parser)]
-#[command(name = "anyproxy", version, about, subcommand_required = true, disable_help_subcommand = true)]
+#[command(name = "anyproxy", version, propagate_version = true, about, subcommand_required = true)]
 struct Raw {
     #[command(subcommand)]
     command: RawCommand,
@@ -368,6 +369,13 @@ impl TryFrom<RawCert> for Cert {
         }
         if names.is_empty() {
             names = ["localhost", "127.0.0.1", "::1"].map(String::from).into();
+        }
+        for name in &names {
+            let host = name.strip_prefix("*.").unwrap_or(name);
+            Target::new(host, 443).map_err(|error| format!("anyproxy: --name {name:?}: {error}"))?;
+        }
+        if cert == key {
+            return Err(format!("anyproxy: --cert, --key: one file cannot be both, {}", cert.display()));
         }
         Ok(Cert::Issue { names, days, identity: Identity { cert, key } })
     }

@@ -24,19 +24,24 @@ pub(super) fn one_line(error: &clap::Error, words: &[OsString]) -> String {
         let text = error.to_string();
         let paragraph = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
         let words: Vec<&str> = paragraph.split_whitespace().collect();
-        format!("{}{}", words.join(" "), meant(error, &root))
+        format!("{}{}", words.join(" "), meant(error, &root, command))
     };
     format!("anyproxy: {what}; see {path} --help")
 }
 
-/// What may have been meant in place of what nobody knows.
-fn meant(error: &clap::Error, root: &Command) -> String {
+/// What may have been meant in place of what `taken`, the command that was given, does not know.
+fn meant(error: &clap::Error, root: &Command, taken: &Command) -> String {
     let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) => flag.as_str(),
         _ => "",
     };
     if unknown == "--password" {
-        return ", passwords come from files: --password-file".into();
+        let file = if taken.get_arguments().any(|arg| arg.get_long() == Some("password-file")) {
+            ": --password-file"
+        } else {
+            ""
+        };
+        return format!(", passwords come from files{file}");
     }
     let has = |command: &&Command| {
         command

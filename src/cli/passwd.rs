@@ -93,8 +93,10 @@ impl TryFrom<RawPasswd> for Passwd {
             RawWhose::User { name, common } => (Whose::User(name), common),
             RawWhose::Client { name, groups, ports, common } => {
                 let groups: Vec<&str> = groups.iter().map(Name::as_str).collect();
-                let grant = Grant::parse(&groups.join(","), &ports.join(","));
-                let grant = grant.map_err(|why| format!("anyproxy: passwd: --group, --port: {why}"))?;
+                let (groups, ports) = (groups.join(","), ports.join(","));
+                let of = |flag, why| format!("anyproxy: passwd: --{flag}: {why}");
+                Grant::parse(&groups, "").map_err(|why| of("group", why))?;
+                let grant = Grant::parse(&groups, &ports).map_err(|why| of("port", why))?;
                 (Whose::Client(name, grant), common)
             }
         };

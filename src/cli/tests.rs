@@ -146,6 +146,9 @@ fn times_are_configurable_and_by_kind() {
         gateway("--idle-timeout http=9s --idle-timeout 5min --idle-timeout forward=8s").idle,
         idle(Some(secs(9)), five, Some(secs(8)))
     );
+    assert_eq!(gateway("--idle-timeout 5min --idle-timeout forward=never").idle, idle(five, five, None));
+    assert_eq!(gateway("--idle-timeout never --idle-timeout http=5min").idle, idle(five, None, None));
+    refuse("client --gateway ws://h:1 --connect-timeout never", &["--connect-timeout", "want a time"]);
     let before = "client --gateway ws://h:1 --connect-timeout";
     refuse(&format!("{before} 30"), &["--connect-timeout", "want a time such as 30s or 5min"]);
     refuse(&format!("{before} {}ms", TIMEOUT_MS_MIN - 1), &["--connect-timeout", "from 100ms to 7days"]);
@@ -168,6 +171,8 @@ fn faults_are_named_in_one_line() {
     );
     refuse("client --gateway ws://h:1 --idle-timeout 5s", &["--idle-timeout belongs to gateway"]);
     refuse("client --gateway ws://h:1 --password x", &["passwords come from files: --password-file;"]);
+    refuse("passwd user a --password x", &["passwords come from files: --password-file;"]);
+    refuse("serve --password x", &["passwords come from files;"]);
     refuse("client --gateway ws://h:1 --allow http://h", &["--allow", "no scheme in a pattern"]);
     refuse("standalone --http", &["--http"]);
     refuse("standalone --http 127.0.0.1", &["'127.0.0.1'", "--http", "want ADDRESS:PORT"]);
@@ -307,6 +312,11 @@ fn a_certificate_has_names_and_an_end() {
     refuse("cert --days 0", &["--days"]);
     refuse("cert --days 3651", &["--days", "1..=3650"]);
     refuse(&format!("cert{}", " --name a".repeat(65)), &["--name", "65", "64"]);
+    check("cert --name *.a.example", issue(&["*.a.example"], 365, files()));
+    let spaced = parse(["anyproxy", "cert", "--name", "a b"]);
+    assert!(matches!(&spaced, Err(Stop::Usage(line)) if line.contains("--name \"a b\": ")), "{spaced:?}");
+    refuse("cert --name a --name *", &["--name \"*\": "]);
+    refuse("cert --cert same --key same", &["--cert, --key: one file cannot be both, same"]);
 }
 
 // T25: no flag takes a password
@@ -333,6 +343,8 @@ fn a_key_is_somebodys_and_its_password_is_in_a_file() {
     refuse("passwd user prod --password secret", &["--password"]);
     refuse("passwd client edge04 --password-file p", &["--group"]);
     refuse("passwd client edge04 --group a --port x --password-file p", &["--port", "neither a port"]);
+    let reversed = "passwd client edge04 --group a --port 2-1 --password-file p";
+    refuse(reversed, &["passwd: --port: \"2-1\" is neither a port nor LOW-HIGH with the lower one first"]);
     refuse("passwd user prod --password-file p --memory-kib 1023", &["--memory-kib"]);
     refuse("passwd user prod --password-file p --passes 17", &["--passes"]);
     match run("gateway --tunnel 0.0.0.0:1 --http 0.0.0.0:2 --keys k") {
@@ -371,11 +383,23 @@ fn listeners_for_everyone_need_a_group() {
 
 #[test]
 fn help_and_version_are_shown() {
-    for line in ["--help", "-h", "gateway --help", "client --help", "standalone --help", "--version", "-V"] {
+    for line in [
+        "--help",
+        "-h",
+        "gateway --help",
+        "client --help",
+        "standalone --help",
+        "help",
+        "help cert",
+        "--version",
+        "-V",
+    ] {
         match run(line) {
             Err(Stop::Show(text)) => assert!(text.contains("anyproxy"), "{text}"),
             other => panic!("{line}: {other:?}"),
         }
     }
+    let version = format!("anyproxy-gateway {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run("gateway --version"), Err(Stop::Show(version)));
     assert_eq!(run("--version"), Err(Stop::Show(format!("anyproxy {}\n", env!("CARGO_PKG_VERSION")))));
 }

@@ -11,11 +11,11 @@ use crate::times::{Idle, Times};
 /// A gateway's times.
 #[derive(Args, Clone, Debug)]
 pub(super) struct RawGatewayTimes {
-    /// Give up a user that reads nothing for this long [default: 30s]
+    /// Give up a user that reads nothing for this long (100ms to 7days) [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     write_stall_timeout: Option<Duration>,
     /// Close users' connections on which nothing moves for this long, all of them or those of one kind; may be repeated
-    /// [default: never]
+    /// (100ms to 7days, or never) [default: never]
     #[arg(long, value_name = "[http=|socks=|forward=]TIME")]
     idle_timeout: Vec<IdleTime>,
 }
@@ -23,10 +23,10 @@ pub(super) struct RawGatewayTimes {
 /// A client's times.
 #[derive(Args, Clone, Debug)]
 pub(super) struct RawClientTimes {
-    /// Give up a target that is not connected within this [default: 30s]
+    /// Give up a target that is not connected within this (100ms to 7days) [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     connect_timeout: Option<Duration>,
-    /// Give up a target that reads nothing for this long [default: 30s]
+    /// Give up a target that reads nothing for this long (100ms to 7days) [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     write_stall_timeout: Option<Duration>,
 }
@@ -40,13 +40,13 @@ impl From<RawGatewayTimes> for Times {
             raw.idle_timeout.into_iter().partition(|time| time.kind.is_none());
         for IdleTime { kind, time } in all.into_iter().chain(kinds) {
             if matches!(kind, None | Some(Kind::Http)) {
-                idle.http = Some(time);
+                idle.http = time;
             }
             if matches!(kind, None | Some(Kind::Socks)) {
-                idle.socks = Some(time);
+                idle.socks = time;
             }
             if matches!(kind, None | Some(Kind::Forward)) {
-                idle.forward = Some(time);
+                idle.forward = time;
             }
         }
         Times { write_stall: raw.write_stall_timeout.unwrap_or(default.write_stall), idle, ..default }
@@ -64,11 +64,12 @@ impl From<RawClientTimes> for Times {
     }
 }
 
-/// `TIME`, or `KIND=TIME`.
+/// `TIME`, or `KIND=TIME`; `never` is a time here.
 #[derive(Clone, Copy, Debug)]
 struct IdleTime {
     kind: Option<Kind>,
-    time: Duration,
+    /// `None` is never.
+    time: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +90,8 @@ impl FromStr for IdleTime {
             Some(("forward", time)) => (Some(Kind::Forward), time),
             Some((kind, _)) => return Err(format!("{kind:?} is neither http, socks nor forward")),
         };
-        Ok(IdleTime { kind, time: duration(time)? })
+        let time = if time == "never" { None } else { Some(duration(time)?) };
+        Ok(IdleTime { kind, time })
     }
 }
 

@@ -40,7 +40,9 @@ impl Grant {
         };
         let mut ranges = Vec::new();
         for text in ports.split(',').filter(|_| !ports.is_empty()) {
-            ranges.push(range(text).ok_or_else(|| format!("{text:?} is neither a port nor LOW-HIGH"))?);
+            ranges.push(range(text).ok_or_else(|| {
+                format!("{text:?} is neither a port nor LOW-HIGH with the lower one first")
+            })?);
         }
         if groups.len() > KEY_GRANTS_MAX || ranges.len() > KEY_GRANTS_MAX {
             return Err(format!("more than {KEY_GRANTS_MAX} groups or ports"));

@@ -188,7 +188,9 @@ impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RuleError::Host(rule) => write!(f, "{rule:?} is no name, *.suffix, address, network or *"),
-            RuleError::Port(rule) => write!(f, "{rule:?} does not end in a port or a range of ports"),
+            RuleError::Port(rule) => {
+                write!(f, "{rule:?} does not end in a port, or a range of ports with the lower one first")
+            }
             RuleError::Bits(rule, net) => write!(f, "{rule:?} has bits beyond its prefix: is {net} meant?"),
             RuleError::TooMany => write!(f, "a list has more than {RULES_MAX} rules"),
         }
