@@ -5,7 +5,8 @@
 //! ```text
 //! time=2026-11-20T10:00:00.023Z level=INFO event=listen name=http addr=127.0.0.1:8088 msg=ready
 //! ```
-//! `ANYPROXY_LOG`, or else `RUST_LOG`, chooses levels (`info` unless set; `debug`; `warn,anyproxy::client=debug`).
+//! `ANYPROXY_LOG`, or else `RUST_LOG`, chooses levels (`info` unless set; `debug`; `warn,anyproxy::client=debug`). The former is
+//! about this program alone, and what it names has to be a part of it; the latter may be meant for others besides.
 //! [`quiet`] says which I/O errors are ordinary endings, and not faults.
 
 use std::fmt::{self, Write as _};
@@ -28,6 +29,12 @@ pub fn init(stamp: Stamp) -> Result<(), String> {
     let asked = ["ANYPROXY_LOG", "RUST_LOG"].iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
     if let Some((name, levels)) = asked {
         for (module, level) in parse_levels(&levels).map_err(|e| format!("{name}: {e}"))? {
+            if let Some(stranger) = module.filter(|module| *name == "ANYPROXY_LOG" && !is_ours(module)) {
+                return Err(format!(
+                    "{name}: {stranger:?} is no part of this program ({})",
+                    CRATES.join(", ")
+                ));
+            }
             builder.filter(module, level);
         }
     }
@@ -38,6 +45,14 @@ pub fn init(stamp: Stamp) -> Result<(), String> {
         out.write_all(&line)
     });
     builder.try_init().map_err(|e| e.to_string())
+}
+
+/// The crates of this program that log.
+const CRATES: [&str; 4] = ["anyproxy", "poller", "mio", "tungstenite"];
+
+/// Whether it is one of them, or a module in one of them.
+fn is_ours(module: &str) -> bool {
+    CRATES.contains(&module.split("::").next().unwrap_or_default())
 }
 
 /// `LEVEL` or `MODULE=LEVEL`, comma between.
@@ -182,6 +197,11 @@ mod tests {
             parse_levels("warn, anyproxy::client=DEBUG,,poller=off"),
             Ok(vec![(None, Warn), (Some("anyproxy::client"), Debug), (Some("poller"), Off)])
         );
+        for (module, want) in
+            [("anyproxy", true), ("poller::tls", true), ("foo", false), ("", false), ("anyproxy2", false)]
+        {
+            assert_eq!(is_ours(module), want, "{module:?}");
+        }
         let refused = parse_levels("debgu").expect_err("a typing error is not a level");
         assert!(refused.starts_with("\"debgu\" is not a level") && !refused.contains('\n'), "{refused}");
     }
@@ -219,7 +239,7 @@ mod tests {
             init(Stamp::of_stderr()).expect("levels of ours");
             log::debug!(event = "never"; "below the level asked for");
             log::info!(event = "listen", name = "http"; "grüße\x1b[2J");
-            log::info!(target: "other", event = "never"; "switched off");
+            log::info!(target: "mio", event = "never"; "switched off");
         }
     }
 
@@ -233,7 +253,7 @@ mod tests {
             let status = std::process::Command::new(std::env::current_exe().expect("a test has a program"))
                 .args(["--exact", "logging::tests::child"])
                 .env(CHILD, "1")
-                .env("ANYPROXY_LOG", "info,other=off")
+                .env("ANYPROXY_LOG", "info,mio=off")
                 .env("RUST_LOG", "trace")
                 .env("JOURNAL_STREAM", format!("{}:{ino}", meta.dev()))
                 .stdout(std::process::Stdio::null())

@@ -47,7 +47,7 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Gateway(config) => role("gateway", || run::gateway(config)),
         Command::Client(config) => role("client", || run::client(&config)),
         Command::Cert(config) => tool("cert", run::cert(&config)),
-        Command::Passwd(config) => tool("passwd", run::passwd(&config)),
+        Command::Passwd(config) => end("passwd", run::passwd(&config, &mut io::stdout())),
         Command::Serve(config) => role("serve", || run::serve(&config)),
     }
 }
@@ -56,17 +56,21 @@ fn dispatch(command: Command) -> ExitCode {
 fn tool(name: &str, made: Result<String, run::Fault>) -> ExitCode {
     match made {
         Ok(line) => print(&format!("{line}\n")),
-        Err(run::Fault::Usage(line)) => fail(2, &format!("anyproxy: {name}: {line}")),
-        Err(run::Fault::Failed(line)) => fail(1, &format!("anyproxy: {name}: {line}")),
+        Err(fault) => end(name, Err(fault)),
     }
 }
 
 /// Runs a role to its end.
 fn role(name: &str, run: impl FnOnce() -> Result<(), run::Fault>) -> ExitCode {
     if let Err(error) = logging::init(logfmt::Stamp::of_stderr()) {
-        return fail(1, &format!("anyproxy: {error}"));
+        return fail(2, &format!("anyproxy: {error}"));
     }
-    match run() {
+    end(name, run())
+}
+
+/// The status, and for a fault the line that says it.
+fn end(name: &str, ended: Result<(), run::Fault>) -> ExitCode {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(run::Fault::Usage(line)) => fail(2, &format!("anyproxy: {name}: {line}")),
         Err(run::Fault::Failed(line)) => fail(1, &format!("anyproxy: {name}: {line}")),

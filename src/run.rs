@@ -9,7 +9,7 @@
 
 mod files;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -181,7 +181,8 @@ pub fn check(config: &cli::Check) -> Result<(String, bool), Fault> {
 }
 
 fn rules(allow: &[String], deny: &[String]) -> Result<Rules, Fault> {
-    Rules::parse(allow, deny).map_err(|error| Fault::Usage(format!("--allow, --deny: {error}")))
+    Rules::parse(allow, &[]).map_err(|error| Fault::Usage(format!("--allow: {error}")))?;
+    Rules::parse(allow, deny).map_err(|error| Fault::Usage(format!("--deny: {error}")))
 }
 
 /// A gateway as it is dialed.
@@ -240,12 +241,13 @@ pub fn client(config: &cli::Client) -> Result<(), Fault> {
     Ok(())
 }
 
-/// `anyproxy passwd`: a line for the file of keys.
+/// `anyproxy passwd`: a line for the file of keys goes to `out`.
 ///
 /// # Errors
-/// When there is no password to be read, or none to be made.
-pub fn passwd(config: &cli::Passwd) -> Result<String, Fault> {
-    use cli::{PasswordFrom, Whose};
+/// When there is no password to be read, or none to be made, or the line cannot be written: then a file that was to have the
+/// password is not there either.
+pub fn passwd(config: &cli::Passwd, out: &mut dyn Write) -> Result<(), Fault> {
+    use cli::PasswordFrom;
     let named = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let secret = match &config.password {
         PasswordFrom::File(path) => {
@@ -256,19 +258,31 @@ pub fn passwd(config: &cli::Passwd) -> Result<String, Fault> {
         PasswordFrom::Generate(path) => {
             let text: String = rt::nonce()?[..16].iter().map(|byte| format!("{byte:02x}")).collect();
             let made = secret_file::create(path, 0o600, format!("{text}\n").as_bytes());
-            made.map_err(|error| Fault::Failed(named(path, &error)))?;
+            made.map_err(|error| Fault::Usage(named(path, &error)))?;
             Secret::new(text).map_err(|error| Fault::Failed(error.to_string()))?
         }
     };
+    let printed = key_line(config, &secret).and_then(|line| {
+        let written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+        written.map_err(|error| Fault::Failed(format!("standard output: {error}")))
+    });
+    if let (Err(_), PasswordFrom::Generate(path)) = (&printed, &config.password) {
+        // A password without its line would stand in the way of the next try.
+        std::fs::remove_file(path).map_err(|left| Fault::Failed(named(path, &left)))?;
+    }
+    printed
+}
+
+fn key_line(config: &cli::Passwd, secret: &Secret) -> Result<String, Fault> {
+    use cli::Whose;
     let mut salt = [0; 16];
     rt::fill_random(&mut salt)?;
     let recipe = Recipe { salt, cost: config.cost };
-    let key =
-        Derived::new(recipe, &derive(&secret, &recipe).map_err(|error| Fault::Failed(error.to_string()))?)
-            .written();
+    let derived = derive(secret, &recipe).map_err(|error| Fault::Failed(error.to_string()))?;
+    let key = Derived::new(recipe, &derived).written();
     Ok(match &config.whose {
-        Whose::User(name) => format!("user {} {key}", name.as_str()),
-        Whose::Client(name, grant) => format!("client {} {key} {grant}", name.as_str()),
+        Whose::User(name) => format!("user {} {key}\n", name.as_str()),
+        Whose::Client(name, grant) => format!("client {} {key} {grant}\n", name.as_str()),
     })
 }
 
@@ -286,7 +300,7 @@ pub fn cert(config: &cli::Cert) -> Result<String, Fault> {
         }
         cli::Cert::Issue { names, days, identity } => {
             let issued = tls::issue(names, *days, SystemTime::now()).map_err(Fault::Usage)?;
-            issued.write(identity)?;
+            issued.write(identity).map_err(|error| Fault::Usage(error.to_string()))?;
             let tls::Identity { cert, key } = identity;
             let (cert, key) = (cert.display(), key.display());
             eprintln!(
@@ -355,13 +369,19 @@ pub fn standalone(config: &cli::Standalone) -> Result<(), Fault> {
     }
     gateway.announce();
     crate::announce("serve", serve.local_addr());
-    let status = standalone_status(&gateway, serve.local_addr());
+    let (status, page) = standalone_status(&gateway, serve.local_addr());
+    // Nobody has to read it: whoever closes the pipe runs it for something else.
+    if let Err(error) = io::stdout().write_all(page.as_bytes())
+        && !crate::logging::quiet(&error)
+    {
+        log::warn!(event = "start"; "standard output: {error}");
+    }
     program.run(&status);
     Ok(())
 }
 
-/// What listens where, and a line to try; printed to standard output for the person who started it.
-fn standalone_status(gateway: &Gateway, serve: SocketAddr) -> String {
+/// The status in one line, and for the person who started it what listens where and a line to try.
+fn standalone_status(gateway: &Gateway, serve: SocketAddr) -> (String, String) {
     let http = gateway.http_addr();
     let mut lines = vec![
         format!("HTTP proxy   http://{http}"),
@@ -373,8 +393,7 @@ fn standalone_status(gateway: &Gateway, serve: SocketAddr) -> String {
         lines.insert(1, format!("SOCKS5       {socks}"));
         lines.push(format!("  curl --socks5-hostname {socks} http://{serve}/"));
     }
-    println!("{}\n", lines.join("\n"));
-    format!("HTTP proxy at {http}, page at http://{serve}/")
+    (format!("HTTP proxy at {http}, page at http://{serve}/"), lines.join("\n") + "\n\n")
 }
 
 fn target_of(addr: SocketAddr) -> Result<Target, Fault> {

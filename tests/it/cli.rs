@@ -42,6 +42,66 @@ fn usage_faults_are_one_line_and_status_2() {
 }
 
 #[test]
+fn a_file_that_is_named_and_cannot_be_used_is_status_2() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let path = |name: &str| dir.path().join(name).to_str().expect("it is text").to_owned();
+    std::fs::write(path("there"), "").expect("a file can be written");
+    let cheap = ["--memory-kib", "1024", "--passes", "1"];
+    let passwd = |file: &str| {
+        let path = path(file);
+        let args = [&["passwd", "user", "a", "--generate", &path][..], &cheap].concat();
+        run(&args, "").status.code()
+    };
+    assert_eq!((passwd("there"), passwd("none/f")), (Some(2), Some(2)));
+    let cert =
+        |cert: &str, key: &str| run(&["cert", "--cert", &path(cert), "--key", &path(key)], "").status.code();
+    assert_eq!((cert("c", "there"), cert("there", "k"), cert("c", "none/k")), (Some(2), Some(2), Some(2)));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 1, "nothing half made is left");
+}
+
+#[test]
+fn a_password_whose_line_is_not_printed_is_not_left_behind() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let path = dir.path().join("password");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let output = Command::new(env!("CARGO_BIN_EXE_anyproxy"))
+        .args(["passwd", "user", "a", "--memory-kib", "1024", "--passes", "1", "--generate"])
+        .arg(&path)
+        .stdout(full)
+        .output()
+        .expect("the program was built");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.starts_with("anyproxy: passwd: standard output: "), "{err}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn levels_of_the_log_that_make_no_sense_are_status_2() {
+    for (levels, word) in
+        [("verbose", "\"verbose\" is not a level"), ("warn,foo=debug", "\"foo\" is no part")]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_anyproxy"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .env("ANYPROXY_LOG", levels)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program was built");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{err}");
+        assert!(err.starts_with("anyproxy: ANYPROXY_LOG: ") && err.contains(word), "{err}");
+    }
+}
+
+#[test]
+fn a_rule_that_cannot_be_read_is_named_with_its_flag() {
+    let reversed =
+        "--allow: \"10.0.0.1:90-80\" does not end in a port, or a range of ports with the lower one first";
+    check(&["check", "--allow", "10.0.0.1:90-80"], "", 2, "", &format!("anyproxy: check: {reversed}"));
+    check(&["check", "--allow", "a:1", "--deny", "a:x"], "", 2, "", "anyproxy: check: --deny: \"a:x\"");
+}
+
+#[test]
 fn help_and_version_are_no_faults() {
     check(&["--help"], "", 0, "standalone", "");
     check(&["client", "--help"], "", 0, "--forward <PORT:HOST:PORT[/udp]>", "");

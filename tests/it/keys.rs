@@ -333,7 +333,7 @@ fn faults_of_keys_are_faults_of_the_command_line() {
     check(&["gateway", "--tunnel", "0.0.0.0:0", "--http", "127.0.0.1:0"], 2, &["--keys"]);
     check(
         &["passwd", "user", "prod", "--generate", &keys.path("users")],
-        1,
+        2,
         &["users: is there already, and is never overwritten"],
     );
     check(&["passwd", "user", "prod", "--password-file", &keys.path("none")], 2, &["none: No such file"]);

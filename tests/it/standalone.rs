@@ -1,6 +1,7 @@
 //! One process, nothing to configure: the first thing that anybody tries.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
 use crate::support::{self, Program, Wire};
 
@@ -142,4 +143,36 @@ fn the_program_does_not_lead_to_itself() {
     }
     program.wait_nth(&["event=access", "end=PC", "why=acl"], 18);
     stop_but_for(program, 18, &["rules forbid"]);
+}
+
+/// Whoever starts it in a pipe and closes that has a program that runs: nobody has to read the page that it prints.
+#[test]
+fn a_standard_output_that_nobody_reads_is_no_fault() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+    drop(reader);
+    for (stdout, warns) in [(Stdio::from(writer), false), (Stdio::from(full), true)] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_anyproxy"))
+            .arg("standalone")
+            .args(["--http", "--socks", "--serve"].map(|flag| format!("{flag}=127.0.0.1:0")))
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program was built");
+        let mut lines = Vec::new();
+        for line in BufReader::new(child.stderr.take().expect("it is piped")).lines() {
+            let line = line.expect("lines are UTF-8");
+            if line.contains(" event=ready ") {
+                let pid = i32::try_from(child.id()).expect("a process has a small number");
+                let pid = rustix::process::Pid::from_raw(pid).expect("which is not zero");
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is ours");
+            }
+            lines.push(line);
+        }
+        assert_eq!(child.wait().expect("it ends").code(), Some(0), "{}", lines.join("\n"));
+        let warned =
+            lines.iter().any(|line| line.contains("level=WARN") && line.contains("standard output: "));
+        assert_eq!(warned, warns, "{}", lines.join("\n"));
+    }
 }

@@ -344,7 +344,7 @@ fn faults_of_certificates_are_faults_of_the_command_line() {
     );
     check(
         &["cert", "--cert", &cert, "--key", &key],
-        1,
+        2,
         &["gw.key: is there already, and is never overwritten"],
     );
     check(&["cert", "--show", &key], 2, &["no certificate in it"]);
