@@ -9,8 +9,10 @@
 
 mod files;
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -251,7 +253,12 @@ pub fn passwd(config: &cli::Passwd, out: &mut dyn Write) -> Result<(), Fault> {
     let named = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let secret = match &config.password {
         PasswordFrom::File(path) => {
-            let password = cli::Password::read(path, secret_file::credentials_directory().as_deref());
+            let password = if path.as_os_str() == "-" {
+                // Not by the buffer that the process keeps to its end.
+                cli::Password::read_from(File::from(io::stdin().as_fd().try_clone_to_owned()?))
+            } else {
+                cli::Password::read(path, secret_file::credentials_directory().as_deref())
+            };
             let password = password.map_err(|fault| Fault::Usage(named(path, &fault)))?;
             Secret::new(password.as_bytes()).map_err(|error| Fault::Usage(named(path, &error)))?
         }

@@ -31,7 +31,7 @@ pub enum Whose {
 /// Where a password is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PasswordFrom {
-    /// In this file.
+    /// In this file; `-` is standard input.
     File(PathBuf),
     /// Nowhere yet: drawn at random, and written to this file, which is made.
     Generate(PathBuf),
@@ -71,7 +71,7 @@ enum RawWhose {
 
 #[derive(Args)]
 struct RawCommon {
-    /// The file with the password, readable by its owner alone
+    /// The file with the password, readable by its owner alone; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "generate")]
     password_file: Option<PathBuf>,
     /// Draw a password, and make FILE with it, readable by its owner alone; nothing may be there yet

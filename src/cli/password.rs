@@ -1,6 +1,7 @@
 //! A password from a file: never from the command line, which everyone on the host can read.
 
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -53,6 +54,18 @@ impl Password {
                 FileFault::TooLong(_) => PasswordFault::TooLong,
                 fault => PasswordFault::File(fault),
             })?;
+        Password::new(&bytes)
+    }
+
+    /// The password that `from` has until its end; a trailing newline is not part of it.
+    ///
+    /// # Errors
+    /// When it gives no password.
+    pub fn read_from(from: impl Read) -> Result<Password, PasswordFault> {
+        // Room for all of it at once, so that no part is left behind where it grew.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(PASSWORD_BYTES_MAX + 3));
+        let read = from.take(PASSWORD_BYTES_MAX as u64 + 2).read_to_end(&mut bytes);
+        read.map_err(|error| PasswordFault::File(FileFault::Io(error)))?;
         Password::new(&bytes)
     }
 

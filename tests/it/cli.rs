@@ -77,6 +77,15 @@ fn a_password_whose_line_is_not_printed_is_not_left_behind() {
 }
 
 #[test]
+fn a_password_may_come_through_a_pipe() {
+    let passwd = ["passwd", "user", "a", "--memory-kib", "1024", "--passes", "1", "--password-file", "-"];
+    check(&passwd, "secret\n", 0, "user a $argon2id$", "");
+    check(&passwd, "", 2, "", "anyproxy: passwd: -: the file is empty");
+    check(&passwd, "a\nb\n", 2, "", "anyproxy: passwd: -: more than one line");
+    check(&passwd, &"x".repeat(256), 2, "", "anyproxy: passwd: -: longer than 255 bytes");
+}
+
+#[test]
 fn levels_of_the_log_that_make_no_sense_are_status_2() {
     for (levels, word) in
         [("verbose", "\"verbose\" is not a level"), ("warn,foo=debug", "\"foo\" is no part")]
