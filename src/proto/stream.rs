@@ -187,9 +187,12 @@ impl Stream {
         self.sending == Sending::Ended && self.receiving == Receiving::Ended
     }
 
-    /// Nothing more is to be said or heard of it: what has come is there to be read, up to the end that came behind it.
+    /// Nothing more is to be said or heard of it: what has come is there to be read, up to the end that came behind it. Datagrams
+    /// may be lost.
     pub(super) fn is_whole(&self) -> bool {
-        self.sending == Sending::Ended && matches!(self.receiving, Receiving::Fin | Receiving::Rst(_))
+        self.network == Network::Tcp
+            && self.sending == Sending::Ended
+            && matches!(self.receiving, Receiving::Fin | Receiving::Rst(_))
     }
 
     // ---- sending
