@@ -13,7 +13,8 @@
 //!   left behind, and changes nothing here.
 //! * A slot goes to the gateway that has the fewest of the other slots, so that two go to different ones where there
 //!   are several; after a failure it goes elsewhere if that is as good.
-//! * The first tunnel that comes up sends every waiting slot off at once: what was missing is back.
+//! * The first tunnel that comes up sends every slot off at once whose latest attempt failed: what was missing is back. A slot that had
+//!   a tunnel and lost it waits all the same, or two that lose theirs as soon as they are up would send each other off for ever.
 //! * A gateway that is leaving has a successor at once, if it was there for some time: one that leaves as soon as it is there is
 //!   waited for like a lost one. It is somebody else for a gateway (another instance), because who comes as the same one again
 //!   takes the old tunnel's place, and its streams with it.
@@ -111,6 +112,11 @@ impl Slots {
         self.slots.iter().filter(|slot| slot.phase == Phase::Waiting).map(|slot| slot.latest).collect()
     }
 
+    /// Of those, the attempts that came to nothing.
+    fn failed(&self) -> Vec<Attempt> {
+        self.waiting().into_iter().filter(|after| !after.returns).collect()
+    }
+
     /// Whether a slot waits since this attempt.
     pub(super) fn waits(&self, after: Attempt) -> bool {
         self.current(after).is_some_and(|slot| slot.phase == Phase::Waiting)
@@ -141,7 +147,7 @@ impl Slots {
         if asks {
             *asking = Some(attempt.slot);
         }
-        Some(Up { asks, waiting: self.waiting() })
+        Some(Up { asks, waiting: self.failed() })
     }
 
     /// The attempt came to nothing, or its tunnel is gone; `None` when it was left behind before. `random` is any evenly
@@ -166,10 +172,10 @@ impl Slots {
         random: u32,
     ) -> Option<(Attempt, After)> {
         let slot = self.current_mut(attempt)?;
-        let wait = match lived >= Duration::from_millis(RECONNECT_QUICK_LIVED_MS) {
-            true => Duration::ZERO,
-            false => slot.reconnect.wait(Ended::Lost { lived }, random),
-        };
+        // Asked in either case: what the tunnel lived counts for the waits that follow.
+        let wait = slot.reconnect.wait(Ended::Lost { lived }, random);
+        let is_quick = lived >= Duration::from_millis(RECONNECT_QUICK_LIVED_MS);
+        let wait = if is_quick { Duration::ZERO } else { wait };
         slot.phase = Phase::Waiting;
         slot.elsewhere = true;
         slot.latest.instance = instance;
@@ -228,6 +234,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::RECONNECT_EARLY_MAX_MS;
     use crate::limits::RECONNECT_QUICK_MAX_MS;
 
     const LONGEST: u32 = u32::MAX;
@@ -378,6 +385,36 @@ mod tests {
             assert!(slots.asks(new) && !slots.asks(old));
             assert_eq!(slots.waiting(), []);
         }
+    }
+
+    // However long it had been missing before, and however it ended: a gateway that was there is back soon.
+    #[test]
+    fn a_tunnel_that_lived_ends_the_long_waits_also_where_its_gateway_left() {
+        let mut slots = slots(1, 1);
+        let mut attempt = begin(&mut slots)[0];
+        for _ in 0..60 {
+            slots.ended(attempt, Ended::Failed, LONGEST).expect("it is the latest");
+            attempt = slots.begin(attempt).expect("it waits");
+        }
+        slots.up(attempt).expect("it is the latest");
+        let hour = Duration::from_secs(3600);
+        let (after, _) = slots.drains(attempt, 7, hour, LONGEST).expect("it is the latest");
+        let next = slots.begin(after).expect("it needs no wait");
+        let wait = slots.ended(next, Ended::Failed, LONGEST).expect("it is the latest").wait;
+        assert!(wait <= Duration::from_millis(RECONNECT_EARLY_MAX_MS), "{wait:?}");
+    }
+
+    // Two slots would send each other off without any wait.
+    #[test]
+    fn who_lost_a_tunnel_is_not_sent_off_by_another_that_comes_up() {
+        let mut slots = slots(1, 3);
+        let [a, b, c] = begin(&mut slots)[..] else { panic!("three slots") };
+        for attempt in [a, b] {
+            slots.up(attempt).expect("it is the latest");
+        }
+        slots.drains(a, 7, Duration::ZERO, LONGEST).expect("it is the latest");
+        slots.ended(b, lost(), LONGEST).expect("it is the latest");
+        assert_eq!(slots.up(c).expect("it is the latest").waiting, []);
     }
 
     // It would be dialed without end.
