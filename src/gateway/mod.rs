@@ -197,7 +197,7 @@ impl Gateway {
             ended += 1;
             log::info!(event = "tun_revoke", tun = tunnel.label(), via = &*name, group = group.as_str();
                 "{why}: the tunnel is ended, with its streams");
-            shared.end(&tunnel, GoAwayCode::Stop, why);
+            shared.revoke(&tunnel, why);
         }
         ended
     }
@@ -331,10 +331,20 @@ impl Shared {
         user.unwrap_or(&self.group)
     }
 
+    /// Ends a tunnel that has no right to be there any more, and all that its users have under way.
+    fn revoke(&self, tunnel: &Arc<Tunnel>, why: &str) {
+        self.end(tunnel, |session| session.revoke(GoAwayCode::Stop, why));
+    }
+
+    /// Ends a tunnel that a newer one of the same client takes the place of.
+    fn replace(&self, former: &Arc<Tunnel>) {
+        self.end(former, |session| session.close(GoAwayCode::Replaced, "a newer connection"));
+    }
+
     /// Ends a tunnel, and frees its ports at once: its connection may be a dead one that takes long to close.
-    fn end(&self, tunnel: &Arc<Tunnel>, code: GoAwayCode, why: &str) {
+    fn end(&self, tunnel: &Arc<Tunnel>, close: impl FnOnce(&mut Session)) {
         // The session first: a port that it has just asked for is then refused, or is open already and closed here.
-        tunnel.exchange(|session| session.close(code, why));
+        tunnel.exchange(close);
         self.forwards.close_all(self, tunnel);
     }
 
@@ -390,7 +400,7 @@ impl GatewaySide {
             }
             Joined::Replaced(former) => {
                 // This one wants the same ports.
-                self.0.end(&former.tunnel, GoAwayCode::Replaced, "a newer connection");
+                self.0.replace(&former.tunnel);
                 former.addr()
             }
             Joined::Stale(newer) => newer.addr(),
@@ -414,7 +424,7 @@ impl GatewaySide {
                 why
             }
             (None, Err(why)) => {
-                self.0.end(tunnel, GoAwayCode::Stop, why);
+                self.0.revoke(tunnel, why);
                 why
             }
             (None, Ok(())) => {

@@ -353,8 +353,8 @@ impl Tunnel {
                 }
             }
             inner.session.close(GoAwayCode::Stop, "");
-            let calls = std::mem::take(&mut inner.calls);
-            (woken.into_iter().chain(self.settle(inner).woken).collect::<Vec<_>>(), calls)
+            woken.extend(self.settle(inner).woken);
+            (woken, std::mem::take(&mut inner.calls))
         };
         woken.iter().for_each(Handle::wake);
         calls.iter().for_each(|(id, watcher)| watcher.on_stream(*id));

@@ -19,7 +19,7 @@ impl fmt::Display for StreamId {
 }
 
 /// What happened. Every stream that appears in `Opened`, or was given by `open`, ends with exactly one `Closed`, and every
-/// session with exactly one `Lost`, which is the last event of all.
+/// session with exactly one `Lost`, behind which only streams that outlive the session have `Closed`, and before it `Reset`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Gateway, where it asked for that: the client has proved itself. Answer with `admit` or `turn_away`.

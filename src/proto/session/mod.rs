@@ -9,7 +9,7 @@
 //!   client      AwaitWelcome ──WELCOME / AUTH──▶ AwaitAuthOk ──AUTH_OK──▶ Up
 //!   gateway     AwaitHello ──HELLO / WELCOME──▶ AwaitAuth ──AUTH──▶ AwaitPlace ──admit / AUTH_OK──▶ Up
 //!
-//!   any ──close, GOAWAY, an error──▶ over: each stream is Closed, then Lost is the last event
+//!   any ──close, GOAWAY, an error──▶ over: each stream is Closed, then the session Lost; a stream that `outlives` is Closed later
 //! ```
 //!
 //! The stream table has one owner, this. A stream leaves it in `Session::remove` and nowhere else: look-up and removal are one step, and
@@ -89,7 +89,8 @@ pub struct Stats {
 pub struct Session {
     role: Role,
     phase: Phase,
-    /// How the session ended, once it has. Invariant: then the table, the ports and all queues but `control` and `events` are empty.
+    /// How the session ended, once it has. Invariant: then the ports and all queues but `control` and `events` are
+    /// empty, and in the table are only streams that [outlive](Self::outlives) it.
     end: Option<Lost>,
     handshake_deadline: Instant,
     liveness: Liveness,
@@ -254,6 +255,16 @@ impl Session {
             _ => Frame::GoAway(GoAway { code, reason }),
         };
         self.finish_session(Lost::Closed(code), Some(farewell));
+    }
+
+    /// As [`close`](Self::close), but nothing of any stream is given to anybody any more: the peer, or who uses its streams, has lost
+    /// the right to them.
+    ///
+    /// # Panics
+    /// As `close`.
+    pub fn revoke(&mut self, code: GoAwayCode, reason: &str) {
+        self.end_streams(false);
+        self.close(code, reason);
     }
 
     /// Turns a client away that is not up, because there is no place for it. It may try again.
@@ -459,18 +470,22 @@ impl Session {
         self.ports.clear();
         self.turns.clear();
         self.credits.clear();
-        // Of a peer that broke the protocol nothing more is given to anybody.
-        let keeps = !matches!(&lost, Lost::Failed(error) if *error != Error::PeerLost);
-        let ends = |stream: &Stream| !(keeps && stream.is_whole());
+        // Of frames that broke the protocol nothing more is given to anybody.
+        self.end_streams(!matches!(&lost, Lost::Failed(error) if *error != Error::PeerLost));
+        self.events.push_back(Event::Lost(lost));
+        if let Some(farewell) = farewell {
+            self.control(&farewell, 0);
+        }
+    }
+
+    /// Takes all streams out of the table, in order, or those that are not whole.
+    fn end_streams(&mut self, keeps_whole: bool) {
+        let ends = |stream: &Stream| !(keeps_whole && stream.is_whole());
         let mut ids: Vec<u32> =
             self.table.iter().filter(|(_, stream)| ends(stream)).map(|(id, _)| *id).collect();
         ids.sort_unstable();
         for id in ids {
             self.remove(StreamId(id));
-        }
-        self.events.push_back(Event::Lost(lost));
-        if let Some(farewell) = farewell {
-            self.control(&farewell, 0);
         }
     }
 

@@ -189,6 +189,24 @@ fn what_has_come_as_a_whole_outlives_the_session() {
     }
 }
 
+// A key that is taken out takes with it what its users have under way, also where that had come as a whole.
+#[test]
+fn of_a_session_that_is_revoked_nothing_is_left_to_read() {
+    let (mut pair, id) = Pair::with_stream(tcp("a", 1));
+    pair.ends[GATEWAY].finish(id);
+    pair.drive();
+    pair.ends[CLIENT].write(id, &mut buffer(b"hello")).unwrap();
+    pair.ends[CLIENT].finish(id);
+    pair.drive();
+    pair.take_events(GATEWAY);
+    assert!(pair.ends[GATEWAY].outlives(id));
+    pair.ends[GATEWAY].revoke(GoAwayCode::Stop, "its key was taken out");
+    pair.drive();
+    let ours = Event::Lost(Lost::Closed(GoAwayCode::Stop));
+    assert_eq!(pair.take_events(GATEWAY), [Event::Closed(id), ours]);
+    assert_eq!(pair.ends[GATEWAY].read(id, &mut LinkBuffer::new(), 9), Err(StreamError::Gone));
+}
+
 // proves S-43 for the session's part: draining refuses new streams and lets the open ones finish
 #[test]
 fn draining_lets_open_streams_go_on() {
