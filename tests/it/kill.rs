@@ -80,7 +80,8 @@ fn a_killed_gateway_is_missed_once_and_found_again() {
     if full() {
         assert!(slowest <= Duration::from_secs(2), "{slowest:?}");
     }
-    let said = loud(&client);
+    // On a machine that takes five seconds for a restart the client says that it is missed, too.
+    let said: Vec<_> = loud(&client).into_iter().filter(|line| !line.contains("event=connect")).collect();
     assert_eq!(said.len(), ROUNDS, "{said:#?}");
     assert!(said.iter().all(|line| line.contains(" event=tun_down ")), "{said:#?}");
     client.stop_but_for(&["event=tun_down"]);
