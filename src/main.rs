@@ -30,6 +30,7 @@ fn dispatch(command: Command) -> ExitCode {
             Ok(Outcome::Found) => ExitCode::SUCCESS,
             Ok(Outcome::NothingFound) => ExitCode::from(1),
             Err(LogsError::Write(error)) if logging::quiet(&error) => ExitCode::SUCCESS,
+            Err(error @ LogsError::Write(_)) => fail(1, &format!("anyproxy: logs: {error}")),
             Err(error) => fail(2, &format!("anyproxy: logs: {error}")),
         },
         Command::Check(config) => match run::check(&config) {

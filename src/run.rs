@@ -446,10 +446,10 @@ fn is_local(target: &Target) -> bool {
     }
 }
 
-/// This machine's name, as far as a client's name may hold it.
+/// This machine's name, as far as a client's name may hold it. Asked of the kernel: a service may not see what stands in `/proc/sys`.
 fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match name.trim().parse::<cli::Name>() {
+    let system = rustix::system::uname();
+    match system.nodename().to_string_lossy().parse::<cli::Name>() {
         Ok(name) => name.as_str().to_owned(),
         Err(_) => "client".into(),
     }

@@ -96,8 +96,12 @@ pub fn create(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
         }
         _ => error,
     })?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // A part of it would stand in the way of the whole. That it cannot be removed either says nothing that the first fault does not.
+        std::fs::remove_file(path).ok();
+    }
+    written
 }
 
 #[cfg(test)]

@@ -32,8 +32,8 @@ nix::setsockopt_impl!(NotSentLowAt, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, 
 pub(crate) fn configure(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     match setsockopt(socket, NotSentLowAt, &limits::KERNEL_UNSENT_BYTES) {
-        // A system that stands in for Linux and does not know it works as well with a long queue.
-        Err(Errno::ENOPROTOOPT) => Ok(()),
+        // A system that stands in for Linux and does not know it, or MPTCP in its place, works as well with a long queue.
+        Err(Errno::ENOPROTOOPT | Errno::EOPNOTSUPP) => Ok(()),
         told => told.map_err(io::Error::from),
     }
 }
