@@ -42,9 +42,18 @@ pub(super) struct Fleet {
     /// By gateway: what was said of one that cannot be had.
     missed: Vec<Mutex<Missed>>,
     /// By gateway: how often each port was refused in a row. Invariant: as many entries as there are forwards, at most.
-    refusals: Vec<Mutex<HashMap<(Network, u16), u32>>>,
+    refusals: Vec<Mutex<HashMap<(Network, u16), Refusal>>>,
     /// What all tunnels counted.
     totals: Totals,
+}
+
+/// What came of asking a gateway for a port.
+#[derive(Default)]
+struct Refusal {
+    /// How often it said no since the tunnel is there.
+    count: u32,
+    /// Asks again, if it has not yet.
+    again: Option<Timer>,
 }
 
 struct State {
@@ -165,6 +174,7 @@ impl Fleet {
 
     /// An attempt has ended, one way or another: another one follows.
     fn again(self: &Arc<Fleet>, attempt: Attempt, ended: Ended) {
+        self.stops_asking(attempt);
         let (after, asks) = {
             let state = &mut *self.state.lock();
             // A tunnel that was left behind has its successor.
@@ -193,10 +203,26 @@ impl Fleet {
     }
 
     fn request_ports(&self, gateway: usize, tunnel: &Arc<Tunnel>) {
-        self.refusals[gateway].lock().clear();
+        self.forget_refusals(gateway);
         for request in &self.config.forwards {
             request_port(tunnel, request.clone());
         }
+    }
+
+    /// A tunnel is gone, or about to: if it was the one that asks for ports, it does not ask again.
+    fn stops_asking(&self, attempt: Attempt) {
+        let asked = self.state.lock().slots.asks(attempt);
+        if asked {
+            self.forget_refusals(attempt.gateway);
+        }
+    }
+
+    /// Whoever asked is gone, or asks for all of them anew.
+    fn forget_refusals(&self, gateway: usize) {
+        let refusals = std::mem::take(&mut *self.refusals[gateway].lock());
+        refusals.into_values().filter_map(|refusal| refusal.again).for_each(|timer| {
+            timer.cancel();
+        });
     }
 
     /// Says so once, and asks again, less and less often.
@@ -210,15 +236,15 @@ impl Fleet {
         let port = request.port;
         let refusals = {
             let mut refusals = self.refusals[attempt.gateway].lock();
-            let refusals = refusals.entry((request.network, port)).or_default();
-            *refusals = refusals.saturating_add(1);
-            *refusals
+            let refusal = refusals.entry((request.network, port)).or_default();
+            refusal.count = refusal.count.saturating_add(1);
+            refusal.count
         };
         let level = if refusals == 1 { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error}; trying again");
         let wait_ms = (PORT_RETRY_MS << (refusals - 1).min(16)).min(PORT_RETRY_MAX_MS);
         // A tunnel that is gone by then is gone: this is no reason to keep what it had.
-        let (fleet, tunnel) = (self.clone(), Arc::downgrade(tunnel));
+        let (fleet, tunnel, key) = (self.clone(), Arc::downgrade(tunnel), (request.network, port));
         let again = move || {
             if let Some(tunnel) = Weak::upgrade(&tunnel)
                 && fleet.state.lock().slots.asks(attempt)
@@ -226,8 +252,14 @@ impl Fleet {
                 request_port(&tunnel, request);
             }
         };
-        if let Err(error) = self.remote.after(Duration::from_millis(wait_ms), again) {
-            log::debug!(event = "fwd_fail", port; "not trying again: {error}");
+        match self.remote.after(Duration::from_millis(wait_ms), again) {
+            Ok(timer) => {
+                // Where it was forgotten meanwhile, the timer finds that nobody asks any more.
+                if let Some(refusal) = self.refusals[attempt.gateway].lock().get_mut(&key) {
+                    refusal.again = Some(timer);
+                }
+            }
+            Err(error) => log::debug!(event = "fwd_fail", port; "not trying again: {error}"),
         }
     }
 }
@@ -403,6 +435,7 @@ impl Side for ClientSide {
                 return log::debug!(event = "connect"; "no random numbers, no successor yet: {error}");
             }
         };
+        fleet.stops_asking(self.attempt);
         let (after, wait, asks) = {
             let state = &mut *fleet.state.lock();
             let left = state.slots.drains(self.attempt, instance, tunnel.lived(), jitter());
