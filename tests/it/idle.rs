@@ -52,7 +52,9 @@ fn a_quiet_tunnel_and_its_quiet_streams_are_left_alone() {
     ];
     users.iter_mut().for_each(|user| echoes(user, "before"));
     // That there are three of them is the last that both have to say.
-    [&gateway, &client].map(|program| program.wait(&["event=stats", "conns=3"]));
+    for program in [&gateway, &client] {
+        program.wait(&["event=stats", "conns=3"]);
+    }
     let before = [loud(&gateway), loud(&client)];
     // The silence is what is tested.
     std::thread::sleep(Duration::from_secs(65));
