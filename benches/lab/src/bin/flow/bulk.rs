@@ -51,11 +51,19 @@ pub(crate) fn run(plan: &Plan, begun: impl FnOnce()) -> io::Result<(Carried, Vec
         poll.add(&user.socket, at, user.interest())?;
         users.push(user);
     }
-    let mut scratch = Scratch::new();
+    let (mut scratch, mut ready) = (Scratch::new(), Vec::new());
     let mut flow_until = |end: Instant, users: &mut [User]| {
         while Instant::now() < end {
-            for (at, flags) in poll.wait(Some(WAIT))?.iter().map(member) {
-                users[at].turn(flags, &mut scratch).map_err(while_doing(&format!("stream {at}")))?;
+            ready.clear();
+            ready.extend(poll.wait(Some(WAIT))?.iter().map(member));
+            for &(at, flags) in &ready {
+                let user = &mut users[at];
+                let before = user.interest();
+                user.turn(flags, &mut scratch)
+                    .map_err(|error| while_doing(&format!("stream {at}"))(error))?;
+                if user.interest() != before {
+                    poll.change(&user.socket, at, user.interest())?;
+                }
             }
         }
         Ok::<_, io::Error>(())

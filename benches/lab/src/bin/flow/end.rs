@@ -56,7 +56,6 @@ pub(crate) struct User {
     pub(crate) socket: TcpStream,
     order: Order,
     source: Source,
-    shut: bool,
     pub(crate) sink: Sink,
     words: Words<REPORT>,
     report: Option<Report>,
@@ -72,11 +71,14 @@ impl User {
         };
         source.say(&order.encode());
         let sink = Sink::new(order.down, order.is_checked());
-        User { socket, order, source, shut: false, sink, words: Words::new(), report: None }
+        User { socket, order, source, sink, words: Words::new(), report: None }
     }
 
+    /// What it waits for. Room to write only as long as it has something to write: else every wait would be over at once.
     pub(crate) fn interest(&self) -> EventFlags {
-        if self.shut { EventFlags::IN } else { EventFlags::IN | EventFlags::OUT }
+        let mut interest = EventFlags::IN;
+        interest.set(EventFlags::OUT, !self.source.is_done());
+        interest
     }
 
     /// Bytes that went either way so far.
@@ -95,11 +97,10 @@ impl User {
     /// # Errors
     /// When the connection broke, or the stream is not what was sent.
     pub(crate) fn turn(&mut self, flags: EventFlags, scratch: &mut Scratch) -> io::Result<Turn> {
-        if flags.contains(EventFlags::OUT) && !self.shut {
+        if flags.contains(EventFlags::OUT) && !self.source.is_done() {
             self.source.send(&self.socket, &scratch.zeros)?;
             if self.source.is_done() && self.order.is_checked() {
                 self.socket.shutdown(Shutdown::Write)?;
-                self.shut = true;
             }
         }
         if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {

@@ -4,9 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::order::{ORDER, Order, REPORT};
+use rustix::event::epoll::EventFlags;
+
+use crate::end::{Scratch, User};
+use crate::order::{ENDLESS, ORDER, Order, REPORT};
 use crate::verify::Ways;
-use crate::{bulk, target, verify};
+use crate::{bulk, connect, target, verify};
 
 /// A target that ends with this process.
 fn target() -> SocketAddr {
@@ -133,6 +136,23 @@ fn bulk_is_counted_where_it_arrives() {
         let all = if up { after.received - before.received } else { after.sent - before.sent };
         assert!(carried.bytes > 0 && carried.bytes <= all, "{carried:?} of {all}");
         assert!(carried.span >= plan.span);
+    }
+}
+
+#[test]
+fn who_has_sent_all_waits_for_input_alone() {
+    let mut scratch = Scratch::new();
+    let target = target();
+    for (order, done) in [
+        (Order::plain(0, ENDLESS), true),
+        (Order::plain(ENDLESS, 0), false),
+        (Order::checked(1, 9, ENDLESS, 1), false),
+    ] {
+        let socket = connect(target).expect("it listens");
+        let mut user = User::new(socket, order);
+        assert_eq!(user.interest(), EventFlags::IN | EventFlags::OUT, "the order is still to be sent");
+        user.turn(EventFlags::OUT, &mut scratch).expect("there is room");
+        assert_eq!(user.interest().contains(EventFlags::OUT), !done, "{order:?}");
     }
 }
 
