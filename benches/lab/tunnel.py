@@ -227,9 +227,9 @@ def ask(tunnel, face, arguments, seconds, meter):
     return report
 
 
-def requests(tunnel, face, arguments, seconds):
-    """Small requests: what they took, with `us` of processor time of the tunnel for each."""
-    meter = Meter(tunnel)
+def requests(tunnel, face, arguments, seconds, loads=()):
+    """Small requests: what they took, with `us` of processor time of the tunnel for each, beside `loads`."""
+    meter = Meter(tunnel, loads)
     report = ask(tunnel, face, arguments, seconds, meter)
     return {
         "us": meter.cpu / report["requests"] * 1e6, "p50": report["fast"]["p50"], "p99": report["fast"]["p99"],
@@ -261,6 +261,12 @@ class Flow:
         self.program.end()
         raise Failure(f"{' '.join(self.command)}: says nothing: {self.program.complained}")
 
+    def must_run(self):
+        """Fails when it has ended by itself, as it does when a stream broke."""
+        if not self.program.is_running:
+            self.program.end()
+            raise Failure(f"{' '.join(self.command)}: has ended: {self.program.complained}")
+
     def go_on(self):
         """Ends its standard input, for which it waits."""
         self.program.process.stdin.close()
@@ -281,6 +287,12 @@ def bulk(tunnel, streams, up, seconds):
     if not size:
         raise Failure("nothing was carried")
     return {"gb_per_s": size / took / 1e9, "cpu_s_per_gb": meter.cpu / (size / 1e9), "foreign": meter.foreign}
+
+
+def sent_by_target(tunnel):
+    """Bytes that the bulk target has sent so far."""
+    command = [tunnel.tools.of_lab("flow"), "--count", "--target", f"127.0.0.1:{tunnel.ports.target['bulk']}"]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=20).stdout)["sent"]
 
 
 def verify(tunnel, streams, size, seconds, *more):

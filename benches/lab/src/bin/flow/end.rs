@@ -170,6 +170,12 @@ pub(crate) struct Counted {
     pub(crate) sent: u64,
 }
 
+impl Counted {
+    pub(crate) fn json(&self) -> String {
+        format!(r#"{{"received":{},"sent":{}}}"#, self.received, self.sent)
+    }
+}
+
 impl Target {
     pub(crate) fn new(socket: TcpStream) -> Target {
         Target { socket, words: Words::new(), work: None }

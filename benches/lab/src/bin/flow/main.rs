@@ -5,6 +5,7 @@
 //! flow --bulk   --connect A:P --target A:P [--streams N] [--up] [--warm S] [--secs S]
 //! flow --verify --connect A:P [--streams N] [--bytes B] [--seed S] [--write-max B] [--patience S]
 //!               [--up | --down] [--hold]
+//! flow --count  --target A:P
 //! ```
 //! * `--serve`: the target, on loopback. Prints `listening ADDRESS`.
 //! * `--bulk`: streams without an end, of bytes that nobody looks at, down to the user or `--up` to the target. Prints
@@ -14,6 +15,7 @@
 //!   written in pieces of 1 to `--write-max` bytes, each magnitude as often as any other. Both ends sum with SHA-256 what
 //!   they send and receive. With `--up` or `--down` all of it goes that way. Prints a JSON object, and exits with 1 when a stream was not carried as it was sent.
 //!   With `--hold`: opens the streams, prints `held`, and begins when the standard input ends.
+//! * `--count`: asks a target what it has received and sent so far on all its streams. Prints a JSON object.
 //!
 //! One thread and one epoll each, so that a core for both ends of the load is used well.
 
@@ -52,7 +54,7 @@ const VALUES: [&str; 10] = [
     "--write-max",
     "--patience",
 ];
-const FLAGS: [&str; 6] = ["--serve", "--bulk", "--verify", "--up", "--down", "--hold"];
+const FLAGS: [&str; 7] = ["--serve", "--bulk", "--verify", "--count", "--up", "--down", "--hold"];
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args = Args::of_process(&VALUES, &FLAGS)?;
@@ -60,13 +62,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         Duration::try_from_secs_f64(args.get(name)?.unwrap_or(default)).map_err(|e| format!("{name}: {e}"))
     };
     let address = |name: &str| args.get::<SocketAddr>(name)?.ok_or(format!("{name} is wanted"));
-    match ["--serve", "--bulk", "--verify"].map(|mode| args.has(mode)) {
-        [true, false, false] => {
+    match ["--serve", "--bulk", "--verify", "--count"].map(|mode| args.has(mode)) {
+        [true, false, false, false] => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.get("--port")?.unwrap_or(0)))?;
             println!("listening {}", listener.local_addr()?);
             target::serve(&listener)?;
         }
-        [false, true, false] => {
+        [false, true, false, false] => {
             let plan = bulk::Plan {
                 address: address("--connect")?,
                 target: address("--target")?,
@@ -80,7 +82,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             end_of_input()?;
             drop(users);
         }
-        [false, false, true] => {
+        [false, false, true, false] => {
             let plan = verify::Plan {
                 address: address("--connect")?,
                 streams: args.get("--streams")?.unwrap_or(100),
@@ -105,7 +107,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             println!("{}", verdict.json());
             return Ok(if verdict.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        _ => return Err("one of --serve, --bulk and --verify is wanted".into()),
+        [false, false, false, true] => println!("{}", bulk::count(address("--target")?)?.json()),
+        _ => return Err("one of --serve, --bulk, --verify and --count is wanted".into()),
     }
     Ok(ExitCode::SUCCESS)
 }
