@@ -26,8 +26,9 @@ use crate::logfmt::{self, Stamp};
 pub fn init(stamp: Stamp) -> Result<(), String> {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(LevelFilter::Info);
-    let asked = ["ANYPROXY_LOG", "RUST_LOG"].iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+    let asked = ["ANYPROXY_LOG", "RUST_LOG"].iter().find_map(|name| Some((name, std::env::var_os(name)?)));
     if let Some((name, levels)) = asked {
+        let levels = levels.into_string().map_err(|levels| format!("{name}: {levels:?} is not UTF-8"))?;
         for (module, level) in parse_levels(&levels).map_err(|e| format!("{name}: {e}"))? {
             if let Some(stranger) = module.filter(|module| *name == "ANYPROXY_LOG" && !is_ours(module)) {
                 return Err(format!(

@@ -1,6 +1,8 @@
 //! Exit statuses and one-line faults of the real program.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Output, Stdio};
 
 fn run(args: &[&str], input: &str) -> Output {
@@ -87,12 +89,15 @@ fn a_password_may_come_through_a_pipe() {
 
 #[test]
 fn levels_of_the_log_that_make_no_sense_are_status_2() {
-    for (levels, word) in
-        [("verbose", "\"verbose\" is not a level"), ("warn,foo=debug", "\"foo\" is no part")]
-    {
+    let cases: [(&[u8], _); 3] = [
+        (b"verbose", "\"verbose\" is not a level"),
+        (b"warn,foo=debug", "\"foo\" is no part"),
+        (b"debug\xff", "\"debug\\xFF\" is not UTF-8"),
+    ];
+    for (levels, word) in cases {
         let output = Command::new(env!("CARGO_BIN_EXE_anyproxy"))
             .args(["serve", "--listen", "127.0.0.1:0"])
-            .env("ANYPROXY_LOG", levels)
+            .env("ANYPROXY_LOG", OsStr::from_bytes(levels))
             .stdin(Stdio::null())
             .output()
             .expect("the program was built");

@@ -17,7 +17,7 @@ use anyproxy::tunnel::{Broken, Carrier, Down, Side, Stream, StreamWatcher, Tunne
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use poller::{Closed, Connection, EventLoop, Handler, Prepare, Reason, Reject};
 
-use crate::support::{PATIENCE, full};
+use crate::support::{PATIENCE, SetOnDrop, full};
 
 /// What a side of this test heard of one tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -262,15 +262,6 @@ fn a_tunnel_closed_by_everybody_at_once_ends_once() {
     }
 }
 
-/// Says that it is over, at the latest when it is dropped.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 // proves S-21, S-12: no descriptor is closed twice, however many close its connection: one that somebody else was given meanwhile
 // stays his, and no system call is told of a descriptor that is gone
 #[test]
@@ -280,7 +271,7 @@ fn a_descriptor_is_closed_once_whoever_closes() {
     let pairs = std::thread::scope(|scope| {
         let witness = scope.spawn(|| witness(&over));
         // Also where something below fails: the scope waits for the witness.
-        let ends = Over(&over);
+        let ends = SetOnDrop(&over);
         let bench = Bench::new(None);
         for round in 0..if full() { 2000 } else { 100 } {
             let tunnel = bench.tunnel();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{self, Ended, Origin, Program, Request, Talk, Wire, ok, pattern};
+use crate::support::{self, Ended, Origin, Program, Request, SetOnDrop, Talk, Wire, ok, pattern};
 
 /// What the bytes are made of; of a length that no buffer has.
 const BLOCK_LEN: usize = 1_000_003;
@@ -160,7 +160,7 @@ fn beside(gateway: &Program, timed: bool, slow: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         scope.spawn(move || {
             // Also when it panics, so that the others end.
-            let _done = Done(done);
+            let _done = SetOnDrop(done);
             slow();
         });
         let mut wire = Wire::connect(http);
@@ -175,14 +175,6 @@ fn beside(gateway: &Program, timed: bool, slow: impl FnOnce() + Send) {
     assert!(count >= 10, "{count} requests");
     if timed {
         assert!(longest < Duration::from_millis(50), "{longest:?}");
-    }
-}
-
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
     }
 }
 

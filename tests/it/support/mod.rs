@@ -14,6 +14,7 @@ mod peer;
 mod process;
 mod wire;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use origin::{Origin, Request, Talk, ok};
@@ -37,6 +38,15 @@ pub(crate) fn skipped(what: &str) -> bool {
         println!("skipped without ANYPROXY_FULL=1: {what}");
     }
     !full()
+}
+
+/// Says that something is over, at the latest when a panic drops it: others who wait for that then end as well.
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Tries again and again, until it is so.
