@@ -26,8 +26,8 @@ pub const RECONNECT_EARLY_MS: u64 = 10_000;
 /// The longest wait while the gateway has not been missing for long: one that restarts is missed for hardly longer
 /// than it takes to start. A little less than what its users may wait: the handshake and its ports come on top.
 pub const RECONNECT_EARLY_MAX_MS: u64 = 220;
-/// Tunnels whose gateway is leaving that a client keeps beside those that it uses, until their streams have ended; of more, the oldest
-/// is closed.
+/// Tunnels whose gateway is leaving that a client keeps beside those that it uses, until their streams have ended; or as many as it uses,
+/// where that is more. Of more, the oldest is closed.
 pub const TUNNELS_LEFT_MAX: usize = 16;
 /// A tunnel that lived this long ends the back-off.
 pub const RECONNECT_RESET_LIVED_MS: u64 = 60_000;

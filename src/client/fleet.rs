@@ -234,6 +234,10 @@ impl Fleet {
         error: PortError,
     ) {
         let port = request.port;
+        if !self.state.lock().slots.asks(attempt) {
+            // It was asked for before the gateway said that it leaves: whoever asks now is answered by another.
+            return log::debug!(event = "fwd_fail", tun = tunnel.label(), port; "the gateway did not open the port: {error}; it is leaving");
+        }
         let refusals = {
             let mut refusals = self.refusals[attempt.gateway].lock();
             let refusal = refusals.entry((request.network, port)).or_default();
@@ -271,7 +275,8 @@ impl State {
             |tunnel: &&Arc<Tunnel>| !self.tunnels.iter().flatten().any(|used| Arc::ptr_eq(used, tunnel));
         let mut left = self.alive.iter().filter(is_left);
         let oldest = left.next()?.clone();
-        (left.count() >= TUNNELS_LEFT_MAX).then_some(oldest)
+        // One of each slot may be left at once, where all their gateways stop together.
+        (left.count() >= TUNNELS_LEFT_MAX.max(self.tunnels.len())).then_some(oldest)
     }
 
     /// The timer that ends the wait after an attempt, unless something else has ended it already.

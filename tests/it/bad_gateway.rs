@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyproxy::limits::TUNNELS_LEFT_MAX;
 use anyproxy::proto::frame::{
-    AuthErr, AuthErrCode, Frame, GoAway, GoAwayCode, Kind, Network, OpenRequest, PortRequest, Welcome,
+    AuthErr, AuthErrCode, Frame, GoAway, GoAwayCode, Kind, Network, OpenRequest, PortError, PortRequest,
+    Welcome,
 };
 
 use crate::garbage::{broken_messages, broken_websockets};
@@ -329,23 +330,86 @@ fn a_client_stops_though_its_gateway_reads_nothing() {
     drop(peer);
 }
 
-// Each time that it leaves it has a successor, and what it leaves behind it keeps.
+// Each time that it leaves it has a successor, and what it leaves behind it keeps. All tunnels of a client can be left behind at once.
 #[test]
 fn tunnels_of_a_gateway_that_leaves_again_and_again_have_an_end() {
+    for replicas in [1, TUNNELS_LEFT_MAX + 3] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let url = format!("ws://{}", listener.local_addr().expect("it is bound"));
+        let replica_count = replicas.to_string();
+        let client = Program::start(&[
+            "client",
+            "--gateway",
+            &url,
+            "--allow",
+            "127.0.0.1",
+            "--replicas",
+            &replica_count,
+        ]);
+        // The client knows of it, so that it has the same order of them.
+        let up = || {
+            let mut peer = Peer::gateway(&listener).up();
+            answers(&mut peer);
+            peer
+        };
+        let leaves = |_| {
+            let mut peer = up();
+            peer.say(&[(Frame::GoAway(GoAway { code: GoAwayCode::Drain, reason: String::new() }), 0)]);
+            answers(&mut peer);
+            peer
+        };
+        let mut left: Vec<Peer> = (0..=replicas.max(TUNNELS_LEFT_MAX)).map(leaves).collect();
+        let mut last = up();
+        let farewell = left.remove(0).farewell();
+        assert_eq!(farewell.code, Some(1001), "{farewell:?}");
+        left.iter_mut().for_each(answers);
+        let echo = Origin::echo();
+        opened(&mut last, echo.addr().port());
+        drop((left, last));
+        client.stop_but_for(&[LOST, AGAIN]);
+    }
+}
+
+// A port is asked for by another tunnel whose gateway stops as well: what it says to that is nothing that anybody could mend.
+#[test]
+fn a_port_is_not_asked_for_again_where_the_gateway_leaves() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let url = format!("ws://{}", listener.local_addr().expect("it is bound"));
-    let client = Program::start(&["client", "--gateway", &url, "--allow", "127.0.0.1"]);
-    let leaves = |_| {
-        let mut peer = Peer::gateway(&listener).up();
+    let args = [
+        "client",
+        "--gateway",
+        &url,
+        "--allow",
+        "127.0.0.1",
+        "--replicas",
+        "2",
+        "--forward",
+        "7:127.0.0.1:9",
+    ];
+    let client = Program::start(&args);
+    let leave = |peer: &mut Peer| {
         peer.say(&[(Frame::GoAway(GoAway { code: GoAwayCode::Drain, reason: String::new() }), 0)]);
-        peer
     };
-    let mut left: Vec<Peer> = (0..=TUNNELS_LEFT_MAX).map(leaves).collect();
-    let mut last = Peer::gateway(&listener).up();
-    let farewell = left.remove(0).farewell();
-    assert_eq!(farewell.code, Some(1001), "{farewell:?}");
-    let echo = Origin::echo();
-    opened(&mut last, echo.addr().port());
-    drop((left, last));
+    let is_asked = |frame: &Frame| frame.kind() == Kind::PortOpen;
+    let mut first = Peer::gateway(&listener).up();
+    first.until(is_asked);
+    let mut second = Peer::gateway(&listener).up();
+    answers(&mut second);
+    leave(&mut first);
+    second.until(is_asked);
+    leave(&mut second);
+    let refusal = Frame::PortErr { network: Network::Tcp, port: 7, error: PortError::Failed };
+    for peer in [&mut first, &mut second] {
+        peer.say(&[(refusal.clone(), 0)]);
+        answers(peer);
+    }
+    assert_eq!(client.lines(&["event=fwd_fail"]), Vec::<String>::new());
+    drop((first, second));
     client.stop_but_for(&[LOST, AGAIN]);
+}
+
+/// Whether the tunnel is still there.
+fn answers(peer: &mut Peer) {
+    peer.say(&[(Frame::Ping(7), 0)]);
+    peer.until(|frame| *frame == Frame::Pong(7));
 }
