@@ -2,7 +2,8 @@
 //! as they like.
 //!
 //! The Internet knocks at every open port. A line for each knock would be a way to fill somebody's disk, so further ones from the same
-//! address go to the debug log, and the next line aloud says how many there were.
+//! address go to the debug log, and the next line aloud says how many there were. Of more addresses than there are places for, one that
+//! was quiet for a minute is forgotten with what was not said of it; the total counts it still.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
