@@ -183,7 +183,7 @@ impl Gateway {
         shared.logins.renew(current.clone());
         // Who joins from here on is held against the new ones once more when it has.
         let mut ended = 0;
-        for (group, Member { tunnel, name, .. }) in shared.registry.members() {
+        for (group, name, tunnel) in shared.registry.everybody() {
             let admits =
                 |peer: &Peer| current.admits((&name, &group), peer.grant.as_ref(), peer.secret.as_deref());
             let admitted = tunnel.exchange(|session| session.peer().map_or(Ok(()), admits));
@@ -333,18 +333,20 @@ impl Shared {
 
     /// Ends a tunnel that has no right to be there any more, and all that its users have under way.
     fn revoke(&self, tunnel: &Arc<Tunnel>, why: &str) {
-        self.end(tunnel, |session| session.revoke(GoAwayCode::Stop, why));
+        self.end(tunnel, |tunnel| tunnel.revoke(GoAwayCode::Stop, why));
     }
 
     /// Ends a tunnel that a newer one of the same client takes the place of.
     fn replace(&self, former: &Arc<Tunnel>) {
-        self.end(former, |session| session.close(GoAwayCode::Replaced, "a newer connection"));
+        self.end(former, |tunnel| {
+            tunnel.exchange(|session| session.close(GoAwayCode::Replaced, "a newer connection"));
+        });
     }
 
     /// Ends a tunnel, and frees its ports at once: its connection may be a dead one that takes long to close.
-    fn end(&self, tunnel: &Arc<Tunnel>, close: impl FnOnce(&mut Session)) {
+    fn end(&self, tunnel: &Arc<Tunnel>, close: impl FnOnce(&Tunnel)) {
         // The session first: a port that it has just asked for is then refused, or is open already and closed here.
-        tunnel.exchange(close);
+        close(tunnel);
         self.forwards.close_all(self, tunnel);
     }
 

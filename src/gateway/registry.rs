@@ -4,12 +4,13 @@
 //!   higher generation. A higher generation takes the place of a lower one at once, and nobody else takes a place: an instance may
 //!   have been overheard, but a name that has a key is nobody else's.
 //! * Who leaves is named by its tunnel, so the clean-up of an older generation touches nothing of the newer.
+//! * Who has left is known as long as somebody reads what had come of it: the right to that can be taken away.
 //! * Of those that have room the least busy client is picked, the longest unpicked when several are equal. One that does not
 //!   answer, and so may be gone, is picked only when there is no other.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -70,6 +71,22 @@ pub enum Joined {
 #[derive(Default)]
 pub struct Registry {
     groups: Mutex<HashMap<String, Vec<Member>>>,
+    /// Who has left, while its streams are read to their end; each is held by its user's connection.
+    parted: Mutex<Vec<Parted>>,
+}
+
+/// One that was a member.
+struct Parted {
+    group: String,
+    name: Arc<str>,
+    tunnel: Weak<Tunnel>,
+}
+
+impl Parted {
+    /// Its tunnel, if there is something left to be read of it.
+    fn read(&self) -> Option<Arc<Tunnel>> {
+        self.tunnel.upgrade().filter(|tunnel| tunnel.stream_count() > 0)
+    }
 }
 
 impl Registry {
@@ -90,7 +107,9 @@ impl Registry {
         }
         let members = groups.entry(group.to_owned()).or_default();
         if let Some(index) = former {
-            return Joined::Replaced(std::mem::replace(&mut members[index], member));
+            let former = std::mem::replace(&mut members[index], member);
+            self.part(group, &former);
+            return Joined::Replaced(former);
         }
         members.push(member);
         if members.len() == 1 { Joined::First } else { Joined::Another }
@@ -101,7 +120,7 @@ impl Registry {
         let mut groups = self.groups.lock();
         let members = groups.get_mut(group)?;
         let index = members.iter().position(|member| Arc::ptr_eq(&member.tunnel, tunnel))?;
-        members.remove(index);
+        self.part(group, &members.remove(index));
         let left = members.len();
         if left == 0 {
             groups.remove(group);
@@ -145,13 +164,30 @@ impl Registry {
         others.filter_map(Member::addr).find(|addr| is_elsewhere(*addr, from))
     }
 
-    /// Everybody, each with its group.
-    pub fn members(&self) -> Vec<(String, Member)> {
+    /// Remembers one that is no member any more.
+    fn part(&self, group: &str, member: &Member) {
+        let mut parted = self.parted.lock();
+        parted.retain(|known| known.read().is_some());
+        if member.tunnel.stream_count() > 0 {
+            let (group, name) = (group.to_owned(), member.name.clone());
+            parted.push(Parted { group, name, tunnel: Arc::downgrade(&member.tunnel) });
+        }
+    }
+
+    /// Everybody, also who has left and whose streams are still read: the group, the name and the tunnel.
+    pub fn everybody(&self) -> Vec<(String, Arc<str>, Arc<Tunnel>)> {
         let groups = self.groups.lock();
-        let of = |(group, members): (&String, &Vec<Member>)| {
-            members.iter().map(|member| (group.clone(), member.clone())).collect::<Vec<_>>()
-        };
-        groups.iter().flat_map(of).collect()
+        let mut all = Vec::new();
+        for (group, members) in &*groups {
+            all.extend(
+                members.iter().map(|member| (group.clone(), member.name.clone(), member.tunnel.clone())),
+            );
+        }
+        // Under both locks, so that nobody is missed who leaves meanwhile.
+        for known in &*self.parted.lock() {
+            all.extend(known.read().map(|tunnel| (known.group.clone(), known.name.clone(), tunnel)));
+        }
+        all
     }
 
     /// Clients that are connected.

@@ -127,7 +127,7 @@ pub(super) fn watch(shared: &Arc<Shared>) {
 }
 
 fn say(shared: &Shared) {
-    shared.registry.members().iter().for_each(|(_, member)| shared.totals.take(&member.tunnel));
+    shared.registry.everybody().iter().for_each(|(_, _, tunnel)| shared.totals.take(tunnel));
     let beside = Beside {
         active: shared.registry.stream_count(),
         tally: shared.totals.get(),

@@ -5,10 +5,11 @@ use super::*;
 use crate::limits::{PEER_LINES_MAX, REFUSED_PORTS_MAX, STREAMS_MAX};
 use crate::logfmt::Stamp;
 use crate::proto::auth::{Prover, Transcript, prove};
-use crate::proto::frame::{Frame, GoAway, Hello, Network, PortRequest};
+use crate::proto::credentials::Secret;
+use crate::proto::frame::{Frame, GoAway, Hello, Network, Opened, PortRequest};
 use crate::proto::session::{ClientConfig, Error, StreamId, VERSION_NEWEST, VERSION_OLDEST};
 use crate::rt::{self, EventLoop};
-use crate::tunnel::StreamWatcher;
+use crate::tunnel::{Broken, StreamWatcher};
 use bytes::Bytes;
 use linkbuffer::LinkBuffer;
 use std::io::{Read as _, Write as _};
@@ -127,6 +128,44 @@ fn a_client_that_leaves_when_it_is_asked_leaves_the_stream_to_the_next() {
         let stream = open(&gateway).expect("the third is there");
         assert!(Arc::ptr_eq(stream.tunnel(), &third.tunnel));
         assert!(!first.tunnel.takes_streams() && !second.tunnel.takes_streams());
+    }
+}
+
+// proves S-71: the right to what had come as a whole can be taken away, though its tunnel has gone
+#[test]
+fn what_outlives_its_tunnel_ends_with_its_key() {
+    for (leaves, renewed) in [(false, true), (true, true), (true, false)] {
+        let member = member(1, 9);
+        let (_event_loop, gateway) = gateway(&[&member]);
+        let stream = open(&gateway).expect("there is room");
+        let opened =
+            Frame::OpenOk { opened: Opened { addr: None, resolve_us: 0, connect_us: 0 }, window: 1 << 16 };
+        let goaway = Frame::GoAway(GoAway { code: GoAwayCode::Stop, reason: String::new() });
+        let said =
+            [opened.encode(1), Frame::Data(Bytes::from_static(b"whole")).encode(1), Frame::Fin.encode(1)];
+        stream.exchange(|session, id| {
+            for frame in said {
+                session.handle_input(frame, rt::now()).expect("what a client says");
+            }
+            session.finish(id);
+            session.poll_transmit(usize::MAX, &mut LinkBuffer::new(), rt::now());
+        });
+        stream.exchange(|session, _| session.handle_input(goaway.encode(0), rt::now())).expect("legal");
+        assert!(!stream.is_closed() && stream.broken().is_none(), "it is there to be read");
+        if leaves {
+            assert_eq!(gateway.shared.registry.leave(GROUP, &member.tunnel), Some(0));
+        }
+        if renewed {
+            let mut credentials = Credentials::new();
+            credentials.insert(GROUP, Secret::new("another").expect("it is short")).expect("it is the first");
+            assert_eq!(gateway.renew(credentials), 1);
+        }
+        assert_eq!(stream.broken(), renewed.then_some(Broken::Lost), "{leaves}");
+        let mut bytes = LinkBuffer::new();
+        let read = stream.exchange(|session, id| session.read(id, &mut bytes, 9)).map(|read| read.bytes);
+        assert_eq!(read.ok(), (!renewed).then_some(5));
+        // Nobody is remembered for longer than there is something to read.
+        assert_eq!(gateway.shared.registry.everybody().len(), usize::from(!leaves));
     }
 }
 

@@ -326,6 +326,16 @@ impl Tunnel {
         }
     }
 
+    /// Ends the session, and every stream with it: also those that [outlive](Session::outlives) a session are lost, and nobody reads
+    /// them on.
+    pub fn revoke(&self, code: GoAwayCode, reason: &str) {
+        self.change(|inner| {
+            // Those that close now are lost, though the session may have said long ago that it is over.
+            inner.told_over = false;
+            inner.session.revoke(code, reason);
+        });
+    }
+
     /// No new streams from either side; the carrier leaves after the last one.
     fn stop(&self) {
         self.change(|inner| {
