@@ -15,6 +15,8 @@ const EVENTS: usize = 1024;
 const READ: usize = 256 * 1024;
 /// With more, the server is not worth asking.
 const ERRORS_MAX: u64 = 1000;
+/// A batch that is under way for longer when the time is over was not merely the last one.
+const STALLED: Duration = Duration::from_secs(1);
 /// How long a wait lasts at most, so that the end is not missed when nothing comes.
 const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
@@ -79,6 +81,11 @@ impl Driver<'_> {
                 self.outcome.span = now.saturating_duration_since(self.start);
                 let received = firehose.map_or(0, |firehose: Firehose| firehose.received);
                 self.outcome.firehose_bytes = received.saturating_sub(before);
+                for peer in &peers {
+                    if is_stalled(peer.since, self.start, now) {
+                        self.error("a batch was not answered")?;
+                    }
+                }
                 return Ok(());
             }
             if now < self.start {
@@ -198,5 +205,52 @@ impl Driver<'_> {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
+    }
+}
+
+/// Whether a batch that began at `since` has been without its answer for too long of the measured time.
+fn is_stalled(since: Instant, start: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(since.max(start)) > STALLED
+}
+
+#[cfg(test)]
+mod tests {
+    use lab::wire::Protocol;
+
+    use super::*;
+    use crate::tests::{SIZE, answer_once};
+
+    #[test]
+    fn a_batch_is_stalled_after_a_second_of_the_measured_time() {
+        let origin = Instant::now();
+        let at = |millis| origin + Duration::from_millis(millis);
+        for (since, start, now, want) in [
+            (0, 0, 1001, true),
+            (0, 0, 1000, false),
+            (0, 500, 1400, false),
+            (500, 0, 1400, false),
+            (0, 2000, 1500, false),
+        ] {
+            assert_eq!(is_stalled(at(since), at(start), at(now)), want, "{since} {start} {now}");
+        }
+    }
+
+    #[test]
+    fn requests_that_are_never_answered_are_errors() {
+        let (port, server) = answer_once(3);
+        let script = Script::learn(Protocol::Rpc, port, SIZE, 1, false).expect("rpc asks nothing");
+        let plan = Plan {
+            conns: 3,
+            slow_per_myriad: 0,
+            warm: Duration::ZERO,
+            // So long that the first answers may take their time.
+            span: 3 * STALLED,
+            requests_max: u64::MAX,
+            churn: false,
+            firehose: false,
+        };
+        let outcome = drive(&script, &plan).expect("the server listens");
+        drop(server.join());
+        assert_eq!((outcome.first.requests + outcome.later.requests, outcome.errors), (3, 3));
     }
 }

@@ -12,9 +12,13 @@
 //!
 //! Prints one JSON object. Latencies are in microseconds, a batch counts as one. `first` is the first second, in which a
 //! server may still have to learn, and `later` is the rest.
+//! `errors` are connections that broke or could not be made, and batches that had been without an answer for more than
+//! a second when the time was over.
 
 mod drive;
 mod peer;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Display;
 use std::io::Read;

@@ -1,0 +1,27 @@
+//! What the client's tests need of a server.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+
+/// Of a message's payload.
+pub(crate) const SIZE: usize = 16;
+/// Of a message with its length.
+const MESSAGE: usize = 4 + SIZE;
+
+/// A server of `rpc` that takes so many connections, and answers one message on each; its port, and then its connections.
+pub(crate) fn answer_once(conns: usize) -> (u16, JoinHandle<Vec<TcpStream>>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    let accept = move || listener.accept().expect("nobody else dials").0;
+    let server = thread::spawn(move || (0..conns).map(|_| answered(accept())).collect());
+    (port, server)
+}
+
+/// Answers one message.
+pub(crate) fn answered(mut stream: TcpStream) -> TcpStream {
+    let mut message = [0; MESSAGE];
+    stream.read_exact(&mut message).expect("a message comes");
+    stream.write_all(&message).expect("there is room for it");
+    stream
+}
