@@ -148,8 +148,11 @@ def load_command(load, server, arguments):
     return [load, "--port", str(server.port), "--proto", server.protocol, *arguments]
 
 
-def run_load(load, server, arguments):
-    """Runs the client to its end; what it reported, with its own processor time as `client_cpu`."""
+def run_load(load, server, arguments, errors_too=False):
+    """Runs the client to its end; what it reported, with its own processor time as `client_cpu`.
+
+    Errors of its connections are a failure; with `errors_too` they are for the caller, who reads them in the report.
+    """
     client = subprocess.Popen(
         load_command(load, server, arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, preexec_fn=settle_on(CLIENT_CPU))
@@ -159,6 +162,8 @@ def run_load(load, server, arguments):
     if client.returncode != 0:
         raise Failure(f"{' '.join(client.args)}: {err.strip()[-300:]}")
     report = json.loads(out)
+    if report["errors"] and not errors_too:
+        raise Failure(f"{' '.join(client.args)}: {report['errors']} errors")
     report["client_cpu"] = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
     return report
 
@@ -175,7 +180,7 @@ def sample(load, server, arguments, warm_up):
         run_load(load, server, [*arguments, "--secs", "1"])
     busy, wall = machine_busy_seconds(), time.monotonic()
     cpu, switches = server.cpu_seconds(), server.switches()
-    report = run_load(load, server, arguments)
+    report = run_load(load, server, arguments, errors_too=True)
     cpu = server.cpu_seconds() - cpu
     switches = [sum(s[0] for s in group.values()) for group in (server.switches(), switches)]
     wall = time.monotonic() - wall

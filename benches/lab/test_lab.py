@@ -9,11 +9,13 @@ import io
 import os
 import socket
 import tempfile
+import types
 import unittest
 
 import figures
 import measure
 import peers
+import tunnel
 import workloads
 from figures import Goal
 
@@ -109,6 +111,38 @@ class Peers(unittest.TestCase):
             os.chmod(path, 0o700)
             self.assertTrue(peers.says(path, "gateway", "--tunnel"))
             self.assertFalse(peers.says(path, "gateway", "--tls-cert"))
+
+
+class Load(unittest.TestCase):
+    def setUp(self):
+        self.scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(self.scratch.cleanup)
+        self.server = tunnel.Face(1, "http")
+
+    def program(self, script, name="load"):
+        """A program that does what the script says; its path."""
+        path = os.path.join(self.scratch.name, name)
+        with open(path, "w") as file:
+            file.write(f"#!/bin/sh\n{script}\n")
+        os.chmod(path, 0o700)
+        return path
+
+    def test_errors_are_a_failure_unless_the_caller_reads_them(self):
+        good = self.program("""echo '{"errors":0}'""")
+        self.assertEqual(measure.run_load(good, self.server, [])["errors"], 0)
+        bad = self.program("""echo '{"errors":2}'""")
+        with self.assertRaisesRegex(measure.Failure, "2 errors"):
+            measure.run_load(bad, self.server, [])
+        self.assertEqual(measure.run_load(bad, self.server, [], errors_too=True)["errors"], 2)
+
+    def test_a_stream_that_is_not_whole_is_a_failure(self):
+        nowhere = types.SimpleNamespace(
+            tools=tunnel.Tools(None, self.scratch.name), ports=peers.Ports({"bulk": 1}, {"bulk": 2}, []))
+        self.program("""echo '{"streams":3,"up":1,"down":2,"faults":[]}'""", "flow")
+        self.assertEqual(tunnel.verify(nowhere, 3, 3, 20)["down"], 2)
+        self.program("""echo '{"streams":3,"up":1,"down":2,"faults":["stream 1 at 0: broke"]}'; exit 1""", "flow")
+        with self.assertRaisesRegex(measure.Failure, "1 of 3 streams .*: stream 1 at 0: broke"):
+            tunnel.verify(nowhere, 3, 3, 20)
 
 
 class Listening(unittest.TestCase):

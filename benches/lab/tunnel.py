@@ -215,12 +215,12 @@ class InstructionMeter:
         self.sides = [callgrind.stop(process.pid) for process, callgrind in self.pairs]
 
 
-def ask(tunnel, face, arguments, seconds, meter):
-    """Small requests while the meter runs; what the client reports of them."""
+def ask(tunnel, face, arguments, seconds, meter, errors_too=False):
+    """Small requests while the meter runs; what the client reports of them. For `errors_too` see `measure.run_load`."""
     load, where = tunnel.tools.of_lab("load"), tunnel.face(face)
     measure.run_load(load, where, [*arguments, "--secs", "1"])
     meter.start()
-    report = measure.run_load(load, where, [*arguments, "--secs", str(seconds)])
+    report = measure.run_load(load, where, [*arguments, "--secs", str(seconds)], errors_too)
     meter.stop(report["client_cpu"])
     if not report["requests"]:
         raise Failure("no request was answered")
@@ -230,7 +230,7 @@ def ask(tunnel, face, arguments, seconds, meter):
 def requests(tunnel, face, arguments, seconds, loads=()):
     """Small requests: what they took, with `us` of processor time of the tunnel for each, beside `loads`."""
     meter = Meter(tunnel, loads)
-    report = ask(tunnel, face, arguments, seconds, meter)
+    report = ask(tunnel, face, arguments, seconds, meter, errors_too=True)
     return {
         "us": meter.cpu / report["requests"] * 1e6, "p50": report["fast"]["p50"], "p99": report["fast"]["p99"],
         "req_per_s": report["req_per_s"], "errors": report["errors"], "foreign": meter.foreign}
@@ -260,6 +260,13 @@ class Flow:
                 return line
         self.program.end()
         raise Failure(f"{' '.join(self.command)}: says nothing: {self.program.complained}")
+
+    def verdict(self, seconds):
+        """What it says at the end of `--verify`; fails when a stream was not carried as it was sent."""
+        verdict = json.loads(self.line(seconds))
+        if faults := verdict["faults"]:
+            raise Failure(f"{len(faults)} of {verdict['streams']} streams were not carried as they were sent: {faults[0]}")
+        return verdict
 
     def must_run(self):
         """Fails when it has ended by itself, as it does when a stream broke."""
@@ -296,9 +303,9 @@ def sent_by_target(tunnel):
 
 
 def verify(tunnel, streams, size, seconds, *more):
-    """Carries `size` bytes with every byte looked at; what `flow` says of it."""
+    """Carries `size` bytes with every byte looked at; what `flow` says of it. A fault is a failure."""
     with Flow(tunnel, "--verify", "--streams", str(streams), "--bytes", str(size), *more) as flow:
-        return json.loads(flow.line(seconds))
+        return flow.verdict(seconds)
 
 
 def expect(said, wanted):
