@@ -299,7 +299,9 @@ def bulk(tunnel, streams, up, seconds):
 def sent_by_target(tunnel):
     """Bytes that the bulk target has sent so far."""
     command = [tunnel.tools.of_lab("flow"), "--count", "--target", f"127.0.0.1:{tunnel.ports.target['bulk']}"]
-    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=20).stdout)["sent"]
+    said = subprocess.run(
+        command, capture_output=True, check=True, timeout=20, preexec_fn=measure.settle_on(CLIENT_CPU)).stdout
+    return json.loads(said)["sent"]
 
 
 def verify(tunnel, streams, size, seconds, *more):

@@ -60,7 +60,7 @@ def beside(conns):
         figures = {}
         put(figures, "alone", tunnels.requests(tunnel, "rpc", small_ones, options.secs))
         with bulk_in_background(tunnel, options.secs + 60) as bulk_one:
-            start, before = time.monotonic(), tunnels.sent_by_target(tunnel)
+            before, start = tunnels.sent_by_target(tunnel), time.monotonic()
             put(figures, "beside", tunnels.requests(tunnel, "rpc", small_ones, options.secs, [bulk_one.program]))
             sent, took = tunnels.sent_by_target(tunnel) - before, time.monotonic() - start
             bulk_one.must_run()
