@@ -132,7 +132,7 @@ class Bench:
                     rows[sample.label].append(figures)
                     if figures["errors"]:
                         raise Failure(f"{figures['errors']} errors")
-                except Failure as failure:
+                except measure.FAILURES as failure:
                     self.fail(f"{name}, {sample.label}", failure)
         self.results[name] = rows
         print(f"\n## {name}: {options.rounds} rounds of {options.secs:g} s, best / median\n")
@@ -160,7 +160,7 @@ class Bench:
             try:
                 with self.server(name, "http") as server:
                     each_bytes, *kib = measure.idle_memory(self.load, server, IDLE_CONNS)
-            except Failure as failure:
+            except measure.FAILURES as failure:
                 self.fail(f"idle, {name}", failure)
                 continue
             self.results.setdefault("idle", {})[name] = each_bytes
@@ -176,7 +176,7 @@ class Bench:
                 try:
                     each_request, top = measure.instructions(
                         self.load, self.servers[name]("http"), "http", depth, 20_000 * depth, self.options.functions)
-                except Failure as failure:
+                except measure.FAILURES as failure:
                     self.fail(f"instructions, {name}, depth {depth}", failure)
                     continue
                 self.results.setdefault("instructions", {})[f"{name} {depth}"] = each_request
@@ -202,7 +202,7 @@ class Bench:
                     with measure.held_connections(self.load, server, 100):
                         time.sleep(1)
                         used = measure.wake_ups(server, seconds)
-            except Failure as failure:
+            except measure.FAILURES as failure:
                 self.fail(f"quiet, {name}", failure)
                 continue
             self.results.setdefault("quiet", {})[name] = [started, used]

@@ -108,7 +108,7 @@ class Bench:
                     rows[peer].append(figures)
                     if figures.get("errors"):
                         raise Failure(f"{figures['errors']} errors")
-                except (Failure, OSError) as failure:
+                except measure.FAILURES as failure:
                     self.failures += 1
                     print(f"FAILED {name}, {peer}: {failure}", file=sys.stderr, flush=True)
                 if options.verbose:

@@ -1,6 +1,7 @@
 """Starting servers and the client, and reading what the system knows of them."""
 
 import collections
+import contextlib
 import glob
 import json
 import os
@@ -25,6 +26,10 @@ OUTERMOST = ("std::sys::backtrace::", "poller::pool::", "poller::worker::lead")
 
 class Failure(Exception):
     """A measurement that could not be taken, with the reason."""
+
+
+# What a measurement can end with and the others go on: also a file or a program of the system that does not answer.
+FAILURES = (Failure, OSError, subprocess.SubprocessError)
 
 
 def descriptors_max():
@@ -112,7 +117,13 @@ class Process:
         return found
 
     def resident_kib(self):
-        return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{self.pid}/status").read())[1])
+        found = None
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{self.pid}/status") as status:
+            found = re.search(r"VmRSS:\s+(\d+)", status.read())
+        if not found:
+            # Until it is waited for, there is a status without memory.
+            raise Failure(f"{' '.join(self.command)}: has ended")
+        return int(found[1])
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))

@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import socket
+import subprocess
 import tempfile
 import types
 import unittest
@@ -134,6 +135,18 @@ class Load(unittest.TestCase):
         with self.assertRaisesRegex(measure.Failure, "2 errors"):
             measure.run_load(bad, self.server, [])
         self.assertEqual(measure.run_load(bad, self.server, [], errors_too=True)["errors"], 2)
+
+    def test_memory_of_a_process_that_has_ended_is_a_failure(self):
+        process = measure.Process(["cat"], measure.CLIENT_CPU, stdin=subprocess.PIPE)
+        self.addCleanup(process.end)
+        self.assertGreater(process.resident_kib(), 0)
+        process.process.stdin.close()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with self.assertRaisesRegex(measure.Failure, "cat: has ended"):
+            process.resident_kib()
+        process.process.wait()
+        with self.assertRaisesRegex(measure.Failure, "cat: has ended"):
+            process.resident_kib()
 
     def test_a_stream_that_is_not_whole_is_a_failure(self):
         nowhere = types.SimpleNamespace(
