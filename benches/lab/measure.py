@@ -229,7 +229,10 @@ def idle_memory(load, server, conns):
 
 
 class held_connections:
-    """Connections that were used once and are idle for the length of the `with`."""
+    """Connections that were used once and are idle for the length of the `with`.
+
+    At its end each is used once more, and one that is gone is a failure: what was measured was not what it should be.
+    """
 
     def __init__(self, load, server, conns):
         self.command = load_command(load, server, ["--idle", str(conns)])
@@ -241,8 +244,12 @@ class held_connections:
         if self.client.stdout.readline().strip() != "ready":
             raise Failure(f"{' '.join(self.command)}: {self.client.communicate()[1].strip()[-300:]}")
 
-    def __exit__(self, *_):
-        self.client.communicate("")
+    def __exit__(self, kind, *_):
+        if kind:
+            self.client.kill()
+        said = self.client.communicate("")[1]
+        if self.client.returncode and not kind:
+            raise Failure(f"{' '.join(self.command)}: {said.strip()[-300:]}")
 
 
 def wake_ups(server, seconds):

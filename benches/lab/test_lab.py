@@ -148,6 +148,15 @@ class Load(unittest.TestCase):
         with self.assertRaisesRegex(measure.Failure, "cat: has ended"):
             process.resident_kib()
 
+    def test_held_connections_that_are_gone_are_a_failure(self):
+        with measure.held_connections(self.program("echo ready; cat"), self.server, 1):
+            pass
+        gone = measure.held_connections(self.program("echo ready; cat; echo it is gone >&2; exit 1"), self.server, 1)
+        with self.assertRaisesRegex(measure.Failure, "it is gone"), gone:
+            pass
+        with self.assertRaisesRegex(measure.Failure, "what was first"), gone:
+            raise measure.Failure("what was first")
+
     def test_a_stream_that_is_not_whole_is_a_failure(self):
         nowhere = types.SimpleNamespace(
             tools=tunnel.Tools(None, self.scratch.name), ports=peers.Ports({"bulk": 1}, {"bulk": 2}, []))

@@ -8,7 +8,8 @@
 //! * `--slowpct`: of a hundred batches, so many are one slow request instead; they are reported apart.
 //! * `--churn`: a connection for each request; its latency includes the connecting.
 //! * `--firehose`: one more connection sends without end and reads what comes back; its bytes are reported.
-//! * `--idle`: opens connections, asks once on each, prints `ready`, and holds them until the standard input ends.
+//! * `--idle`: opens connections, asks once on each, prints `ready`, and holds them until the standard input ends. Then it
+//!   asks on each once more, and fails when one is gone.
 //!
 //! Prints one JSON object. Latencies are in microseconds, a batch counts as one. `first` is the first second, in which a
 //! server may still have to learn, and `later` is the rest.
@@ -85,7 +86,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         churn,
     )?;
     if let Some(conns) = args.get("--idle")? {
-        return hold(&script, conns);
+        return hold(&script, conns, || {
+            println!("ready");
+            std::io::stdin().read_to_end(&mut Vec::new()).map(drop)
+        });
     }
     let plan = Plan {
         conns: args.get("--conns")?.unwrap_or(64),
@@ -100,16 +104,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Holds idle connections, each of which has been used.
-fn hold(script: &Script, conns: usize) -> Result<(), Box<dyn std::error::Error>> {
+/// Holds idle connections, each of which has been used, while it waits; then uses each of them again.
+fn hold(
+    script: &Script,
+    conns: usize,
+    wait: impl FnOnce() -> std::io::Result<()>,
+) -> Result<(), Box<dyn std::error::Error>> {
     let mut held = Vec::with_capacity(conns);
     for n in 0..conns {
         let mut stream = socket::connect(script.port, Some(socket::source(n / CONNS_PER_SOURCE)))?;
         script.ask(&mut stream)?;
         held.push(stream);
     }
-    println!("ready");
-    std::io::stdin().read_to_end(&mut Vec::new())?;
+    wait()?;
+    for (n, stream) in held.iter_mut().enumerate() {
+        script.ask(stream).map_err(while_doing(&format!("connection {n} of {conns}, held: asking again")))?;
+    }
     Ok(())
 }
 

@@ -1,8 +1,13 @@
-//! What the client's tests need of a server.
+//! Tests of the idle mode, and what the client's tests need of a server.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
+
+use lab::wire::Protocol;
+
+use crate::hold;
+use crate::peer::Script;
 
 /// Of a message's payload.
 pub(crate) const SIZE: usize = 16;
@@ -24,4 +29,25 @@ pub(crate) fn answered(mut stream: TcpStream) -> TcpStream {
     stream.read_exact(&mut message).expect("a message comes");
     stream.write_all(&message).expect("there is room for it");
     stream
+}
+
+#[test]
+fn held_connections_are_asked_again_and_one_that_is_gone_is_an_error() {
+    const CONNS: usize = 3;
+    for gone in [None, Some(0), Some(CONNS - 1)] {
+        let (port, server) = answer_once(CONNS);
+        let script = Script::learn(Protocol::Rpc, port, SIZE, 1, false).expect("rpc asks nothing");
+        let mut again = None;
+        let held = hold(&script, CONNS, || {
+            let mut taken = server.join().expect("each was answered");
+            if let Some(gone) = gone {
+                taken.truncate(gone);
+            }
+            again = Some(thread::spawn(|| taken.into_iter().map(answered).collect::<Vec<_>>()));
+            Ok(())
+        });
+        assert_eq!(held.is_ok(), gone.is_none(), "{gone:?}: {held:?}");
+        let again = again.expect("it waited").join().expect("what is there was asked");
+        assert_eq!(again.len(), gone.unwrap_or(CONNS));
+    }
 }
