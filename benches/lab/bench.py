@@ -241,7 +241,7 @@ def main():
         if options.json:
             with open(options.json, "w") as file:
                 json.dump(bench.results, file, indent=1)
-    print(f"\n{bench.verdicts.missed} goals missed, {bench.failures} measurements failed")
+    print(f"\n{bench.verdicts.text()}, {bench.failures} measurements failed")
     sys.exit(1 if bench.failures else 0)
 
 

@@ -171,7 +171,7 @@ def main():
     parser.add_argument("--quiet-secs", type=float, default=90, help="how long is listened in `quiet` (90)")
     parser.add_argument("--functions", type=int, default=0, help="functions to list with `instructions` (0)")
     parser.add_argument("--json", help="a file for every single figure")
-    parser.add_argument("--strict", action="store_true", help="fail when a goal is missed, too")
+    parser.add_argument("--strict", action="store_true", help="fail when a goal is missed or has no figure, too")
     parser.add_argument("--verbose", action="store_true", help="say how long each measurement took")
     for hidden in ("--anyproxy", "--rathole", "--lab"):
         parser.add_argument(hidden, required=True, help=argparse.SUPPRESS)
@@ -192,8 +192,8 @@ def main():
         if options.json:
             with open(options.json, "w") as file:
                 json.dump(bench.results, file, indent=1)
-    print(f"\n{bench.verdicts.missed} goals missed, {bench.failures} measurements failed")
-    sys.exit(1 if bench.failures or (options.strict and bench.verdicts.missed) else 0)
+    print(f"\n{bench.verdicts.text()}, {bench.failures} measurements failed")
+    sys.exit(1 if bench.failures or (options.strict and not bench.verdicts.are_good) else 0)
 
 
 main()

@@ -27,6 +27,10 @@ class Goal:
             against = f" x {self.base[0]}"
         return f"{self.of[0]}: {figure} {self.sign} {self.factor:g}{against}"
 
+    def labels(self):
+        """The rows that it wants."""
+        return {self.of[0], *([self.base[0]] if self.base else []), *([self.over] if self.over else [])}
+
     def is_kept_by(self, value):
         return {
             "<=": value <= self.factor, ">=": value >= self.factor, ">": value > self.factor, "<": value < self.factor,
@@ -76,10 +80,14 @@ def ratio_text(value):
 
 
 class Verdicts:
-    """Prints goals with what became of them, and counts those that were missed."""
+    """Prints goals with what became of them, and counts those that were missed, and those without a figure.
+
+    A goal whose rows are not all there is of no account: somebody left them out.
+    """
 
     def __init__(self):
         self.missed = 0
+        self.unmeasured = 0
 
     def of(self, kept):
         self.missed += not kept
@@ -91,8 +99,18 @@ class Verdicts:
         for goal in goals:
             best, median = ratios(rows, goal.of, goal.base, goal.over)
             if best is None:
-                print(f"| {goal.text()} | - | - | not measured |")
+                lacks = goal.labels() <= rows.keys()
+                self.unmeasured += lacks
+                print(f"| {goal.text()} | - | - | {'NOT MEASURED' if lacks else 'not measured'} |")
                 continue
             kept = [goal.is_kept_by(best), goal.is_kept_by(median)]
             says = self.of(True) if all(kept) else self.of(False) + (" by the median only" if kept[0] else "")
             print(f"| {goal.text()} | {ratio_text(best)} | {ratio_text(median)} | {says} |", flush=True)
+
+    @property
+    def are_good(self):
+        return not self.missed and not self.unmeasured
+
+    def text(self):
+        """The last word of a run."""
+        return f"{self.missed} goals missed, {self.unmeasured} without a figure"

@@ -53,11 +53,24 @@ class Figures(unittest.TestCase):
                 self.assertIn(says, out.getvalue())
                 self.assertEqual(verdicts.missed, missed)
 
-    def test_what_was_not_measured_is_said(self):
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            figures.Verdicts().table([Goal(("none", "p50"), "<", 1)], ROWS)
-        self.assertIn("not measured", out.getvalue())
+    def test_what_was_not_measured_is_said_and_counts_when_its_rows_are_there(self):
+        for of, base, over, says, unmeasured in [
+            (("none", "p50"), None, None, "| not measured |", 0),
+            (("one", "p50"), ("none", "p50"), None, "| not measured |", 0),
+            (("one", "p50"), ("two", "p50"), "none", "| not measured |", 0),
+            (("none", "p50"), ("empty", "p50"), None, "| not measured |", 0),
+            (("empty", "p50"), None, None, "| NOT MEASURED |", 1),
+            (("one", "p99"), None, None, "| NOT MEASURED |", 1),
+            (("one", "p50"), ("two", "p99"), None, "| NOT MEASURED |", 1),
+            (("one", "p50"), ("two", "p50"), "empty", "| NOT MEASURED |", 1),
+        ]:
+            with self.subTest(of=of, base=base, over=over):
+                verdicts, out = figures.Verdicts(), io.StringIO()
+                with contextlib.redirect_stdout(out):
+                    verdicts.table([Goal(of, "<", 1, base, over)], {**ROWS, "empty": []})
+                self.assertIn(says, out.getvalue())
+                self.assertEqual((verdicts.unmeasured, verdicts.missed), (unmeasured, 0))
+                self.assertEqual(verdicts.are_good, not unmeasured)
 
 
 class Functions(unittest.TestCase):
