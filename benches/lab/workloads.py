@@ -90,7 +90,7 @@ def stopped(name, tools, options):
     with tunnels.Tunnel(name, tools) as tunnel, tunnels.Tunnel(name, tools) as other:
         before = tunnel.resident_bytes()
         stop = time.monotonic() + options.stop_secs
-        size = ["--streams", "1", "--bytes", str(STOPPED_BYTES), "--seed", "5"]
+        size = ["--streams", "1", "--bytes", str(STOPPED_BYTES), "--down", "--seed", "5"]
         with tunnels.Flow(tunnel, "--verify", "--hold", *size) as reader:
             tunnels.expect(reader.line(20), "held")
             tunnel.settle()
