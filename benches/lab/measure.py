@@ -180,9 +180,14 @@ def run_load(load, server, arguments, errors_too=False):
 
 
 def machine_busy_seconds():
-    """Processor time that anybody used, on all processors."""
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, open("/proc/stat").readline().split()[1:8])
-    return (user + nice + system + irq + softirq) / TICKS_PER_SECOND
+    """Processor time that anybody used, on all processors; of a virtual machine also what its host gave to others."""
+    with open("/proc/stat") as stat:
+        return busy_ticks(stat.readline()) / TICKS_PER_SECOND
+
+
+def busy_ticks(line):
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
+    return user + nice + system + irq + softirq + steal
 
 
 def sample(load, server, arguments, warm_up):
