@@ -232,6 +232,7 @@ def main():
         parser.error("at least one round of more than zero seconds")
     if len(measure.CPUS) < 2:
         print("only one processor: server and client share it", file=sys.stderr)
+    measure.end_by_signals()
     bench = Bench(options)
     for name in chosen:
         if name in WORKLOADS:

@@ -4,7 +4,6 @@
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -182,9 +181,7 @@ def main():
         parser.error("at least one round of more than zero seconds, one stream and one kill")
     if len(measure.CPUS) < 2:
         print("only one processor: tunnel and load share it", file=sys.stderr)
-    # So that what was started is ended however this ends.
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, lambda number, _: sys.exit(128 + number))
+    measure.end_by_signals()
     bench = Bench(options)
     print("; ".join(bench.tools.programs.versions()), flush=True)
     for name in tests:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -30,6 +31,12 @@ class Failure(Exception):
 
 # What a measurement can end with and the others go on: also a file or a program of the system that does not answer.
 FAILURES = (Failure, OSError, subprocess.SubprocessError)
+
+
+def end_by_signals():
+    """Lets the signals that end this program end what it has started, too: by leaving every `with`."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
 
 
 def descriptors_max():
@@ -168,7 +175,12 @@ def run_load(load, server, arguments, errors_too=False):
         load_command(load, server, arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, preexec_fn=settle_on(CLIENT_CPU))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    out, err = client.communicate()
+    try:
+        out, err = client.communicate()
+    except BaseException:
+        client.kill()
+        client.wait()
+        raise
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if client.returncode != 0:
         raise Failure(f"{' '.join(client.args)}: {err.strip()[-300:]}")
