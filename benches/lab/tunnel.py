@@ -104,6 +104,9 @@ class Tunnel:
             self.processes.append(None)
             self.start(at)
         self.wait_until_it_works()
+        # A tunnel may open its ports one after the other.
+        for face in peers.FACES:
+            self.wait_for_port(front[face])
 
     def keep(self, process):
         self.stack.callback(process.end)
@@ -124,7 +127,7 @@ class Tunnel:
             with contextlib.suppress(OSError):
                 return socket.create_connection(("127.0.0.1", port), 1).close()
             if time.monotonic() > deadline:
-                raise Failure(f"{self.name}: nothing listens on a target's port")
+                raise Failure(f"{self.name}: nothing listens on port {port}")
             time.sleep(0.01)
 
     def works(self):
