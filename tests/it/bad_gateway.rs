@@ -354,7 +354,7 @@ fn tunnels_of_a_gateway_that_leaves_again_and_again_have_an_end() {
         };
         let leaves = |_| {
             let mut peer = up();
-            peer.say(&[(Frame::GoAway(GoAway { code: GoAwayCode::Drain, reason: String::new() }), 0)]);
+            leave(&mut peer);
             answers(&mut peer);
             peer
         };
@@ -387,9 +387,6 @@ fn a_port_is_not_asked_for_again_where_the_gateway_leaves() {
         "7:127.0.0.1:9",
     ];
     let client = Program::start(&args);
-    let leave = |peer: &mut Peer| {
-        peer.say(&[(Frame::GoAway(GoAway { code: GoAwayCode::Drain, reason: String::new() }), 0)]);
-    };
     let is_asked = |frame: &Frame| frame.kind() == Kind::PortOpen;
     let mut first = Peer::gateway(&listener).up();
     first.until(is_asked);
@@ -406,6 +403,11 @@ fn a_port_is_not_asked_for_again_where_the_gateway_leaves() {
     assert_eq!(client.lines(&["event=fwd_fail"]), Vec::<String>::new());
     drop((first, second));
     client.stop_but_for(&[LOST, AGAIN]);
+}
+
+/// Says that this gateway wants no new streams.
+fn leave(peer: &mut Peer) {
+    peer.say(&[(Frame::GoAway(GoAway { code: GoAwayCode::Drain, reason: String::new() }), 0)]);
 }
 
 /// Whether the tunnel is still there.
