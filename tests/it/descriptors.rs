@@ -1,7 +1,9 @@
 //! How many descriptors the program takes for itself.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
+use crate::forwards::udp_target;
 use crate::support::{self, Origin, Program, Wire, field};
 
 /// Soft and hard limit of a process.
@@ -46,6 +48,34 @@ fn a_client_without_descriptors_says_so_once_and_serves_again_when_it_has_some()
     assert!((1..=1 + minutes).contains(&(said.len() as u64)), "{said:?}");
     drop((served, refused));
     support::until("a connection where there are descriptors again", || connect().1 == 200);
+    client.stop_but_for(&["event=limit_hit"]);
+    gateway.stop();
+}
+
+// A UDP target takes a socket as any other does: who sends from one address after the other finds the same end of them.
+#[test]
+fn a_client_without_descriptors_says_so_of_udp_as_well() {
+    const USERS: usize = 100;
+    let begun = Instant::now();
+    let gateway = support::gateway(&[]);
+    let (url, target) = (format!("ws://{}", gateway.addr("tunnel")), format!("0:{}/udp", udp_target()));
+    let flags = ["client", "--gateway", &url, "--allow", "127.0.0.1", "--forward", &target];
+    let client = Program::start_bounded(64, &flags);
+    let port = field(&client.wait(&["event=fwd_open"]), "actual").parse().expect("a port");
+    let port = SocketAddr::from(([127, 0, 0, 1], port));
+    let users: Vec<_> = (0..USERS).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a free port")).collect();
+    for user in &users {
+        user.set_nonblocking(true).expect("a socket");
+        user.send_to(b"question", port).expect("loopback takes it");
+    }
+    let served = || users.iter().filter(|user| user.peek(&mut [0; 16]).is_ok()).count();
+    let refused = || gateway.lines(&["event=access", "proto=udp", "end=RQ", "why=limit"]).len();
+    support::until("an answer for each user", || served() + refused() == USERS);
+    assert!(served() > 0 && refused() > 10, "{} of {USERS}", served());
+    client.wait(&["event=limit_hit"]);
+    let said = client.lines(&["event=limit_hit"]);
+    let minutes = begun.elapsed().as_secs() / 60;
+    assert!((1..=1 + minutes).contains(&(said.len() as u64)), "{said:?}");
     client.stop_but_for(&["event=limit_hit"]);
     gateway.stop();
 }

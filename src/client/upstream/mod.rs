@@ -232,18 +232,26 @@ impl Reaching {
         match remote.dial_near(&carrier, addr, left, dial.clone()) {
             Ok(handle) => attempt.dials(handle),
             Err(error) => {
-                // No socket, so no connection that could tell: here is the only one who can answer.
                 let reaching = dial.0.lock().take();
                 if let Some(reaching) = reaching {
                     let (reaching, _) = *reaching;
-                    let stopping = remote.is_stopping();
-                    if !stopping {
-                        reaching.ways.log_without_socket(addr, reaching.conn_id, &error);
-                    }
-                    reaching.refuse(if stopping { RefuseCode::Draining } else { RefuseCode::Limit });
+                    reaching.without_socket(addr, &error);
                 }
             }
         }
+    }
+
+    /// There was no socket for this address, so no connection that could tell: here is the only one who can answer.
+    fn without_socket(self, addr: SocketAddr, error: &io::Error) {
+        if self.ways.remote.is_stopping() {
+            return self.refuse(RefuseCode::Draining);
+        }
+        // A host without this family may have the other, and lacks no sockets.
+        if error.raw_os_error() == Some(libc::EAFNOSUPPORT) {
+            return self.next(RefuseCode::Unreachable);
+        }
+        self.ways.log_without_socket(addr, self.conn_id, error);
+        self.refuse(RefuseCode::Limit);
     }
 }
 
