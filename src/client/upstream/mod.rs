@@ -81,17 +81,22 @@ struct Attempt(Mutex<Dialing>);
 
 #[derive(Default)]
 struct Dialing {
-    dial: Option<Handle>,
+    /// The last one that was begun, and how many addresses were left behind it.
+    dial: Option<(usize, Handle)>,
     unwanted: bool,
 }
 
 impl Attempt {
-    fn dials(&self, dial: Handle) {
+    /// Keeps a dial behind which so many addresses are left. One that failed at once may come here after the next one, which
+    /// a thread of the event loop began meanwhile, and does not take its place.
+    fn dials(&self, left: usize, dial: Handle) {
         let mut dialing = self.0.lock();
         if dialing.unwanted {
             dial.abort();
         }
-        dialing.dial = Some(dial);
+        if dialing.dial.as_ref().is_none_or(|(least, _)| left < *least) {
+            dialing.dial = Some((left, dial));
+        }
     }
 }
 
@@ -99,7 +104,7 @@ impl StreamWatcher for Attempt {
     fn on_stream(&self, _id: StreamId) {
         let mut dialing = self.0.lock();
         dialing.unwanted = true;
-        if let Some(dial) = &dialing.dial {
+        if let Some((_, dial)) = &dialing.dial {
             dial.abort();
         }
     }
@@ -227,10 +232,11 @@ impl Reaching {
             return udp::join(self, addr);
         }
         let Some(carrier) = self.stream.tunnel().carrier().cloned() else { return };
-        let (remote, attempt) = (self.ways.remote.clone(), self.attempt.clone());
+        let (remote, attempt, addresses_left) =
+            (self.ways.remote.clone(), self.attempt.clone(), self.left.len());
         let dial = Arc::new(Dial(Mutex::new(Some(Box::new((self, addr))))));
         match remote.dial_near(&carrier, addr, left, dial.clone()) {
-            Ok(handle) => attempt.dials(handle),
+            Ok(handle) => attempt.dials(addresses_left, handle),
             Err(error) => {
                 let reaching = dial.0.lock().take();
                 if let Some(reaching) = reaching {
@@ -359,7 +365,64 @@ fn pump(cx: &mut TargetConn, conn: &mut Connection) -> rt::Result {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
+    use crate::rt::EventLoop;
+
+    struct Idle;
+
+    impl Handler for Idle {
+        type Context = ();
+
+        fn on_prepare(&self, _: &mut Prepare<'_>) -> Result<(), Reject> {
+            Ok(())
+        }
+
+        fn on_connect(&self, (): &mut (), _: &mut Connection) -> rt::Result {
+            Ok(())
+        }
+
+        fn on_request(&self, (): &mut (), _: &mut Connection) -> rt::Result {
+            Ok(())
+        }
+    }
+
+    // A dial that fails at once has begun the next one, on a thread of the event loop, before its own handle is kept.
+    #[test]
+    fn a_user_who_leaves_ends_the_last_dial_whichever_was_kept_last() {
+        // Before the event loop, so that it is there when that ends.
+        let (ends, ended) = mpsc::channel();
+        let event_loop = EventLoop::builder().polls(1).build().expect("there are threads");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let addr = listener.local_addr().expect("it is bound");
+        // Each with as many addresses left behind it as it says.
+        let dial = |left: usize| {
+            let dial = event_loop.dial(addr, Duration::from_secs(60), Idle).expect("a socket");
+            let ends = ends.clone();
+            let tell = move |_: &Closed| ends.send(left).expect("the test waits");
+            dial.add_close_callback(tell).expect("it is the only one");
+            (left, dial)
+        };
+        for first_is_kept_last in [false, true] {
+            let attempt = Attempt::default();
+            let mut dials = [dial(2), dial(1)];
+            if first_is_kept_last {
+                dials.reverse();
+            }
+            for (left, dial) in dials {
+                attempt.dials(left, dial);
+            }
+            attempt.on_stream(StreamId(1));
+            assert_eq!(ended.recv(), Ok(1), "{first_is_kept_last}");
+            // One that begins after all is ended as well.
+            let (left, late) = dial(0);
+            attempt.dials(left, late);
+            assert_eq!(ended.recv(), Ok(0));
+        }
+    }
 
     // A user who is served by one address of a name is not told of the others, and one who is not is one, not as many as they are.
     #[test]
