@@ -144,6 +144,12 @@ fn check_explains_which_rule_decides() {
         1,
         "a private address, and no allow rule names it\nnot reached\n",
     );
+    explain(
+        &["--allow", "10.0.0.0/8:80-90"],
+        "10.1.1.1:91",
+        1,
+        "a private address, and no allow rule names it with port 91\nnot reached\n",
+    );
     explain(&["--deny", "*:25"], "mail.example:25", 1, "  name  denied by the rule *:25\nnot reached\n");
     explain(&[], "0x7f.1:80", 1, "127.0.0.1:80\n  127.0.0.1  denied: 127.0.0.1 is a loopback address");
     // Resolved by the hosts file, and every address judged.

@@ -101,19 +101,24 @@ impl Rules {
         }
         let class = Class::of(address.ip());
         let own = self.own.iter().find(|own| seen.is_at(own, class, port));
-        let allowed = self.allow.iter().find(|rule| match class {
+        let opens = |rule: &Pattern, port| match class {
             _ if own.is_some() => rule.is_host_and_port(&seen, port),
             Class::Metadata => rule.is_address(&seen, port),
             Class::Loopback | Class::LinkLocal | Class::Unspecified => rule.means(&seen, class, port),
             Class::Public => rule.matches(&seen, port),
             _ => rule.host != HostPattern::Any && rule.matches(&seen, port),
-        });
-        match allowed {
+        };
+        let closed = || {
+            let but_for_port = self.allow.iter().any(|rule| opens(rule, *rule.ports.start()));
+            let port = but_for_port.then_some(port);
+            Verdict::no(Why::Class { address: address.ip(), class, port })
+        };
+        match self.allow.iter().find(|rule| opens(rule, port)) {
             Some(rule) => Verdict::yes(Why::Rule(rule.text.clone())),
             None if own.is_some() => Verdict::no(Why::Own(SocketAddr::new(address.ip(), port))),
-            None if class == Class::Metadata => Verdict::no(Why::Class(address.ip(), class)),
+            None if class == Class::Metadata => closed(),
             None if self.local => Verdict::yes(Why::Default),
-            None if class != Class::Public => Verdict::no(Why::Class(address.ip(), class)),
+            None if class != Class::Public => closed(),
             None => Verdict::yes(Why::Default),
         }
     }
@@ -134,8 +139,15 @@ pub struct Verdict {
 pub enum Why {
     /// This pattern, as it was written.
     Rule(Arc<str>),
-    /// The address is not public (or is a metadata address), and nothing in the allow list names it.
-    Class(IpAddr, Class),
+    /// The address is not public (or is a metadata address), and nothing in the allow list names it, or not with this port.
+    Class {
+        /// The address.
+        address: IpAddr,
+        /// What kind of address that is.
+        class: Class,
+        /// The target's port, where something in the allow list does name the address, for other ports.
+        port: Option<u16>,
+    },
     /// This very process listens there, and nothing in the allow list is that host and that port.
     Own(SocketAddr),
     /// No rule speaks of it, and what no rule speaks of is allowed.
@@ -157,11 +169,10 @@ impl fmt::Display for Verdict {
         let decision = if self.allowed { "allowed" } else { "denied" };
         match &self.why {
             Why::Rule(rule) => write!(f, "{decision} by the rule {rule}"),
-            Why::Class(address, Class::Metadata) => {
-                write!(f, "{decision}: {address} is {}, and no allow rule is that address", Class::Metadata)
-            }
-            Why::Class(address, class) => {
-                write!(f, "{decision}: {address} is {class}, and no allow rule names it")
+            Why::Class { address, class, port } => {
+                let names = if *class == Class::Metadata { "is that address" } else { "names it" };
+                write!(f, "{decision}: {address} is {class}, and no allow rule {names}")?;
+                port.map_or(Ok(()), |port| write!(f, " with port {port}"))
             }
             Why::Own(address) => {
                 write!(f, "{decision}: {address} is this process, and no allow rule is that host and port")

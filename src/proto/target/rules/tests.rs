@@ -303,6 +303,27 @@ fn a_verdict_explains_itself() {
         "[fd00:ec2::254]:80",
         "denied: fd00:ec2::254 is a cloud's metadata address, and no allow rule is that address",
     );
+    // A rule that is there, for other ports, is not said not to be there.
+    explain(
+        &rules(&["10.0.0.0/8:80-90"], &[]),
+        "10.1.1.1:91",
+        "denied: 10.1.1.1 is a private address, and no allow rule names it with port 91",
+    );
+    explain(
+        &rules(&["*", "*:91", "10.2.0.0/16:91"], &[]),
+        "10.1.1.1:91",
+        "denied: 10.1.1.1 is a private address, and no allow rule names it",
+    );
+    explain(
+        &rules(&["126.0.0.0/7:80", "127.0.0.1:81"], &[]),
+        "127.0.0.1:80",
+        "denied: 127.0.0.1 is a loopback address, and no allow rule names it with port 80",
+    );
+    explain(
+        &rules(&["169.254.0.0/16:80", "169.254.169.254:81"], &[]),
+        "169.254.169.254:80",
+        "denied: 169.254.169.254 is a cloud's metadata address, and no allow rule is that address with port 80",
+    );
 }
 
 #[test]
