@@ -175,13 +175,13 @@ impl Fleet {
     /// An attempt has ended, one way or another: another one follows.
     fn again(self: &Arc<Fleet>, attempt: Attempt, ended: Ended) {
         self.stops_asking(attempt);
-        let (after, asks) = {
+        let (then, asks) = {
             let state = &mut *self.state.lock();
             // A tunnel that was left behind has its successor.
-            let Some(after) = state.slots.ended(attempt, ended, jitter()) else { return };
+            let Some(then) = state.slots.ended(attempt, ended, jitter()) else { return };
             state.tunnels[attempt.slot] = None;
-            let asks = after.asks.and_then(|slot| state.tunnels[slot].clone());
-            (after, asks)
+            let asks = then.asks.and_then(|slot| state.tunnels[slot].clone());
+            (then, asks)
         };
         if self.remote.is_stopping() {
             return;
@@ -189,13 +189,20 @@ impl Fleet {
         if let Some(tunnel) = asks {
             self.request_ports(attempt.gateway, &tunnel);
         }
-        self.connect_after(after.wait, attempt);
+        self.connect_after(then.wait, attempt, then.waiting);
     }
 
-    /// Ends the wait after an attempt.
-    fn connect_after(self: &Arc<Fleet>, wait: Duration, attempt: Attempt) {
+    /// Ends the wait after an attempt when `wait` has passed, and with it what `others` wait.
+    fn connect_after(self: &Arc<Fleet>, wait: Duration, attempt: Attempt, others: Vec<Attempt>) {
         let fleet = self.clone();
-        match self.remote.after(wait, move || fleet.connect(attempt)) {
+        let connect = move || {
+            fleet.connect(attempt);
+            others.into_iter().for_each(|after| fleet.connect(after));
+        };
+        if wait.is_zero() {
+            return connect();
+        }
+        match self.remote.after(wait, connect) {
             Ok(timer) => self.state.lock().keep(attempt, timer),
             // Only an event loop that is stopping has no timer for it.
             Err(error) => log::debug!(event = "connect"; "not trying again: {error}"),
@@ -441,22 +448,20 @@ impl Side for ClientSide {
             }
         };
         fleet.stops_asking(self.attempt);
-        let (after, wait, asks) = {
+        let (after, then, asks) = {
             let state = &mut *fleet.state.lock();
             let left = state.slots.drains(self.attempt, instance, tunnel.lived(), jitter());
             let Some((after, then)) = left else { return };
             state.tunnels[self.attempt.slot] = None;
-            (after, then.wait, then.asks.and_then(|slot| state.tunnels[slot].clone()))
+            let asks = then.asks.and_then(|slot| state.tunnels[slot].clone());
+            (after, then, asks)
         };
         log::info!(event = "tun_drain", tun = tunnel.label(), gateway:% = self.gateway().target; "the gateway is leaving");
         fleet.missed[self.attempt.gateway].lock().is_lost(rt::now());
         if let Some(tunnel) = asks {
             fleet.request_ports(self.attempt.gateway, &tunnel);
         }
-        match wait.is_zero() {
-            true => fleet.connect(after),
-            false => fleet.connect_after(wait, after),
-        }
+        fleet.connect_after(then.wait, after, then.waiting);
     }
 
     fn on_down(self: &Arc<Self>, tunnel: &Arc<Tunnel>, down: &Down) {

@@ -12,9 +12,14 @@
 //! * Every attempt has a number. What is said of an attempt that is not its slot's latest is about a tunnel that was
 //!   left behind, and changes nothing here.
 //! * A slot goes to the gateway that has the fewest of the other slots, so that two go to different ones where there
-//!   are several; after a failure it goes elsewhere if that is as good.
+//!   are several; of those that are as good, to the one that has failed least lately. While a tunnel is up, a slot that waits counts
+//!   where it last went: one gateway that is missing is not dialed by all. While none is up it counts nowhere, because to wait
+//!   for a gateway is no reason why another slot should not find it.
 //! * The first tunnel that comes up sends every slot off at once whose latest attempt failed: what was missing is back. A slot that had
 //!   a tunnel and lost it waits all the same, or two that lose theirs as soon as they are up would send each other off for ever.
+//! * The loss of the last tunnel that is up, after some time, also ends waits: of those whose latest attempt failed at another gateway,
+//!   one for each gateway, and not before the slot that lost it goes. Their back-off stays, and one of them that finds its
+//!   gateway sends off the others.
 //! * A gateway that is leaving has a successor at once, if it was there for some time: one that leaves as soon as it is there is
 //!   waited for like a lost one. It is somebody else for a gateway (another instance), because who comes as the same one again
 //!   takes the old tunnel's place, and its streams with it.
@@ -58,6 +63,8 @@ pub(super) struct After {
     pub(super) wait: Duration,
     /// The slot that is to ask for ports now.
     pub(super) asks: Option<usize>,
+    /// The attempts after which others wait; they need not wait any more once the next attempt has begun.
+    pub(super) waiting: Vec<Attempt>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +78,6 @@ struct Slot {
     latest: Attempt,
     phase: Phase,
     reconnect: Reconnect,
-    /// The latest attempt failed, or its gateway is leaving.
-    elsewhere: bool,
 }
 
 /// The slots of a client.
@@ -80,6 +85,8 @@ pub(super) struct Slots {
     slots: Vec<Slot>,
     /// By gateway: the slot that asks for ports. Invariant: it is up, at that gateway.
     asking: Vec<Option<usize>>,
+    /// By gateway: the number of the latest attempt that came to nothing there, or of its leaving; 0 where a tunnel came up since.
+    failed: Vec<u64>,
     attempts: u64,
 }
 
@@ -101,10 +108,9 @@ impl Slots {
             },
             phase: Phase::Waiting,
             reconnect: Reconnect::new(),
-            elsewhere: false,
         };
         let slots = instances.into_iter().enumerate().map(slot).collect();
-        Slots { slots, asking: vec![None; gateways], attempts: 0 }
+        Slots { slots, asking: vec![None; gateways], failed: vec![0; gateways], attempts: 0 }
     }
 
     /// The attempts after which slots wait, which are none at all in the beginning.
@@ -141,7 +147,7 @@ impl Slots {
     pub(super) fn up(&mut self, attempt: Attempt) -> Option<Up> {
         let slot = self.current_mut(attempt)?;
         slot.phase = Phase::Up;
-        slot.elsewhere = false;
+        self.failed[attempt.gateway] = 0;
         let asking = &mut self.asking[attempt.gateway];
         let asks = asking.is_none();
         if asks {
@@ -155,11 +161,17 @@ impl Slots {
     pub(super) fn ended(&mut self, attempt: Attempt, ended: Ended, random: u32) -> Option<After> {
         let slot = self.current_mut(attempt)?;
         slot.phase = Phase::Waiting;
-        let was_up = matches!(ended, Ended::Lost { .. });
-        slot.elsewhere = !was_up;
-        slot.latest.returns = was_up;
+        slot.latest.returns = matches!(ended, Ended::Lost { .. });
         let wait = slot.reconnect.wait(ended, random);
-        Some(After { wait, asks: self.hand_on(attempt) })
+        let waiting = match ended {
+            Ended::Lost { lived } => self.missed(attempt, lived),
+            Ended::Failed | Ended::Refused => {
+                let failed = &mut self.failed[attempt.gateway];
+                *failed = attempt.number.max(*failed);
+                Vec::new()
+            }
+        };
+        Some(After { wait, asks: self.hand_on(attempt), waiting })
     }
 
     /// The gateway is leaving after `lived`, and so is the tunnel: the slot waits for its next attempt, as this instance; `None` when
@@ -177,7 +189,6 @@ impl Slots {
         let is_quick = lived >= Duration::from_millis(RECONNECT_QUICK_LIVED_MS);
         let wait = if is_quick { Duration::ZERO } else { wait };
         slot.phase = Phase::Waiting;
-        slot.elsewhere = true;
         slot.latest.instance = instance;
         slot.latest.generation = 0;
         slot.latest.returns = true;
@@ -187,7 +198,8 @@ impl Slots {
         let slot = &mut self.slots[attempt.slot];
         slot.latest.number = number;
         let next = slot.latest;
-        Some((next, After { wait, asks: self.hand_on(attempt) }))
+        self.failed[attempt.gateway] = number;
+        Some((next, After { wait, asks: self.hand_on(attempt), waiting: self.missed(attempt, lived) }))
     }
 
     /// Whether this tunnel is the one that asks its gateway for ports.
@@ -206,18 +218,34 @@ impl Slots {
         next
     }
 
+    fn is_any_up(&self) -> bool {
+        self.slots.iter().any(|slot| slot.phase == Phase::Up)
+    }
+
+    /// The tunnel of this attempt is up no longer, after `lived`: who need not wait any more, because no other is up either.
+    fn missed(&self, attempt: Attempt, lived: Duration) -> Vec<Attempt> {
+        if self.is_any_up() || lived < Duration::from_millis(RECONNECT_QUICK_LIVED_MS) {
+            return Vec::new();
+        }
+        let failed = self.failed();
+        let first = |gateway| failed.iter().find(|after| after.gateway == gateway).copied();
+        (0..self.asking.len()).filter(|&gateway| gateway != attempt.gateway).filter_map(first).collect()
+    }
+
     fn choose(&self, index: usize) -> usize {
         let gateways = self.asking.len();
         let Attempt { gateway: last, .. } = self.slots[index].latest;
-        let elsewhere = self.slots[index].elsewhere;
+        // It waits itself, so that one that is up is another.
+        let is_any_up = self.is_any_up();
         let others = |gateway| {
             let others = self.slots.iter().enumerate().filter(|(other, _)| *other != index);
-            others.filter(|(_, slot)| slot.latest.gateway == gateway).count()
+            let counts = |slot: &Slot| is_any_up || slot.phase == Phase::Dialing;
+            others.filter(|(_, slot)| slot.latest.gateway == gateway && counts(slot)).count()
         };
         let cost = |&gateway: &usize| {
             // The next one in the circle, so that a slot that fails comes round to each.
             let steps = (gateway + gateways - last) % gateways;
-            (others(gateway), elsewhere && gateway == last, steps)
+            (others(gateway), self.failed[gateway], steps)
         };
         (0..gateways).min_by_key(cost).expect("there is a gateway")
     }
@@ -232,228 +260,4 @@ impl Slots {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limits::RECONNECT_EARLY_MAX_MS;
-    use crate::limits::RECONNECT_QUICK_MAX_MS;
-
-    const LONGEST: u32 = u32::MAX;
-    const LONG: Duration = Duration::from_millis(RECONNECT_QUICK_LIVED_MS);
-
-    fn slots(gateways: usize, count: u64) -> Slots {
-        Slots::new(gateways, 100..100 + count)
-    }
-
-    /// Begins with every slot that waits.
-    fn begin(slots: &mut Slots) -> Vec<Attempt> {
-        let waiting = slots.waiting();
-        waiting.into_iter().map(|after| slots.begin(after).expect("it waits")).collect()
-    }
-
-    fn gateways(attempts: &[Attempt]) -> Vec<usize> {
-        attempts.iter().map(|attempt| attempt.gateway).collect()
-    }
-
-    fn lost() -> Ended {
-        Ended::Lost { lived: Duration::from_secs(3600) }
-    }
-
-    #[test]
-    fn tunnels_are_spread_over_the_gateways() {
-        for (gateways_count, slots_count, want) in [
-            (1, 1, vec![0]),
-            (1, 3, vec![0, 0, 0]),
-            (2, 1, vec![0]),
-            (2, 2, vec![0, 1]),
-            (3, 2, vec![0, 1]),
-            (2, 5, vec![0, 1, 0, 1, 0]),
-        ] {
-            let mut slots = slots(gateways_count, slots_count);
-            assert_eq!(gateways(&begin(&mut slots)), want);
-            assert_eq!(slots.waiting(), []);
-        }
-    }
-
-    #[test]
-    fn a_gateway_that_is_not_there_is_left_for_one_that_is_as_good() {
-        #[track_caller]
-        fn check(gateways: usize, count: u64, want: &[usize]) {
-            let mut slots = slots(gateways, count);
-            let mut attempts = begin(&mut slots);
-            let mut went = Vec::new();
-            for _ in 0..want.len() {
-                let failed = attempts[0];
-                slots.ended(failed, Ended::Failed, LONGEST).expect("it is the latest");
-                attempts = begin(&mut slots);
-                went.push(attempts[0].gateway);
-            }
-            assert_eq!(went, want);
-        }
-        // Alone it goes round.
-        check(1, 1, &[0, 0]);
-        check(2, 1, &[1, 0, 1]);
-        check(3, 1, &[1, 2, 0]);
-        // Beside another it stays where that one is not.
-        check(2, 2, &[0, 0, 0]);
-        check(3, 2, &[2, 0, 2]);
-    }
-
-    #[test]
-    fn who_is_not_let_in_goes_elsewhere_and_hurries_where_nobody_answers() {
-        use Ended::{Failed, Refused};
-        /// How the attempts of a client's only slot end, in order, and within how many milliseconds the next one follows.
-        #[track_caller]
-        fn check(gateways: usize, story: [(Ended, u64); 6]) {
-            let mut slots = slots(gateways, 1);
-            for (n, (ended, want_ms)) in story.into_iter().enumerate() {
-                let attempt = begin(&mut slots)[0];
-                assert_eq!((attempt.gateway, attempt.returns), (n % gateways, false));
-                let after = slots.ended(attempt, ended, LONGEST).expect("it is the latest");
-                assert_eq!(after.wait, Duration::from_millis(want_ms), "{n}");
-            }
-        }
-        check(
-            1,
-            [(Refused, 99), (Refused, 199), (Refused, 399), (Failed, 219), (Refused, 219), (Refused, 439)],
-        );
-        // The other one may be restarting.
-        check(
-            2,
-            [(Refused, 99), (Failed, 199), (Refused, 219), (Failed, 219), (Refused, 219), (Failed, 219)],
-        );
-    }
-
-    #[test]
-    fn a_tunnel_that_is_lost_is_missed_where_it_was() {
-        let mut slots = slots(3, 2);
-        let attempts = begin(&mut slots);
-        slots.up(attempts[0]).expect("it is the latest");
-        let after = slots.ended(attempts[0], lost(), LONGEST).expect("it is the latest");
-        assert!(after.wait <= Duration::from_millis(RECONNECT_QUICK_MAX_MS));
-        assert_eq!(gateways(&begin(&mut slots)), [0]);
-    }
-
-    // proves S-57 (policy): what kept one tunnel down kept the others down
-    #[test]
-    fn the_first_success_wakes_everybody_who_waits() {
-        let mut slots = slots(2, 4);
-        let attempts = begin(&mut slots);
-        for attempt in &attempts {
-            assert!(slots.ended(*attempt, Ended::Failed, LONGEST).is_some());
-        }
-        let first = slots.begin(attempts[2]).expect("it waits");
-        let up = slots.up(first).expect("it is the latest");
-        assert_eq!(up.waiting.iter().map(|waiting| waiting.slot).collect::<Vec<_>>(), [0, 1, 3]);
-        for waiting in up.waiting {
-            assert!(slots.begin(waiting).is_some());
-            assert_eq!(slots.begin(waiting), None, "its own timer comes too late");
-        }
-    }
-
-    #[test]
-    fn generations_grow_and_instances_stay() {
-        let mut slots = slots(1, 2);
-        let (mut generations, mut numbers) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
-            for attempt in begin(&mut slots) {
-                assert_eq!(attempt.instance, 100 + attempt.slot as u64);
-                generations.push(attempt.generation);
-                numbers.push(attempt.number);
-                assert!(slots.ended(attempt, Ended::Failed, LONGEST).is_some());
-            }
-        }
-        assert_eq!(generations, [1, 1, 2, 2, 3, 3]);
-        assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
-    }
-
-    // GOAWAY: who comes as the same instance would take the place of a tunnel that still has streams.
-    #[test]
-    fn a_gateway_that_leaves_has_a_successor_at_once_and_as_somebody_else() {
-        for (gateways_count, next_gateway) in [(1, 0), (2, 1)] {
-            let mut slots = slots(gateways_count, 1);
-            let old = begin(&mut slots)[0];
-            assert!(slots.up(old).expect("it is the latest").asks);
-            let (after, then) = slots.drains(old, 7, LONG, LONGEST).expect("it is the latest");
-            assert_eq!(then, After { wait: Duration::ZERO, asks: None });
-            let new = slots.begin(after).expect("it needs no wait");
-            assert_eq!((new.gateway, new.instance, new.generation), (next_gateway, 7, 1));
-            assert!(slots.up(new).expect("it is the latest").asks);
-            // What is still said of the old one is nothing to the new one.
-            assert_eq!(slots.ended(old, lost(), LONGEST), None);
-            assert_eq!(slots.drains(old, 8, LONG, LONGEST), None);
-            assert_eq!(slots.up(old), None);
-            assert!(slots.asks(new) && !slots.asks(old));
-            assert_eq!(slots.waiting(), []);
-        }
-    }
-
-    // However long it had been missing before, and however it ended: a gateway that was there is back soon.
-    #[test]
-    fn a_tunnel_that_lived_ends_the_long_waits_also_where_its_gateway_left() {
-        let mut slots = slots(1, 1);
-        let mut attempt = begin(&mut slots)[0];
-        for _ in 0..60 {
-            slots.ended(attempt, Ended::Failed, LONGEST).expect("it is the latest");
-            attempt = slots.begin(attempt).expect("it waits");
-        }
-        slots.up(attempt).expect("it is the latest");
-        let hour = Duration::from_secs(3600);
-        let (after, _) = slots.drains(attempt, 7, hour, LONGEST).expect("it is the latest");
-        let next = slots.begin(after).expect("it needs no wait");
-        let wait = slots.ended(next, Ended::Failed, LONGEST).expect("it is the latest").wait;
-        assert!(wait <= Duration::from_millis(RECONNECT_EARLY_MAX_MS), "{wait:?}");
-    }
-
-    // Two slots would send each other off without any wait.
-    #[test]
-    fn who_lost_a_tunnel_is_not_sent_off_by_another_that_comes_up() {
-        let mut slots = slots(1, 3);
-        let [a, b, c] = begin(&mut slots)[..] else { panic!("three slots") };
-        for attempt in [a, b] {
-            slots.up(attempt).expect("it is the latest");
-        }
-        slots.drains(a, 7, Duration::ZERO, LONGEST).expect("it is the latest");
-        slots.ended(b, lost(), LONGEST).expect("it is the latest");
-        assert_eq!(slots.up(c).expect("it is the latest").waiting, []);
-    }
-
-    // It would be dialed without end.
-    #[test]
-    fn a_gateway_that_leaves_as_soon_as_it_is_there_is_waited_for() {
-        let mut slots = slots(1, 1);
-        let mut attempt = begin(&mut slots)[0];
-        for instance in 1..=1000 {
-            assert!(slots.up(attempt).is_some());
-            let short = Duration::from_millis(RECONNECT_QUICK_LIVED_MS - 1) / 1000;
-            let (after, then) = slots.drains(attempt, instance, short, LONGEST).expect("it is the latest");
-            assert!(then.wait > Duration::ZERO, "{instance}");
-            attempt = slots.begin(after).expect("it waits");
-            assert!(attempt.returns && attempt.instance == instance, "{attempt:?}");
-        }
-        let mut wait = || slots.drains(attempt, 0, Duration::ZERO, LONGEST).expect("it is the latest").1.wait;
-        assert!(wait() > Duration::from_secs(20), "such a gateway is tried more and more rarely");
-    }
-
-    #[test]
-    fn one_tunnel_of_each_gateway_asks_for_ports() {
-        let mut slots = slots(2, 4);
-        let attempts = begin(&mut slots);
-        assert_eq!(gateways(&attempts), [0, 1, 0, 1]);
-        let asks: Vec<bool> = [2, 1, 0, 3].map(|i| slots.up(attempts[i]).expect("the latest").asks).into();
-        assert_eq!(asks, [true, true, false, false]);
-        assert!(slots.asks(attempts[2]) && !slots.asks(attempts[0]));
-        // The other of the two goes on; one that did not ask changes nothing.
-        let after = slots.ended(attempts[2], lost(), LONGEST).expect("it is the latest");
-        assert_eq!(after.asks, Some(0));
-        let after = slots.ended(attempts[3], lost(), LONGEST).expect("it is the latest");
-        assert_eq!(after.asks, None);
-        let after = slots.ended(attempts[1], lost(), LONGEST).expect("it is the latest");
-        assert_eq!(after.asks, None, "nobody is there");
-        let again = begin(&mut slots);
-        for attempt in again {
-            let up = slots.up(attempt).expect("it is the latest");
-            // Slot 0 asks the gateway 0; of those that come back the first at the other one does.
-            assert_eq!(up.asks, attempt.slot == 1, "{attempt:?}");
-        }
-    }
-}
+mod tests;
