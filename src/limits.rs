@@ -221,7 +221,7 @@ pub const TURN_BYTES: usize = DATA_BODY_BYTES_MAX;
 /// Most control frames that wait to be sent; a peer that makes us queue more is flooding.
 pub const CONTROL_QUEUE_LEN_MAX: usize = 4 * STREAMS_MAX;
 
-/// Above so many waiting control frames no new stream is opened.
+/// Above so many waiting control frames no new stream is opened, and no port may be asked for.
 ///
 /// The other half is for what the open streams may still have to say: at most an answer and a closing message each.
 pub const CONTROL_QUEUE_OPEN_LEN_MAX: usize = CONTROL_QUEUE_LEN_MAX / 2;

@@ -10,7 +10,7 @@
 
 use super::event::Flood;
 use super::{Error, Event, Role, Session};
-use crate::limits::{CONTROL_QUEUE_LEN_MAX, HOST_BYTES_MAX, PORTS_MAX};
+use crate::limits::{CONTROL_QUEUE_LEN_MAX, CONTROL_QUEUE_OPEN_LEN_MAX, HOST_BYTES_MAX, PORTS_MAX};
 use crate::proto::frame::{Frame, Kind, Network, PortError, PortRequest};
 use crate::proto::wire::is_text;
 use std::collections::BTreeMap;
@@ -103,6 +103,10 @@ impl Session {
         }
         if !self.port_opens.take(1, now) {
             return Err(Error::Flood(Flood::Ports));
+        }
+        // Each port may be owed an answer still; the rest of the queue is for what streams have to say.
+        if self.control.len() + self.ports.len() >= CONTROL_QUEUE_OPEN_LEN_MAX {
+            return Err(Error::Flood(Flood::Answers));
         }
         let (network, port) = (request.network, request.port);
         let error = match self.ports.get(&(network, port)) {

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::limits::{
-    CONTROL_QUEUE_LEN_MAX, CREDIT_BYTES_MIN, EVENT_QUEUE_LEN_MAX, PINGS_PER_S_MAX, PORT_OPENS_PER_S_MAX,
-    PORT_RETRY_MS, PORTS_MAX, SMALL_CREDITS_PER_S_MAX, WINDOW_BYTES_MAX, WINDOW_INITIAL_BYTES,
+    CONTROL_QUEUE_LEN_MAX, CONTROL_QUEUE_OPEN_LEN_MAX, CREDIT_BYTES_MIN, EVENT_QUEUE_LEN_MAX,
+    PINGS_PER_S_MAX, PORT_OPENS_PER_S_MAX, PORT_RETRY_MS, PORTS_MAX, SMALL_CREDITS_PER_S_MAX,
+    WINDOW_BYTES_MAX, WINDOW_INITIAL_BYTES,
 };
 use crate::proto::frame::{FrameError, PortError, PortRequest};
 use crate::proto::wire::WireError;
@@ -287,6 +288,25 @@ fn ports_beyond_the_limit() {
         pair.ends[CLIENT].request_port(request(port)).unwrap();
     }
     assert_eq!(pair.ends[CLIENT].request_port(request(9999)), Err(crate::proto::frame::PortError::Limit));
+}
+
+// proves T14: who asks for ports and does not read that it gets none is borne with for as many answers as may wait
+#[test]
+fn answers_about_ports_that_nobody_reads() {
+    let mut pair = Pair::up();
+    let request = PortRequest { network: Network::Tcp, port: 1, host: "h".into(), target_port: 1 };
+    let open = Frame::PortOpen(request).encode(0);
+    for answered in 0..CONTROL_QUEUE_OPEN_LEN_MAX {
+        assert_eq!(pair.ends[GATEWAY].held_bytes().err(), None, "{answered}");
+        if answered % PORT_OPENS_PER_S_MAX as usize == 0 {
+            pair.now += Duration::from_secs(1);
+        }
+        pair.ends[GATEWAY].handle_input(open.clone(), pair.now).expect("there is room for an answer");
+        assert!(matches!(pair.ends[GATEWAY].poll_event(), Some(Event::PortRequested(_))), "{answered}");
+        pair.ends[GATEWAY].answer_port(Network::Tcp, 1, Err(PortError::Forbidden)).expect("it was asked for");
+    }
+    pair.now += Duration::from_secs(1);
+    check(&mut pair, GATEWAY, open, &Error::Flood(Flood::Answers));
 }
 
 // proves T15: who asks for ports and gives them up without end is borne with for a while; who gets none of all its ports and asks again
