@@ -46,6 +46,8 @@ struct Beside {
     tally: Tally,
     /// Who was turned away at the tunnels' port.
     strangers: u64,
+    /// Clients that broke the protocol.
+    faults: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,6 +134,7 @@ fn say(shared: &Shared) {
         active: shared.registry.stream_count(),
         tally: shared.totals.get(),
         strangers: shared.refusals.total(),
+        faults: shared.faults.total(),
     };
     let Some(line) = shared.stats.line(beside) else { return };
     let level = if line.alarm { log::Level::Warn } else { log::Level::Info };
@@ -140,7 +143,7 @@ fn say(shared: &Shared) {
     let Tally { refused, late, dgram_drop, ws_ctl, .. } = line.beside.tally;
     log::log!(level, event = "stats", v = 1, conns = line.beside.active, conn_tot = ended, ok, timeouts,
         latency_ms = line.latency_ms, tun = shared.registry.client_count(), log_drop = shared.access.dropped(),
-        refused, late, dgram_drop, ws_ctl, strangers = line.beside.strangers; "{words}");
+        refused, late, dgram_drop, ws_ctl, strangers = line.beside.strangers, faults = line.beside.faults; "{words}");
 }
 
 #[cfg(test)]
@@ -168,7 +171,8 @@ mod tests {
         let stats = Stats::default();
         let late = Beside { tally: Tally { late: 1, ..Tally::default() }, ..Beside::default() };
         let turned_away = Beside { strangers: 1, ..late };
-        for beside in [late, turned_away] {
+        let faulty = Beside { faults: 1, ..turned_away };
+        for beside in [late, turned_away, faulty] {
             assert_eq!(stats.line(beside).map(|line| line.beside), Some(beside));
             assert_eq!(stats.line(beside), None, "that is known");
         }

@@ -329,6 +329,8 @@ fn a_client_that_breaks_the_protocol_is_an_error_once() {
     let minutes = begun.elapsed().as_secs() / 60;
     assert!((1..=1 + minutes).contains(&(errors.len() as u64)), "{errors:?}");
     assert!(errors.iter().all(|line| line.contains(" event=tun_down ")), "{errors:?}");
+    // All of them are counted.
+    gateway.wait(&["event=stats", "faults=4"]);
     gateway.stop_but_for(&["event=tun_down"]);
 }
 
