@@ -289,6 +289,9 @@ pub const PEER_LINES_MAX: u64 = 4 * PORTS_MAX as u64;
 pub const REFUSED_ADDRESSES_MAX: usize = 4_096;
 /// How long the last words of a tunnel may take to leave before its connection is cut.
 pub const TUNNEL_GOODBYE_MS: u64 = 2_000;
+/// How long a side that stops waits for its peer to hear them and to end the connection too. It is counted from the beginning of the
+/// stop, and a little less than [`STOP_GRACE_MS`], at which the connection would be reset.
+pub const STOP_HEARD_MS: u64 = STOP_GRACE_MS - 100;
 /// Bytes that have reached the kernel and were not reported to the session yet. At most half the smallest window: with
 /// more unsaid, a peer could wait for credit that nobody thinks of giving.
 pub const RELAY_CREDIT_BYTES: u64 = (WINDOW_MIN_BYTES / 2) as u64;

@@ -1,9 +1,12 @@
 //! The connection that carries a session: from the socket through the WebSocket into the session, and back.
 //!
 //! ```text
-//!   [TLS] ─▶ on_connect ─▶ upgrade ─▶ handshake ─▶ up ─▶ ... ─▶ an end is known ─▶ last words ─▶ closed ─▶ streams, side told
-//!                            └──────────┴─ bytes bounded            └── at most TUNNEL_GOODBYE_MS ──┘
+//!   [TLS] ─▶ on_connect ─▶ upgrade ─▶ handshake ─▶ up ─▶ ... ─▶ an end is known ─▶ last words ─▶ heard ─▶ closed ─▶ streams, side told
+//!                            └──────────┴─ bytes bounded                                │          │
+//!                                                             at most TUNNEL_GOODBYE_MS ┘          └ STOP_HEARD_MS from the stop on
 //! ```
+//! A side that stops stays until the peer has heard it and ended the connection too: what the peer sends meanwhile would meet a socket
+//! that is gone, and the system's reset would take what the kernel has not sent yet.
 
 use std::fmt;
 use std::io;
@@ -15,8 +18,8 @@ use linkbuffer::LinkBuffer;
 
 use super::{Broken, Tunnel};
 use crate::limits::{
-    PRE_AUTH_BYTES_MAX, TUNNEL_GOODBYE_MS, TUNNEL_MESSAGE_BYTES, TUNNEL_OUTPUT_BYTES, TUNNEL_STALL_MS,
-    TUNNEL_TURN_BYTES_MAX,
+    PRE_AUTH_BYTES_MAX, STOP_HEARD_MS, TUNNEL_GOODBYE_MS, TUNNEL_MESSAGE_BYTES, TUNNEL_OUTPUT_BYTES,
+    TUNNEL_STALL_MS, TUNNEL_TURN_BYTES_MAX,
 };
 use crate::proto::frame::{GoAwayCode, ResetCode};
 use crate::proto::session::{self, Event};
@@ -98,6 +101,8 @@ pub struct CarrierContext {
     end: Option<End>,
     /// The last words are on their way; until then they may be.
     goodbye: Option<Instant>,
+    /// The event loop is stopping, since then.
+    stopping: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -163,7 +168,8 @@ impl<S: Side> Handler for Carrier<S> {
         if let Some(engine) = engine {
             conn.set_tls(engine);
         }
-        Ok(CarrierContext { ws, own: own.flatten(), tunnel, up: false, end: None, goodbye: None })
+        let own = own.flatten();
+        Ok(CarrierContext { ws, own, tunnel, up: false, end: None, goodbye: None, stopping: None })
     }
 
     fn on_connect(&self, cx: &mut CarrierContext, conn: &mut Connection) -> rt::Result {
@@ -196,6 +202,7 @@ impl<S: Side> Handler for Carrier<S> {
     }
 
     fn on_shutdown(&self, cx: &mut CarrierContext, conn: &mut Connection) -> rt::Result {
+        cx.stopping = Some(rt::now());
         cx.tunnel.stop();
         self.0.on_stopping(&cx.tunnel);
         self.advance(cx, conn)
@@ -421,7 +428,7 @@ impl CarrierContext {
         // Who does not answer does not listen either.
         let late = now >= until || matches!(end, End::Session(session::Error::PeerLost));
         match (conn.unsent() == 0, late) {
-            (true, _) => conn.close(),
+            (true, _) => self.wait_until_heard(conn, end, now),
             (false, true) => conn.abort(),
             (false, false) => {
                 conn.set_timer_at(until);
@@ -429,6 +436,20 @@ impl CarrierContext {
             }
         }
         Ok(())
+    }
+
+    /// Closes when the peer has ended the connection, as it does behind this side's last words, or late.
+    fn wait_until_heard(&mut self, conn: &mut Connection, end: &End, now: Instant) {
+        let until = self.stopping.map(|stopping| stopping + Duration::from_millis(STOP_HEARD_MS));
+        match until.filter(|until| now < *until) {
+            // Any other end cuts the streams off in any case, and who was never up had none.
+            Some(until) if self.up && matches!(end, End::Purpose) && !conn.input_ended() => {
+                conn.shutdown_write();
+                conn.input().clear();
+                conn.set_timer_at(until);
+            }
+            _ => conn.close(),
+        }
     }
 }
 

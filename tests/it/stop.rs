@@ -56,6 +56,12 @@ fn an_idle_program_stops_at_once() {
         check_idle("gateway with a client", gateway, signal);
         check_idle("client without a gateway", client, signal);
 
+        // Somebody who has come to the tunnel's port and says nothing.
+        let (gateway, client) = gateway_and_client(&[]);
+        let stranger = Wire::connect(gateway.addr("tunnel"));
+        check_idle("gateway with a stranger", gateway, signal);
+        drop((stranger, client));
+
         // A gateway that takes the connection and says nothing.
         let mute = TcpListener::bind(ANY).expect("loopback has free ports");
         let url = format!("ws://{}", mute.local_addr().expect("it is bound"));
