@@ -111,7 +111,11 @@ fn what_is_no_gateway_is_tried_again() {
         says,
     };
     check_all(vec![
-        answer("a page", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "answered 200 and not 101"),
+        answer(
+            "a page",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            "answered 200 and not 101; is that its port for tunnels?",
+        ),
         answer("no HTTP", "SSH-2.0-OpenSSH_9.9\r\n", "bad upgrade: the answer is not HTTP"),
         answer("101 of something else", "HTTP/1.1 101 X\r\n\r\n", "bad upgrade"),
         answer(

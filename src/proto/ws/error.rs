@@ -50,7 +50,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Refused(status) => write!(f, "not a tunnel's request: answered {status}"),
-            Error::Status(status) => write!(f, "the gateway answered {status} and not 101"),
+            Error::Status(status) => {
+                write!(f, "the gateway answered {status} and not 101; is that its port for tunnels?")
+            }
             Error::Upgrade(what) => write!(f, "bad upgrade: {what}"),
             Error::Protocol(what) => write!(f, "the peer broke the WebSocket protocol: {what}"),
             Error::Text => f.write_str("the peer sent a text message"),
