@@ -5,9 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyproxy::client;
-use anyproxy::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX, TUNNEL_GOODBYE_MS};
+use anyproxy::limits::{PRE_AUTH_MAX, PRE_AUTH_PER_ADDRESS_MAX, STOP_HEARD_MS, TUNNEL_GOODBYE_MS};
 use anyproxy::proto::frame::{Network, Opened, PortError, PortRequest};
 use anyproxy::proto::session::Event;
+
+use linkbuffer::LinkBuffer;
 
 use crate::streams::silent_address;
 use crate::support::*;
@@ -204,6 +206,60 @@ fn a_stopping_client_passes_the_last_streams_reset_on() {
     assert!(stopping.join().unwrap(), "everything had ended by itself");
     let why = |line: &String| (value(line, "end").to_owned(), value(line, "why").to_owned());
     until("its line", || world.lines.all().iter().map(why).any(|why| why == ("SD".into(), "rst".into())));
+}
+
+// proves S-44: the end of a stream that ended in time is not lost over what the gateway is told while it leaves
+#[test]
+fn a_stopping_gateway_is_heard_to_its_end() {
+    const SIZE: usize = 240_000;
+    // Whether the last of it is with the gateway's system when the puppet speaks is for the system to say.
+    for _ in 0..8 {
+        let world = World::new();
+        let mut puppet = Puppet::new(&world, 1, 1);
+        until("the client", || world.gateway.client_count() == 1);
+        let (_listener, addr) = listen();
+        let mut user = world.connect(addr);
+        let Event::Opened(id, _) = puppet.next() else { panic!("a stream is next") };
+        let opened = Opened { addr: None, resolve_us: 0, connect_us: 0 };
+        puppet.session.accept(id, opened).unwrap();
+        puppet.session.finish(id);
+        puppet.send();
+        assert!(head(&mut user).starts_with("HTTP/1.1 200 "));
+        let World { gateway_loop, gateway: _gateway, .. } = world;
+        let stopping = std::thread::spawn(move || gateway_loop.shutdown(PATIENCE));
+        while puppet.next() != Event::Draining {}
+        user.write_all(&[7; SIZE]).unwrap();
+        user.shutdown(std::net::Shutdown::Write).unwrap();
+        let (mut received, mut whole) = (0, false);
+        while !whole {
+            let mut bytes = LinkBuffer::new();
+            let read = puppet.session.read(id, &mut bytes, SIZE).unwrap();
+            (received, whole) = (received + read.bytes, read.end);
+            // What it read is room for more, which the gateway is told.
+            puppet.session.delivered(id, received as u64);
+            if !whole {
+                puppet.next();
+            }
+        }
+        assert_eq!(received, SIZE);
+        drop(puppet);
+        assert!(stopping.join().unwrap(), "nothing had to be closed by force");
+    }
+}
+
+// proves S-43: a client that has heard that its gateway stops, and does not leave, keeps it for a while and no longer
+#[test]
+fn a_stopping_gateway_does_not_wait_for_a_client_that_stays() {
+    let world = World::new();
+    let _puppet = Puppet::new(&world, 1, 1);
+    until("the client", || world.gateway.client_count() == 1);
+    let begun = Instant::now();
+    assert!(world.gateway_loop.shutdown(PATIENCE), "nothing had to be closed by force");
+    assert!(
+        begun.elapsed() >= Duration::from_millis(STOP_HEARD_MS),
+        "it is waited for: {:?}",
+        begun.elapsed()
+    );
 }
 
 // proves S-45, S-47: a gateway with nothing but idle connections stops at once
